@@ -1,0 +1,49 @@
+"""What a world model must offer to be served: five calls on tensors, nothing about sessions, files or poses' origin.
+
+Axis legend: b sessions, t frames of the chunk, p preceding frames, n any batch, c token channels, h w latent grid, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from worker.geometry import Cameras
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything a chunk is generated from, batched over sessions."""
+
+    tokens: Tensor  # (b, t, c, h, w) the memory's readout; zeros where nothing is covered
+    coverage: Tensor  # (b, t, h, w) in [0, 1]
+    depth: Tensor  # (b, t, h, w) z-depth of the readout in metres; 0 where nothing is covered
+    cameras: Cameras  # (b, t) at grid size
+    recent: Tensor  # (b, p, c, h, w) the latents that precede the chunk, oldest first
+    recent_cameras: Cameras  # (b, p) at grid size
+
+
+class Backbone(Protocol):
+    """A video world model: codec, denoiser and latent depth head behind one interface."""
+
+    weights: str  # identifies the weights a World was made with: name@checksum
+    channels: int
+    stride: int  # pixels per latent cell
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] -> (n, c, h, w) float32."""
+        ...
+
+    def denoise(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Generate a chunk; noise (b, t, c, h, w) standard normal -> latents of the same shape."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, 3, H, W) in [-1, 1]."""
+        ...
+
+    def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        """(n, c, h, w) seen by cameras (n,) -> z-depth in metres and confidence in [0, 1], both (n, h, w)."""
+        ...
