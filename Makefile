@@ -1,0 +1,56 @@
+# One command each. Needs Python >= 3.11, make and git; everything else goes into .venv.
+
+PYTHON ?= python3
+IMAGE  ?=
+ARGS   ?=
+
+VENV      := .venv
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check format train bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## create .venv with everything (the other commands do it by themselves)
+
+demo: $(INSTALLED)  ## walk away and back, with and without memory: out/demo/ (IMAGE=photo.jpg for your own)
+	@$(BIN)/mirage demo $(if $(IMAGE),--image "$(IMAGE)") $(ARGS)
+
+up: $(INSTALLED)  ## server, worker and viewer at http://127.0.0.1:8000 until Ctrl-C
+	@$(BIN)/mirage up $(ARGS)
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/pytest -q $(ARGS)
+
+check: $(INSTALLED)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## rewrite the code the way `make check` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: $(INSTALLED)  ## train the mini model from scratch, or resume (one CPU thread, about an hour)
+	$(BIN)/python -m worker.train $(ARGS)
+
+bench: $(INSTALLED)  ## frames per second by stage on this machine
+	$(BIN)/python -m bench.step --json out/step.json $(ARGS)
+
+clean:  ## remove .venv, caches and out/
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	find service worker tests bench -name __pycache__ -type d -exec rm -rf {} +
+
+# torch goes first, so that nothing else chooses another one. The stamp makes later runs free.
+$(INSTALLED): pyproject.toml deploy/constraints.txt
+	@echo "Installing into $(VENV) (once; torch takes a minute or two) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python >= 3.11 is needed; '$(PYTHON)' is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt torch
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,dev]'
+	@touch $@
