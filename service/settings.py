@@ -1,0 +1,104 @@
+"""One frozen object of settings for gateway and worker, read from `MIRAGE_*` variables.
+
+Unknown or malformed variables are fatal: a typo must never run with a default. `describe` prints it with secrets masked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from service.errors import ConfigurationError, FieldProblem
+
+PREFIX = "MIRAGE_"
+# read by `python -m worker` alone, to die at a named point in tests of survival
+OTHER_VARIABLES = frozenset({"MIRAGE_FAULT"})
+PASSWORD = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
+
+
+class Settings(BaseModel):
+    """Every setting. Sizes are bytes, times seconds, lengths pixels, unless the name says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # where things are
+    redis_url: str = ""  # empty: `mirage up` starts an embedded Valkey in data_dir
+    data_dir: Path = Path(".mirage")
+    store_url: str = ""  # file://, s3://, gs://, az://; empty: data_dir/segments
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # the model
+    backbone: str = "mini"
+    device: str = "auto"
+    deterministic: bool = False
+    torch_threads: int = Field(0, ge=0)  # 0: as torch decides
+    frame_width: int = Field(192, ge=32, le=4096)
+    frame_height: int = Field(128, ge=32, le=4096)
+    chunk_frames: int = Field(4, ge=1, le=64)
+    max_batch: int = Field(8, ge=1, le=1024)  # sessions in one step
+    resident_bytes: int = Field(2 << 30, ge=1 << 20)  # memories kept by a worker; the rest is restored
+
+    # time
+    lease_s: float = Field(5.0, ge=0.2, le=300)
+    linger_s: float = Field(10.0, ge=0)  # an idle session's lease is kept this long
+    session_idle_s: float = Field(86_400.0, ge=1)
+
+    # caps
+    frames_kept: int = Field(256, ge=1)  # in Redis, per session; older ones come from segments
+    max_sessions: int = Field(10_000, ge=1)
+    max_backlog: int = Field(64, ge=1)  # requests waiting in one session
+    max_path_poses: int = Field(1024, ge=1)
+    max_upload_bytes: int = Field(20 << 20, ge=1024)
+    max_image_pixels: int = Field(50_000_000, ge=1024)
+
+    # frames as the worker encodes them, once
+    image_format: Literal["webp", "jpeg"] = "webp"
+    image_quality: int = Field(85, ge=1, le=100)
+
+    @field_validator("frame_width", "frame_height")
+    @classmethod
+    def _multiple_of_16(cls, value: int) -> int:
+        if value % 16:
+            raise ValueError(f"must be a multiple of 16, {value} is not")
+        return value
+
+    @property
+    def segments_url(self) -> str:
+        return self.store_url or f"{self.data_dir.absolute().as_uri()}/segments"
+
+    def describe(self) -> dict[str, str]:
+        """Every setting as text, passwords in URLs masked."""
+        return {name: PASSWORD.sub(r"\1:***@", str(value)) for name, value in self}
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from `environ` (default: this process's), overridden by keyword (flags of the CLI).
+
+    Raises ConfigurationError that names each variable that is unknown or malformed.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name for name in environ if name.startswith(PREFIX)} - OTHER_VARIABLES
+    values = {name.removeprefix(PREFIX).lower(): environ[name] for name in sorted(given)} | overrides
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _configuration_error(error) from None
+
+
+def _configuration_error(error: ValidationError) -> ConfigurationError:
+    known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
+    fields = []
+    for item in error.errors():
+        name = PREFIX + ".".join(str(part) for part in item["loc"]).upper()
+        unknown = item["type"] == "extra_forbidden"
+        allowed = f"no such setting; known are {known}" if unknown else item["msg"]
+        fields.append(FieldProblem(name, PASSWORD.sub(r"\1:***@", str(item["input"])), allowed))
+    lines = "; ".join(f"{field.field}={field.seen!r}: {field.allowed}" for field in fields)
+    return ConfigurationError(f"settings can't be used: {lines}", fields=tuple(fields))

@@ -1,0 +1,39 @@
+// The few things the pages do with the document. Text always goes in as text, never as markup.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+const ALERT_MS = 12_000;
+
+/** Show an error (ours, or the server's problem details) until it is clicked away or old. */
+export function alertUser(error) {
+  const close = element("button", { title: "dismiss", textContent: "×" });
+  const alert = element("div", { className: "alert" },
+    element("strong", { textContent: error.title ?? "Something went wrong" }),
+    element("span", { textContent: error.detail ?? error.message ?? String(error) }), close);
+  close.onclick = () => alert.remove();
+  byId("alerts").replaceChildren(alert);
+  setTimeout(() => alert.remove(), ALERT_MS);
+}
+
+/** Run an action of the visitor; what goes wrong is shown instead of lost. */
+export async function guarded(action) {
+  try {
+    return await action();
+  } catch (error) {
+    console.error(error);
+    alertUser(error);
+    return undefined;
+  }
+}
+
+export function formatBytes(count) {
+  if (count < 1024) return `${count} B`;
+  const power = Math.min(3, Math.floor(Math.log2(count) / 10));
+  return `${(count / 1024 ** power).toFixed(1)} ${["B", "KiB", "MiB", "GiB"][power]}`;
+}
