@@ -1,0 +1,64 @@
+// The REST calls the viewer makes. Every failure becomes an ApiError with the server's own title and detail.
+
+export class ApiError extends Error {
+  constructor(title, detail, status = 0) {
+    super(detail);
+    this.title = title;
+    this.detail = detail;
+    this.status = status;
+  }
+}
+
+async function request(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    throw new ApiError("The server does not answer", `${error.message}. Is it still running?`);
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  const fields = (problem.errors ?? []).map((e) => `${e.field}: got ${e.seen}, allowed: ${e.allowed}`);
+  const detail = [problem.detail ?? response.statusText, ...fields].join(" · ");
+  throw new ApiError(problem.title ?? `HTTP ${response.status}`, detail, response.status);
+}
+
+const json = async (path, options) => (await request(path, options)).json();
+
+const post = (path, body) => json(path, {
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+export const sessionUrl = (id) => `v1/sessions/${encodeURIComponent(id)}`;
+export const frameUrl = (id, frame) => `${sessionUrl(id)}/frames/${frame}`;
+export const videoUrl = (id, generation) => `${sessionUrl(id)}/generations/${generation}/video.mp4`;
+
+export const listSamples = async () => (await json("v1/samples")).samples;
+export const listSessions = async () => (await json("v1/sessions")).sessions;
+export const getSession = (id) => json(sessionUrl(id));
+export const deleteSession = (id) => request(sessionUrl(id), { method: "DELETE" });
+export const getMemory = (id) => json(`${sessionUrl(id)}/memory`);
+export const listFrames = async (id, after) => (await json(`${sessionUrl(id)}/frames?after=${after}`)).frames;
+export const getGeneration = (id, generation) => json(`${sessionUrl(id)}/generations/${generation}`);
+export const cancelGeneration = (id, generation) => post(`${sessionUrl(id)}/generations/${generation}:cancel`, {});
+export const generate = (id, matrices) =>
+  post(`${sessionUrl(id)}/generations`, { poses: matrices.map((matrix) => ({ matrix })) });
+
+/** options: {file | sample, fov_deg, seed, memory}; what is empty is left to the server. */
+export function createSession(options) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries({ image: options.file, ...options, file: undefined })) {
+    if (value !== undefined && value !== null && value !== "") form.append(name, value);
+  }
+  return json("v1/sessions", { method: "POST", body: form });
+}
+
+/** {ready, reason}: whether work can be done now, and if not, why. */
+export async function readiness() {
+  const response = await fetch("readyz").catch(() => null);
+  if (response === null) return { ready: false, reason: "server unreachable" };
+  const body = await response.json().catch(() => ({}));
+  return { ready: response.ok, reason: body.detail ?? body.reason ?? "not ready" };
+}

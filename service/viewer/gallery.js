@@ -1,0 +1,95 @@
+// The first page: sample worlds, an upload, and the worlds that already exist.
+
+import { createSession, frameUrl, listSamples, listSessions } from "./api.js";
+import { alertUser, byId, element, guarded } from "./dom.js";
+
+const MAX_UPLOAD_BYTES = 20 * 1024 * 1024;
+
+export class Gallery {
+  constructor(openWorld) {
+    this.openWorld = openWorld;
+    this.file = null;
+    this.busy = false;
+    byId("file").onchange = (event) => this.#choose(event.target.files[0]);
+    byId("upload").onsubmit = (event) => {
+      event.preventDefault();
+      this.#create({ file: this.file });
+    };
+    const drop = byId("drop");
+    for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
+      drop.addEventListener(type, (event) => {
+        event.preventDefault();
+        drop.classList.toggle("over", type === "dragenter" || type === "dragover");
+        if (type === "drop") this.#choose(event.dataTransfer.files[0]);
+      });
+    }
+  }
+
+  async show() {
+    byId("gallery").hidden = false;
+    await guarded(async () => {
+      const [samples, sessions] = await Promise.all([listSamples(), listSessions()]);
+      fill(byId("samples"), samples.map((sample) => this.#sampleCard(sample)), "No sample worlds are installed.");
+      fill(byId("worlds"), sessions.map((session) => this.#worldRow(session)), "None yet. They stay here until you delete them.");
+    });
+  }
+
+  hide() {
+    byId("gallery").hidden = true;
+  }
+
+  #choose(file) {
+    if (!file) return;
+    if (file.size > MAX_UPLOAD_BYTES) {
+      alertUser({ title: "Too large", detail: `${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most 20 MB are accepted.` });
+      return;
+    }
+    this.file = file;
+    const preview = byId("preview");
+    URL.revokeObjectURL(preview.src);
+    preview.src = URL.createObjectURL(file);
+    preview.hidden = false;
+    byId("drop-text").textContent = file.name;
+    byId("create").disabled = false;
+  }
+
+  /** source: {file} or {sample}; the options beside the upload apply to both. */
+  async #create(source) {
+    if (this.busy) return;
+    this.busy = true;
+    const options = { memory: document.querySelector("input[name=memory]:checked").value, seed: byId("seed").value };
+    if (source.file) options.fov_deg = byId("fov").value;
+    const session = await guarded(() => createSession({ ...source, ...options }));
+    this.busy = false;
+    if (session) this.openWorld(session.id);
+  }
+
+  #sampleCard(sample) {
+    const card = element("button", { className: "card", title: sample.description ?? "" },
+      element("img", { src: sample.image, alt: "", loading: "lazy" }),
+      element("strong", { textContent: sample.title ?? sample.name }),
+      element("span", { textContent: sample.description ?? "" }));
+    card.onclick = () => this.#create({ sample: sample.name });
+    return card;
+  }
+
+  #worldRow(session) {
+    const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, 0) });
+    thumbnail.onerror = () => thumbnail.classList.add("missing");
+    const facts = [`${session.num_frames} frames`, `memory: ${session.memory}`, session.state];
+    const row = element("button", { className: "row" }, thumbnail,
+      element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${age(session.created_at)}` }),
+        element("small", { textContent: facts.join(" · ") })));
+    row.onclick = () => this.openWorld(session.id);
+    return row;
+  }
+}
+
+function fill(box, items, whenEmpty) {
+  box.replaceChildren(...(items.length ? items : [element("p", { className: "empty", textContent: whenEmpty })]));
+}
+
+function age(time) {
+  const date = new Date(typeof time === "number" ? time * 1000 : time);
+  return Number.isNaN(date.valueOf()) ? "" : date.toLocaleString();
+}

@@ -1,0 +1,73 @@
+// One session's WebSocket: poses out, frames in. Reconnects by itself and asks for what it has not seen yet.
+// A frame is two messages: a JSON header, then the encoded picture.
+
+import { sessionUrl } from "./api.js";
+
+const RETRY_MS = [250, 500, 1000, 2000, 5000];
+const NOT_WORTH_RETRYING = 4000; // close codes from here on are the server's decision
+
+export class Stream {
+  /** on: {frame(header, blob), message(object), state(connected)} */
+  constructor(sessionId, lastFrame, on) {
+    this.sessionId = sessionId;
+    this.lastFrame = lastFrame;
+    this.on = on;
+    this.attempts = 0;
+    this.closed = false;
+    this.#connect();
+  }
+
+  get connected() {
+    return this.socket.readyState === WebSocket.OPEN;
+  }
+
+  send(message) {
+    if (this.connected) this.socket.send(JSON.stringify(message));
+    return this.connected;
+  }
+
+  close() {
+    this.closed = true;
+    clearTimeout(this.timer);
+    this.socket.close();
+  }
+
+  #connect() {
+    const url = new URL(`${sessionUrl(this.sessionId)}/stream?after=${this.lastFrame}`, location.href.split("#")[0]);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.socket = new WebSocket(url);
+    this.socket.binaryType = "blob";
+    this.header = null;
+    this.socket.onopen = () => {
+      this.attempts = 0;
+      this.on.state(true);
+    };
+    this.socket.onmessage = (event) => this.#receive(event.data);
+    this.socket.onclose = (event) => this.#retry(event);
+  }
+
+  #receive(data) {
+    if (typeof data !== "string") {
+      const header = this.header;
+      this.header = null;
+      if (header === null || header.frame <= this.lastFrame) return;
+      this.lastFrame = header.frame;
+      this.on.frame(header, data);
+      return;
+    }
+    const message = JSON.parse(data);
+    if (message.type === "frame") this.header = message;
+    else this.on.message(message);
+  }
+
+  #retry(event) {
+    if (this.closed) return;
+    this.on.state(false);
+    if (event.code >= NOT_WORTH_RETRYING) {
+      this.on.message({ type: "closed", title: "The server ended the stream", detail: event.reason || `code ${event.code}` });
+      return;
+    }
+    const wait_ms = RETRY_MS[Math.min(this.attempts++, RETRY_MS.length - 1)];
+    this.timer = setTimeout(() => this.#connect(), wait_ms);
+  }
+}

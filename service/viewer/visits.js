@@ -1,0 +1,41 @@
+// What this visitor has seen: every frame's pose and picture, in order. Answers two questions: which way back, and what did
+// this place look like the first time.
+
+const MAX_BACK = 240; // poses of one walk back
+const MAX_PICTURES = 2000; // encoded pictures are a few kilobytes each
+const SAME_PLACE_M = 0.02;
+const SAME_VIEW = 0.9995; // cosine between two forward directions, 1.8 degrees
+
+export class Visits {
+  constructor() {
+    this.poses = [];
+    this.pictures = [];
+    this.mark = -1; // where the recording began; -1 = not recording
+  }
+
+  add(matrix, blob) {
+    this.poses.push(matrix);
+    this.pictures.push(this.pictures.length < MAX_PICTURES ? blob : null);
+  }
+
+  /** The poses from here back to where the recording (or the visit) began, newest first, each place once. */
+  wayBack() {
+    const walked = this.poses.slice(Math.max(0, this.mark));
+    const back = [];
+    for (const matrix of walked.reverse()) {
+      if (!back.length || !samePlace(back.at(-1), matrix)) back.push(matrix);
+    }
+    return back.slice(1, MAX_BACK + 1);
+  }
+
+  /** The picture of the first frame seen from this pose, among the first `before` frames; null if there is none. */
+  firstPicture(matrix, before) {
+    const index = this.poses.slice(0, before).findIndex((pose) => samePlace(pose, matrix));
+    return index < 0 ? null : this.pictures[index];
+  }
+}
+
+function samePlace(a, b) {
+  const distance_m = Math.hypot(a[3] - b[3], a[7] - b[7], a[11] - b[11]);
+  return distance_m < SAME_PLACE_M && a[2] * b[2] + a[6] * b[6] + a[10] * b[10] > SAME_VIEW;
+}

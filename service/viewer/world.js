@@ -1,0 +1,154 @@
+// A visit to one world: poses go out, frames come in, and the page shows both.
+
+import * as api from "./api.js";
+import { Camera } from "./camera.js";
+import { Controls } from "./controls.js";
+import { alertUser, byId, guarded } from "./dom.js";
+import { Hud } from "./hud.js";
+import { Stage } from "./stage.js";
+import { Stream } from "./stream.js";
+import { Trace } from "./trace.js";
+import { Visits } from "./visits.js";
+
+const REFRESH_MS = 1500;
+const FINISHED = ["done", "succeeded", "completed", "failed", "cancelled"];
+
+export class World {
+  constructor(id, leave) {
+    this.id = id;
+    this.leave = leave;
+    this.camera = new Camera();
+    this.visits = new Visits();
+    this.hud = new Hud();
+    this.trace = new Trace(byId("trace"));
+    this.walk = null; // {generation, before} while the camera walks back by itself
+    this.newestMemory = -1;
+    this.session = { state: "waiting" };
+  }
+
+  async open() {
+    byId("world").hidden = false;
+    this.stage = new Stage(byId("view"));
+    this.inset = new Stage(byId("first-visit").querySelector("canvas"));
+    this.session = await api.getSession(this.id);
+    await this.#recall();
+    this.controls = new Controls(byId("stage"), this.camera, (matrix) => this.#pose(matrix));
+    this.stream = new Stream(this.id, this.lastFrame, {
+      frame: (header, blob) => guarded(() => this.#frame(header, blob)),
+      message: (message) => this.#message(message),
+      state: (connected) => this.hud.state(this.session, connected),
+    });
+    this.#buttons();
+    this.timer = setInterval(() => guarded(() => this.#refresh()), REFRESH_MS);
+    this.#redraw();
+    byId("stage").focus({ preventScroll: true });
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.controls?.close();
+    this.stream?.close();
+    this.stage?.close();
+    this.inset?.close();
+    byId("world").hidden = true;
+    byId("first-visit").hidden = true;
+  }
+
+  /** Stand where the last visit ended; frames made before are fetched for the trace only, pictures as they are needed. */
+  async #recall() {
+    const frames = await api.listFrames(this.id, -1);
+    for (const frame of frames) this.visits.add(frame.matrix, null);
+    this.lastFrame = -1;
+    if (!frames.length) return;
+    const last = frames.at(-1);
+    this.camera.set(last.matrix);
+    this.lastFrame = last.frame;
+    const response = await fetch(api.frameUrl(this.id, last.frame));
+    if (response.ok) await this.stage.show(await response.blob());
+    this.hud.frame(last, null);
+  }
+
+  #pose(matrix) {
+    this.stream.send({ type: "pose", matrix, client_time_ms: performance.now() });
+    this.trace.draw(this.visits.poses, this.visits.mark, this.camera);
+  }
+
+  async #frame(header, blob) {
+    this.visits.add(header.matrix, blob);
+    if (this.walk) this.camera.set(header.matrix);
+    this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
+    this.#redraw();
+    await this.stage.show(blob);
+    if (this.walk) await this.#compare(header.matrix);
+  }
+
+  async #compare(matrix) {
+    const picture = this.visits.firstPicture(matrix, this.walk.before);
+    byId("first-visit").hidden = picture === null;
+    if (picture) await this.inset.show(picture);
+  }
+
+  #message(message) {
+    if (message.type === "state") this.hud.state({ ...this.session, ...message }, this.stream.connected);
+    if (message.type === "error" || message.type === "closed") alertUser(message);
+  }
+
+  async #refresh() {
+    this.session = await api.getSession(this.id);
+    this.hud.state(this.session, this.stream.connected);
+    if (this.newestMemory !== this.stream.lastFrame) {
+      this.newestMemory = this.stream.lastFrame;
+      this.hud.memory(await api.getMemory(this.id));
+    }
+    if (this.walk) await this.#followWalk();
+  }
+
+  async #walkBack() {
+    const back = this.visits.wayBack();
+    if (!back.length) return;
+    const { id } = await api.generate(this.id, back);
+    this.walk = { generation: id, before: this.visits.poses.length };
+    this.controls.enabled = false;
+    this.#redraw();
+  }
+
+  async #followWalk() {
+    const { generation } = this.walk;
+    const progress = await api.getGeneration(this.id, generation);
+    if (!FINISHED.includes(progress.state)) return;
+    this.walk = null;
+    this.controls.enabled = true;
+    this.finished = generation;
+    if (progress.error) alertUser({ title: "The walk back stopped", detail: progress.error.detail ?? progress.error });
+    this.#redraw();
+  }
+
+  #buttons() {
+    const actions = {
+      record: () => {
+        this.visits.mark = this.visits.mark < 0 ? Math.max(0, this.visits.poses.length - 1) : -1;
+        this.#redraw();
+      },
+      "walk-back": () => this.#walkBack(),
+      stop: () => api.cancelGeneration(this.id, this.walk.generation),
+      video: () => location.assign(api.videoUrl(this.id, this.finished)),
+      leave: () => this.leave(),
+      delete: async () => {
+        if (!confirm("Delete this world and everything it remembers?")) return;
+        await api.deleteSession(this.id);
+        this.leave();
+      },
+    };
+    for (const [id, action] of Object.entries(actions)) byId(id).onclick = () => guarded(action);
+  }
+
+  #redraw() {
+    const recording = this.visits.mark >= 0;
+    byId("record").textContent = recording ? "Forget recording" : "Record path";
+    byId("record").classList.toggle("active", recording);
+    byId("walk-back").disabled = this.walk !== null || this.visits.poses.length < 2;
+    byId("stop").hidden = this.walk === null;
+    byId("video").disabled = this.finished === undefined;
+    this.trace.draw(this.visits.poses, this.visits.mark, this.camera);
+  }
+}
