@@ -1,0 +1,163 @@
+"""Colour, z-depth and surface ids of scenes seen by cameras: ray casting in plain torch, on a CPU or CUDA.
+
+Visibility is found at `supersample` times the resolution. A pixel whose subsamples all hit one face is shaded once (the
+texture filters itself); only the others, at edges, are shaded per subsample. Depth and id belong to the nearest surface
+in the pixel; its subsamples' depths are averaged inversely, which is exact on planes, and never across an edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.geometry import Cameras
+from worker.scenes.scene import Scene
+from worker.scenes.shade import Hits, Shader, make_shader
+from worker.scenes.trace import NEAR_M, Views, make_views, rectangles, trace, trace_all
+
+_CUDA_RAYS = 1 << 25  # rays per batch on a GPU: about 3 GB of temporaries
+
+
+@dataclass(frozen=True)
+class Frames:
+    rgb: Tensor  # (s, t, 3, h, w) float32 in [-1, 1]
+    depth: Tensor  # (s, t, h, w) float32 z-depth in metres; 0 where a camera outside the room misses it
+    instance: Tensor  # (s, t, h, w) int16 surface: 0 to 5 the room's faces, then 6 + primitive
+
+
+@torch.inference_mode()
+def render(scene: Scene, cameras: Cameras, supersample: int = 2) -> Frames:
+    """Render cameras of leading shape (s, t), s = len(scene), on the scene's device."""
+    if len(cameras.shape) != 2 or cameras.shape[0] != len(scene):
+        raise ValueError(
+            f"cameras must have leading shape (scenes, frames) with {len(scene)} scenes, got {tuple(cameras.shape)}"
+        )
+    if supersample < 1:
+        raise ValueError(f"supersample must be 1 or more, got {supersample}")
+    s, t = cameras.shape
+    h, w = cameras.height, cameras.width
+    fine = cameras.to(scene.centre.device).resized(h * supersample, w * supersample)
+    views, shader = make_views(scene, fine), make_shader(scene)
+    rgb, depth, instance = (
+        torch.cat(parts) for parts in zip(*_batches(views, shader, t, supersample), strict=True)
+    )
+    return Frames(
+        (rgb * 2 - 1).view(s, t, 3, h, w), depth.view(s, t, h, w), instance.view(s, t, h, w)
+    )
+
+
+def _batches(
+    views: Views, shader: Shader, frames_per_scene: int, supersample: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Frames one by one on a CPU (their temporaries stay in cache), many at once on CUDA."""
+    num, device = len(views.x), views.x.device
+    scene_of = torch.arange(num, device=device) // frames_per_scene
+    if device.type == "cpu":
+        rects, parts = rectangles(views), []
+        for n in range(num):
+            depth, key = trace(views, n, rects)
+            one = slice(n, n + 1)
+            parts.append(
+                _resolve(views[one], shader, scene_of[one], depth[None], key[None], supersample)
+            )
+        return parts
+    step = max(1, _CUDA_RAYS // (views.x.shape[1] * views.y.shape[1]))
+    chunks = [slice(start, start + step) for start in range(0, num, step)]
+    return [
+        _resolve(views[c], shader, scene_of[c], *trace_all(views[c]), supersample) for c in chunks
+    ]
+
+
+def _resolve(
+    views: Views, shader: Shader, scene_of: Tensor, depth: Tensor, key: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fine depth and key (n, h * k, w * k) -> rgb (n, 3, h, w) in [0, 1], depth, instance."""
+    n, fine_h, fine_w = depth.shape
+    h, w = fine_h // k, fine_w // k
+    depths = _subsamples(depth, k)  # k * k of (n, h, w)
+    keys = _subsamples(key, k)
+    nearest, nearest_key = depths[0], keys[0]
+    mixed = torch.zeros_like(nearest, dtype=torch.bool)
+    for other, other_key in zip(depths[1:], keys[1:], strict=True):
+        mixed |= other_key != keys[0]
+        closer = other < nearest
+        nearest = torch.where(closer, other, nearest)
+        nearest_key = torch.where(closer, other_key, nearest_key)
+    instance = nearest_key >> 2
+    total, count = torch.zeros_like(nearest), torch.zeros_like(nearest)
+    for other, other_key in zip(depths, keys, strict=True):
+        mine = (other_key >> 2) == instance
+        total += torch.where(mine, 1.0 / other, 0.0)
+        count += mine
+    resolved = count / total
+    rgb = _colours(views, shader, scene_of, (resolved, nearest_key, mixed), (depth, key), k)
+    resolved = torch.where(nearest > NEAR_M, resolved, 0.0)
+    return rgb.view(3, n, h, w).transpose(0, 1), resolved, instance.to(torch.int16)
+
+
+def _subsamples(image: Tensor, k: int) -> list[Tensor]:
+    return [image[:, i::k, j::k] for i in range(k) for j in range(k)]
+
+
+def _colours(
+    views: Views,
+    shader: Shader,
+    scene_of: Tensor,
+    pixels: tuple[Tensor, Tensor, Tensor],
+    fine: tuple[Tensor, Tensor],
+    k: int,
+) -> Tensor:
+    """(3, n * h * w): whole pixels shaded at their centre, mixed ones at every subsample and averaged."""
+    depth, key, mixed = pixels
+    n, h, w = depth.shape
+    x, y = views.x.view(n, w, k).mean(-1), views.y.view(n, h, k).mean(-1)
+    edge = mixed.nonzero(as_tuple=True)
+    f, i, j = (index[:, None] for index in edge)
+    sub = torch.arange(k * k, device=depth.device)
+    fine_i, fine_j = i * k + sub // k, j * k + sub % k
+    samples = [
+        (x[:, None, :].expand(n, h, w).flatten(), views.x[f, fine_j].flatten()),
+        (y[:, :, None].expand(n, h, w).flatten(), views.y[f, fine_i].flatten()),
+        (depth.flatten(), fine[0][f, fine_i, fine_j].flatten()),
+        (key.flatten(), fine[1][f, fine_i, fine_j].flatten()),
+        (
+            torch.arange(n, device=depth.device).repeat_interleave(h * w),
+            f.expand_as(fine_i).flatten(),
+        ),
+    ]
+    whole = (~mixed).flatten().nonzero()[:, 0]
+    px, py, pz, pkey, frame = (torch.cat([a[whole], b]) for a, b in samples)
+    shaded = shader.shade(_hits(views, scene_of, px, py, pz, pkey, frame, k))
+    rgb = torch.empty(3, n * h * w, device=depth.device)
+    rgb[:, whole] = shaded[:, : len(whole)]
+    rgb[:, (edge[0] * h + edge[1]) * w + edge[2]] = (
+        shaded[:, len(whole) :].view(3, -1, k * k).mean(-1)
+    )
+    return rgb
+
+
+def _hits(
+    views: Views,
+    scene_of: Tensor,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    key: Tensor,
+    frame: Tensor,
+    k: int,
+) -> Hits:
+    m = views.room_matrix[frame].unbind(1) if len(scene_of) > 1 else views.room_matrix[0]
+    eye = views.eye[frame] if len(scene_of) > 1 else views.eye
+    direction = [row[..., 0] * x + row[..., 1] * y + row[..., 2] for row in m]
+    position = [eye[:, a] + z * direction[a] for a in range(3)]
+    pixel = (views.x[:, 1] - views.x[:, 0]) * k
+    footprint = z * (pixel[frame] if len(scene_of) > 1 else pixel)
+    return Hits(
+        key,
+        scene_of[frame],
+        (position[0], position[1], position[2]),
+        (direction[0], direction[1], direction[2]),
+        footprint,
+    )
