@@ -1,10 +1,13 @@
-"""Camera poses at the edge: any engine's axes in, OpenCV `world_from_camera` out, and actions expanded to paths.
+"""Camera poses at the edge: any engine's axes in, OpenCV `world_from_camera` out, and actions
+expanded to paths.
 
-What: a pose arrives as a 4x4 row-major matrix or as position + quaternion, in the axes of OpenCV, OpenGL, Unity, Unreal
-or ROS, and is converted once, here. How: every convention is one signed permutation B of the axes (world and camera
-alike), so a pose M becomes B M B^-1; B may be left-handed, the rotation stays a rotation. Lengths are metres in all of
-them (Unreal's centimetres are for the client to divide). Actions move a walker: forward and right follow the heading on
-the ground, up is the world's up. Trade-off: constant speed within an action, so that the number of frames is predictable.
+What: a pose arrives as a 4x4 row-major matrix or as position + quaternion, in the axes of OpenCV,
+OpenGL, Unity, Unreal or ROS, and is converted once, here. How: every convention is one signed
+permutation B of the axes (world and camera alike), so a pose M becomes B M B^-1; B may be left-
+handed, the rotation stays a rotation. Lengths are metres in all of them (Unreal's centimetres are
+for the client to divide). Actions move a walker: forward and right follow the heading on the
+ground, up is the world's up. Trade-off: constant speed within an action, so that the number of
+frames is predictable.
 
 Axis legend: n poses; a pose is (4, 4) float64.
 """
@@ -13,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import FieldProblem, InvalidInput
+from service.errors import FieldProblem, InvalidRequest
 
 Array = NDArray[np.float64]
 
@@ -40,7 +43,9 @@ AXES = tuple(_OPENCV_FROM)
 
 @dataclass(frozen=True)
 class Action:
-    """One movement; every part of it happens at the same time. Positive yaw turns right, positive pitch looks up."""
+    """One movement; every part of it happens at the same time. Positive yaw turns right, positive
+    pitch looks up.
+    """
 
     forward_m: float = 0.0
     right_m: float = 0.0
@@ -56,7 +61,9 @@ class Action:
 
 
 def pose_from_matrix(values: Sequence[float], axes: str, field: str) -> Array:
-    """16 numbers, row-major -> (4, 4) OpenCV pose; InvalidInput names `field` if it is no rigid transform."""
+    """16 numbers, row-major -> (4, 4) OpenCV pose; InvalidRequest names `field` if it is no rigid
+    transform.
+    """
     if len(values) != 16:
         raise _invalid(field, f"{len(values)} numbers", "16 numbers, row-major 4x4")
     matrix = np.asarray(values, dtype=np.float64).reshape(4, 4)
@@ -67,7 +74,9 @@ def pose_from_matrix(values: Sequence[float], axes: str, field: str) -> Array:
         )
     if np.abs(matrix[3] - (0.0, 0.0, 0.0, 1.0)).max() > 1e-6:
         raise _invalid(
-            field, f"last row {matrix[3].tolist()}", "last row [0, 0, 0, 1]; the matrix is row-major"
+            field,
+            f"last row {matrix[3].tolist()}",
+            "last row [0, 0, 0, 1]; the matrix is row-major",
         )
     return _converted(_nearest_rotation(matrix[:3, :3], field), matrix[:3, 3], axes, field)
 
@@ -81,7 +90,9 @@ def pose_from_quaternion(
     if position.shape != (3,) or not np.isfinite(position).all():
         raise _invalid(f"{field}.position", str(position.tolist()), "3 finite numbers, metres")
     if quaternion.shape != (4,) or not np.isfinite(quaternion).all():
-        raise _invalid(f"{field}.quaternion", str(quaternion.tolist()), "4 finite numbers x, y, z, w")
+        raise _invalid(
+            f"{field}.quaternion", str(quaternion.tolist()), "4 finite numbers x, y, z, w"
+        )
     norm = float(np.linalg.norm(quaternion))
     if abs(norm - 1.0) > RIGID_TOLERANCE:
         raise _invalid(
@@ -95,7 +106,8 @@ def expand(
 ) -> Array:
     """The poses (n, 4, 4) that walk `actions` from `start`, `start` itself not included.
 
-    Raises InvalidInput before anything is allocated when the path would be longer than `max_poses`.
+    Raises InvalidRequest before anything is allocated when the path would be longer than
+    `max_poses`.
     """
     counts = [action.num_frames(step_m, step_deg) for action in actions]
     if sum(counts) > max_poses:
@@ -113,13 +125,19 @@ def expand(
     return np.concatenate(poses) if poses else np.zeros((0, 4, 4))
 
 
-def action_from(values: dict[str, float]) -> Action:
-    """An Action from a validated mapping; names that are no part of one are the caller's mistake."""
-    return Action(**{field.name: values.get(field.name, 0.0) for field in fields(Action)})
+def flat(pose: Array) -> list[float]:
+    """(4, 4) -> 16 numbers, row-major: the form of messages."""
+    return [float(value) for value in pose.reshape(16)]
+
+
+def check_length(num_poses: int, max_poses: int) -> None:
+    """Refuse a path that is too long for one generation."""
+    if num_poses > max_poses:
+        raise _invalid("poses", f"{num_poses} poses", f"1 to {max_poses} per generation")
 
 
 def _walk(start: Array, action: Action, count: int) -> Array:
-    """(count, 4, 4): turns are split evenly and each frame walks along the heading of its middle."""
+    """(count, 4, 4): turns are split evenly; a frame walks along the heading of its middle."""
     poses = np.empty((count, 4, 4))
     pose = start
     for index in range(count):
@@ -142,8 +160,8 @@ def _turned(pose: Array, yaw_deg: float, pitch_deg: float) -> Array:
 def _ground_axes(pose: Array) -> Array:
     """(3, 3) with columns right, down, forward of a walker who looks along `pose`.
 
-    Built from the camera's right axis, which stays level however far it looks up or down; a camera rolled on its
-    side has no level right axis and walks along its own axes.
+    Built from the camera's right axis, which stays level however far it looks up or down; a camera
+    rolled on its side has no level right axis and walks along its own axes.
     """
     right = pose[:3, 0] * (1.0, 0.0, 1.0)
     length = float(np.linalg.norm(right))
@@ -177,11 +195,15 @@ def _rotation(q: Array) -> Array:
 
 
 def _nearest_rotation(rotation: Array, field: str) -> Array:
-    """The closest rotation to an almost-rotation; further off than the tolerance is refused with the figures."""
+    """The closest rotation to an almost-rotation; further off than the tolerance is refused with
+    the figures.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         error = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
         determinant = float(np.linalg.det(rotation))
-    if not (error <= RIGID_TOLERANCE and determinant > 0):  # so that a NaN from an overflow is refused
+    if not (
+        error <= RIGID_TOLERANCE and determinant > 0
+    ):  # so that a NaN from an overflow is refused
         raise _invalid(
             field,
             f"max |R^T R - I| = {error:.3g}, det R = {determinant:.3g}",
@@ -212,5 +234,8 @@ def _check_distance(position: Array, field: str) -> None:
         )
 
 
-def _invalid(field: str, seen: str, allowed: str) -> InvalidInput:
-    return InvalidInput("The camera pose or path can't be used.", FieldProblem(field, seen, allowed))
+def _invalid(field: str, seen: str, allowed: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The camera pose or path can't be used: {field} is {seen}.",
+        fields=(FieldProblem(field, seen, allowed),),
+    )

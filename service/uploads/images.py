@@ -1,0 +1,198 @@
+"""Uploads become the one thing a worker reads: a frame-sized RGB image, its intrinsics and, if
+sent, its depth.
+
+What: bounded decoding of PNG, JPEG and WebP, a centre-crop to the frame's aspect, a resize, and
+intrinsics that follow. How: sizes are checked in the header before a pixel is decoded; the field of
+view comes from the caller, else from EXIF, else it is 60 degrees, and the answer says which. Depth
+is sampled by nearest neighbour at the same places: an average over an edge would be a surface that
+is nowhere. Trade-off: cropping loses the borders of an upload with another aspect, which is honest;
+padding would have to invent them.
+
+Axis legend: h w the frame's pixels, H W the upload's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from service.errors import FieldProblem, InvalidUpload
+from service.limits import DEFAULT_FOV_DEG, MIN_IMAGE_SIDE
+from service.uploads.depth_maps import DepthMap, decode_depth, sample_depth
+from service.uploads.pictures import UploadLimits, open_picture
+
+FILM_WIDTH_MM = 36.0  # what EXIF's "35 mm equivalent" focal length refers to
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Intrinsics of an upload in its own pixels, and where they came from."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    source: str  # "intrinsics" | "fov_deg" | "exif" | "default"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: upright pixels (H, W, 3) uint8 and the focal length its EXIF gave, in
+    pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    exif_focal_px: float | None
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of the upload that became the frame: x, y, width, height in the upload's pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a worker observes, all at frame size."""
+
+    image: NDArray[np.uint8]  # (h, w, 3)
+    intrinsics: tuple[float, float, float, float]  # fx, fy, cx, cy in pixels of the frame
+    depth_m: NDArray[np.float32] | None  # (h, w) z-depth, 0 = unknown
+    crop: Crop
+    lens_source: str
+    upload_size: tuple[int, int]  # width, height
+
+    @property
+    def fov_deg(self) -> float:
+        """The frame's horizontal field of view."""
+        fx, _, cx, _ = self.intrinsics
+        width = self.image.shape[1]
+        return math.degrees(math.atan(cx / fx) + math.atan((width - cx) / fx))
+
+
+def observation_from(
+    image: bytes,
+    depth: bytes | None,
+    frame_size: tuple[int, int],
+    limits: UploadLimits,
+    *,
+    fov_deg: float | None = None,
+    intrinsics: tuple[float, float, float, float] | None = None,
+) -> Observation:
+    """Decode, check, crop and resize; `frame_size` is (width, height). Raises InvalidUpload naming
+    the field.
+    """
+    upload = decode_image(image, limits)
+    depth_map = None
+    if depth is not None:
+        depth_map = decode_depth(depth, limits, upload.width, upload.height)
+    return compose(upload, depth_map, lens_for(upload, fov_deg, intrinsics), frame_size)
+
+
+def compose(
+    upload: Picture, depth_map: DepthMap | None, lens: Lens, frame_size: tuple[int, int]
+) -> Observation:
+    """Crop to the frame's aspect around the centre, resize, and let the intrinsics follow."""
+    width, height = frame_size
+    crop = centre_crop(upload.width, upload.height, width, height)
+    box = (crop.x, crop.y, crop.x + crop.width, crop.y + crop.height)
+    frame = Image.fromarray(upload.pixels).resize(frame_size, Image.Resampling.LANCZOS, box=box)
+    scale_x, scale_y = width / crop.width, height / crop.height
+    return Observation(
+        image=np.asarray(frame),
+        intrinsics=(
+            lens.fx * scale_x,
+            lens.fy * scale_y,
+            (lens.cx - crop.x) * scale_x,
+            (lens.cy - crop.y) * scale_y,
+        ),
+        depth_m=None
+        if depth_map is None
+        else sample_depth(depth_map, upload.width, box, frame_size),
+        crop=crop,
+        lens_source=lens.source,
+        upload_size=(upload.width, upload.height),
+    )
+
+
+def decode_image(data: bytes, limits: UploadLimits, field: str = "image") -> Picture:
+    """PNG, JPEG or WebP bytes -> upright RGB; the first frame of an animation; alpha is dropped."""
+    with open_picture(data, limits, field, ("PNG", "JPEG", "WEBP")) as image:
+        _check_sides(image, field)
+        focal_px = _exif_focal_px(image)
+        return Picture(_rgb(ImageOps.exif_transpose(image)), focal_px)
+
+
+def lens_for(
+    upload: Picture,
+    fov_deg: float | None,
+    intrinsics: tuple[float, float, float, float] | None,
+) -> Lens:
+    """The caller's word first, then EXIF, then 60 degrees."""
+    if intrinsics is not None:
+        return Lens(*intrinsics, source="intrinsics")
+    if fov_deg is not None:
+        return _centred(upload, _focal_px(fov_deg, upload.width), "fov_deg")
+    if upload.exif_focal_px is not None:
+        return _centred(upload, upload.exif_focal_px, "exif")
+    return _centred(upload, _focal_px(DEFAULT_FOV_DEG, upload.width), "default")
+
+
+def centre_crop(width: int, height: int, frame_width: int, frame_height: int) -> Crop:
+    """The largest centred crop with the frame's aspect, to the pixel."""
+    crop_width = min(width, round(height * frame_width / frame_height))
+    crop_height = min(height, round(width * frame_height / frame_width))
+    crop_width, crop_height = max(1, crop_width), max(1, crop_height)
+    return Crop((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height)
+
+
+def _check_sides(image: Image.Image, field: str) -> None:
+    width, height = image.size
+    if min(width, height) < MIN_IMAGE_SIDE:
+        seen = f"{width} x {height} pixels"
+        allowed = f"at least {MIN_IMAGE_SIDE} pixels on each side"
+        raise InvalidUpload(
+            f"The {field} is too small: {seen}.", fields=(FieldProblem(field, seen, allowed),)
+        )
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith(
+        "I;16"
+    ):  # Pillow would clip a 16-bit grey image to its lowest 256 levels
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def _exif_focal_px(image: Image.Image) -> float | None:
+    """The focal length in pixels; a rotation by 90 degrees leaves it as it is."""
+    exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
+    focal_mm = exif.get(ExifTags.Base.FocalLengthIn35mmFilm)
+    if not isinstance(focal_mm, int) or not 4 <= focal_mm <= 1200:
+        return None
+    return focal_mm / FILM_WIDTH_MM * max(image.size)
+
+
+def _focal_px(fov_deg: float, width: int) -> float:
+    return 0.5 * width / math.tan(math.radians(0.5 * fov_deg))
+
+
+def _centred(upload: Picture, focal_px: float, source: str) -> Lens:
+    return Lens(focal_px, focal_px, upload.width / 2, upload.height / 2, source)

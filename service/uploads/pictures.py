@@ -1,0 +1,60 @@
+"""Opening an untrusted picture with Pillow: few formats, sizes checked before a pixel is decoded,
+one kind of error.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from PIL import Image
+
+from service.errors import FieldProblem, InvalidUpload
+
+# What Pillow's decoders raise on damaged files, beside OSError
+DAMAGE = (SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """Of each uploaded file."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+@contextmanager
+def open_picture(
+    data: bytes, limits: UploadLimits, field: str, formats: tuple[str, ...]
+) -> Iterator[Image.Image]:
+    """The picture, not decoded yet; whatever is wrong with it while the block uses it is an
+    InvalidUpload.
+    """
+    check_size(data, limits, field)
+    many = f"at most {limits.max_pixels:,} pixels"
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            if image.width * image.height > limits.max_pixels:
+                raise _invalid(field, f"{image.width} x {image.height} pixels", many)
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _invalid(field, str(error), many) from error
+    except (OSError, *DAMAGE) as error:
+        seen = f"{len(data):,} bytes starting {data[:12]!r}: {error}"
+        raise _invalid(field, seen, f"a complete {' or '.join(formats)} file") from error
+
+
+def check_size(data: bytes, limits: UploadLimits, field: str) -> None:
+    """Refuse a file by its number of bytes."""
+    if not 0 < len(data) <= limits.max_bytes:
+        raise _invalid(field, f"{len(data):,} bytes", f"1 to {limits.max_bytes:,} bytes")
+
+
+def _invalid(field: str, seen: str, allowed: str) -> InvalidUpload:
+    return InvalidUpload(
+        f"The {field} can't be used: {seen}.", fields=(FieldProblem(field, seen, allowed),)
+    )

@@ -1,0 +1,58 @@
+"""MP4 from frames as the worker encoded them: decoded once, muxed as H.264, no scaling and no
+colour change.
+
+Trade-off: the whole file is made in memory (a few MB per thousand frames at our sizes) so that its
+index can stand at the front and players can seek; a live picture goes over the stream instead.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def mux_mp4(frames: Iterable[bytes], frames_per_s: int) -> bytes:
+    """Encoded images (WebP, JPEG or PNG, one size with even sides) -> an H.264 MP4; at least one
+    frame.
+    """
+    return mux_images((decode_frame(frame) for frame in frames), frames_per_s)
+
+
+def mux_images(images: Iterable[NDArray[np.uint8]], frames_per_s: int) -> bytes:
+    """Images (H, W, 3) uint8 of one size, even sides -> an H.264 MP4 that browsers play."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = None
+        for index, image in enumerate(images):
+            if stream is None:
+                stream = _stream(container, image.shape[1], image.shape[0], frames_per_s)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        if stream is None:
+            raise ValueError("a video needs at least one frame")
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def decode_frame(frame: bytes) -> NDArray[np.uint8]:
+    """One encoded image of our own -> (H, W, 3) uint8."""
+    with Image.open(io.BytesIO(frame)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _stream(
+    container: av.container.OutputContainer, width: int, height: int, frames_per_s: int
+) -> av.VideoStream:
+    stream = container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
+    stream.width, stream.height = width, height
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = Fraction(1, frames_per_s)
+    stream.codec_context.thread_count = 1
+    return stream
