@@ -76,9 +76,9 @@ export class Gallery {
   #worldRow(session) {
     const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, 0) });
     thumbnail.onerror = () => thumbnail.classList.add("missing");
-    const facts = [`${session.num_frames} frames`, `memory: ${session.memory}`, session.state];
+    const facts = [`${session.next_frame} frames`, `memory: ${session.memory}`, session.state];
     const row = element("button", { className: "row" }, thumbnail,
-      element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${age(session.created_at)}` }),
+      element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${when(session.created_s)}` }),
         element("small", { textContent: facts.join(" · ") })));
     row.onclick = () => this.openWorld(session.id);
     return row;
@@ -89,7 +89,4 @@ function fill(box, items, whenEmpty) {
   box.replaceChildren(...(items.length ? items : [element("p", { className: "empty", textContent: whenEmpty })]));
 }
 
-function age(time) {
-  const date = new Date(typeof time === "number" ? time * 1000 : time);
-  return Number.isNaN(date.valueOf()) ? "" : date.toLocaleString();
-}
+const when = (time_s) => new Date(time_s * 1000).toLocaleString();

@@ -11,7 +11,7 @@ import { Trace } from "./trace.js";
 import { Visits } from "./visits.js";
 
 const REFRESH_MS = 1500;
-const FINISHED = ["done", "succeeded", "completed", "failed", "cancelled"];
+const FINISHED = ["done", "failed", "cancelled"];
 
 export class World {
   constructor(id, leave) {

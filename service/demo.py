@@ -1,0 +1,190 @@
+"""`mirage demo`: one image, a walk that leaves and comes back, with and without memory; everything
+over HTTP.
+
+How: the service is started as a person would start it (a Valkey, a gateway, a worker, each a
+process), two sessions are opened from the same image and seed, one that remembers and one that does
+not, and both walk the same path. Frames are fetched while they are made. Trade-off: the demo knows
+no model and imports no torch; all it shows came through the API.
+
+Writes walk.mp4, sheet.png and report.json into its output folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from tqdm import tqdm
+
+from service.demo_figures import (
+    Walk,
+    contact_sheet,
+    fitted,
+    revisit_psnr,
+    revisits,
+    stage_ms,
+    truth_psnr,
+    video_frames,
+)
+from service.demo_source import Source
+from service.errors import GenerationFailed
+from service.poses import flat
+from service.video import decode_frame, mux_images
+
+KINDS = {"latent": "with memory", "null": "without memory"}
+WAIT_S = 5.0  # of one request for frames that do not exist yet
+STALLED_S = 180.0  # no frame for so long: something is wrong, say so
+FRAMES_PER_S = 8  # of the video
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What to walk through and where to put the result."""
+
+    source: Source
+    output: Path
+    seed: int = 7
+
+
+def run_demo(base_url: str, options: DemoOptions) -> dict[str, Any]:
+    """Walk twice through the service at `base_url`, write the files, return the report (also in
+    report.json).
+
+    Raises GenerationFailed when the service refuses, fails or stalls.
+    """
+    started = time.monotonic()
+    walks = asyncio.run(_walk_both(base_url, options))
+    truth = options.source.truth and fitted(options.source.truth, *walks[0].images.shape[1:3])
+    report = _report(walks, truth, options, time.monotonic() - started)
+    shown = [*walks, *([truth] if truth else [])]
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "walk.mp4").write_bytes(mux_images(video_frames(shown), FRAMES_PER_S))
+    contact_sheet(shown, revisits(options.source.poses)).save(
+        options.output / "sheet.png", optimize=True
+    )
+    (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+async def _walk_both(base_url: str, options: DemoOptions) -> list[Walk]:
+    total = len(KINDS) * len(options.source.poses)
+    async with httpx.AsyncClient(base_url=base_url, timeout=WAIT_S + 30) as client:
+        with tqdm(total=total, unit="frame", desc="walking, with and without memory") as bar:
+            walks = [_walk(client, options, memory, bar) for memory in KINDS]
+            return list(await asyncio.gather(*walks))
+
+
+async def _walk(
+    client: httpx.AsyncClient, options: DemoOptions, memory: str, bar: tqdm[Any]
+) -> Walk:
+    """Open a session, ask for the whole path, fetch its frames as they come, delete the session."""
+    source = options.source
+    form = {**source.form, "memory": memory, "seed": str(options.seed)}
+    session = await _json(client.post("/v1/sessions", data=form, files=source.files))
+    url = f"/v1/sessions/{session['id']}"
+    path = {"poses": [{"matrix": flat(pose)} for pose in source.poses[1:]]}
+    await _json(client.post(f"{url}/generations", json=path))
+    frames = await _fetch(client, url, len(source.poses), bar)
+    stats = await _json(client.get(f"{url}/memory"))
+    await client.delete(url)
+    images = np.stack([decode_frame(image) for _, image in frames])
+    memory_facts = {name: int(stats[name]) for name in ("num_points", "num_bytes")}
+    return Walk(KINDS[memory], images, [meta["timings_ms"] for meta, _ in frames], memory_facts)
+
+
+async def _fetch(
+    client: httpx.AsyncClient, url: str, count: int, bar: tqdm[Any]
+) -> list[tuple[dict[str, Any], bytes]]:
+    """The first `count` frames of a session: (what the service says about it, encoded image)."""
+    frames: list[tuple[dict[str, Any], bytes]] = []
+    moved = time.monotonic()
+    while len(frames) < count:
+        query = {"after": len(frames) - 1, "wait_s": WAIT_S}
+        for meta in (await _json(client.get(f"{url}/frames", params=query)))["frames"]:
+            image = await client.get(meta["image"])
+            image.raise_for_status()
+            frames.append((meta, image.content))
+            bar.update()
+            moved = time.monotonic()
+        await _check_progress(client, url, time.monotonic() - moved)
+    return frames[:count]
+
+
+async def _check_progress(client: httpx.AsyncClient, url: str, silent_s: float) -> None:
+    session = await _json(client.get(url))
+    if session["state"] == "failed":
+        raise GenerationFailed(f"the session failed: {session['error']}")
+    for generation in (await _json(client.get(f"{url}/generations")))["generations"]:
+        if generation["state"] == "failed":
+            raise GenerationFailed(f"the walk failed: {generation['error']}")
+    if silent_s > STALLED_S:
+        raise GenerationFailed(
+            f"no frame for {silent_s:.0f} s (session: {session['state']}); see the worker's log"
+        )
+
+
+async def _json(call: Any) -> dict[str, Any]:
+    response: httpx.Response = await call
+    if response.is_error:
+        raise GenerationFailed(
+            f"{response.request.url} answered {response.status_code}: {response.text}"
+        )
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def _report(
+    walks: Sequence[Walk], truth: Walk | None, options: DemoOptions, wall_s: float
+) -> dict[str, Any]:
+    source, pairs = options.source, revisits(options.source.poses)
+    return {
+        "source": source.title,
+        "seed": options.seed,
+        "num_frames": len(source.poses),
+        "num_revisits": len(pairs),
+        "wall_s": round(wall_s, 2),
+        "walks": {
+            memory: {
+                "revisit_psnr_db": _rounded(revisit_psnr(walk, pairs)),
+                "truth_psnr_db": _rounded(truth_psnr(walk, truth)) if truth else None,
+                "stage_ms_per_frame": {k: _rounded(v) for k, v in stage_ms(walk).items()},
+                "memory": walk.memory,
+            }
+            for memory, walk in zip(KINDS, walks, strict=True)
+        },
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as a small table for a terminal."""
+    walks = report["walks"]
+    rows: list[tuple[str, ...]] = [("", *(KINDS[memory] for memory in walks))]
+    rows.append(
+        ("return against first visit", *(_db(w["revisit_psnr_db"]) for w in walks.values()))
+    )
+    if any(w["truth_psnr_db"] is not None for w in walks.values()):
+        rows.append(("against ground truth", *(_db(w["truth_psnr_db"]) for w in walks.values())))
+    stages = sorted({stage for w in walks.values() for stage in w["stage_ms_per_frame"]})
+    for stage in stages:
+        times = (w["stage_ms_per_frame"].get(stage, 0.0) for w in walks.values())
+        rows.append((f"  {stage}", *(f"{value / 1000:.3f} s/frame" for value in times)))
+    rows.append(("memory", *(f"{w['memory']['num_bytes']:,} bytes" for w in walks.values())))
+    rows.append(("remembered points", *(f"{w['memory']['num_points']:,}" for w in walks.values())))
+    return "\n".join(
+        f"{name:<28}" + "".join(f"{cell:>18}" for cell in cells) for name, *cells in rows
+    )
+
+
+def _db(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} dB PSNR"
