@@ -27,7 +27,7 @@ class Frames:
     instance: Tensor  # (s, t, h, w) int16 surface: 0 to 5 the room's faces, then 6 + primitive
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def render(scene: Scene, cameras: Cameras, supersample: int = 2) -> Frames:
     """Render cameras of leading shape (s, t), s = len(scene), on the scene's device."""
     if len(cameras.shape) != 2 or cameras.shape[0] != len(scene):
