@@ -1,4 +1,4 @@
-"""Signed distances in a scene: how far a point is from the nearest surface (negative inside a wall or an object)."""
+"""Signed distances: how far a point is from the nearest surface (negative inside an object)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.scenes.trace import local_from_world
 
 
 def clearance(scene: Scene, index: int, points: Tensor) -> Tensor:
-    """(n,) float32 metres from points (n, 3) to the nearest surface of scene `index`, negative inside one."""
+    """(n,) float32 metres from points (n, 3) to the nearest surface, negative inside a solid."""
     points = points.float()
     walls = torch.minimum(points - scene.room_low[index], scene.room_high[index] - points).amin(-1)
     used = scene.kind[index] != NOTHING
@@ -29,4 +29,5 @@ def clearance(scene: Scene, index: int, points: Tensor) -> Tensor:
 
 def _outside(beyond: Tensor) -> Tensor:
     """Distance to a box from how far a point lies beyond each pair of faces."""
-    return beyond.clamp(min=0).norm(dim=-1) + beyond.amax(-1).clamp(max=0)
+    outside: Tensor = beyond.clamp(min=0).norm(dim=-1) + beyond.amax(-1).clamp(max=0)
+    return outside

@@ -1,7 +1,8 @@
-"""How much light reaches each spot of the floor: soft contact shadows under furniture and walls, baked once per scene.
+"""The light that reaches each spot of the floor: soft contact shadows, baked once per scene.
 
-Two terms per primitive and grid point: ambient light lost near its footprint, and the lamps' shadow, a soft blob
-displaced away from each lamp. Blobs instead of shadow rays: a few milliseconds per scene and never noisy.
+Two terms per primitive and grid point: ambient light lost near its footprint, and the lamps'
+shadow, a soft blob displaced away from each lamp. Blobs instead of shadow rays: a few milliseconds
+per scene and never noisy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def bake(draft: Draft) -> NDArray[np.float32]:
         draft.kind, draft.centre, draft.half, draft.rotation, strict=True
     ):
         gap = -(centre[1] + half[1])  # free height below the primitive
-        if gap > 1.2 or half[1] < 0.03 and gap < 0.05:  # hangs high, or is a rug
+        if gap > 1.2 or (half[1] < 0.03 and gap < 0.05):  # hangs high, or is a rug
             continue
         c, s = np.cos(rotation), np.sin(rotation)
         shift = 0.15 * min(gap + half[1], 1.0)

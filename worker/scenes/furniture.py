@@ -1,4 +1,7 @@
-"""Furniture made of boxes, spheres and cylinders. A piece stands at (x, z), turned by `rotation`; its back is local -z."""
+"""Furniture made of boxes, spheres and cylinders.
+
+A piece stands at (x, z), turned by `rotation`; its back is local -z.
+"""
 
 from __future__ import annotations
 

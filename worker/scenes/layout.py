@@ -1,7 +1,7 @@
 """Drafts of worlds: which room, which walls inside it, which furniture where, which materials.
 
-Numpy on the CPU, one generator per scene, so that a seed means the same world everywhere. Furniture keeps to free spots
-found by rejection; what does not fit is left out.
+Numpy on the CPU, one generator per scene, so that a seed means the same world everywhere. Furniture
+keeps to free spots found by rejection; what does not fit is left out.
 """
 
 from __future__ import annotations

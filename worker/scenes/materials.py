@@ -1,4 +1,4 @@
-"""Natural palettes: which textures a scene has, and materials (texture, scale, shift, tint) drawn from them."""
+"""Natural palettes: a scene's textures, and materials (texture, scale, shift, tint) from them."""
 
 from __future__ import annotations
 

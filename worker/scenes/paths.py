@@ -1,8 +1,9 @@
-"""Camera paths through scenes: closed loops that leave and return over the same poses, and smooth random walks.
+"""Camera paths through scenes: closed loops that return over the same poses, and smooth walks.
 
-Every path is the best of many random candidates: first those that touch anything are dropped (signed distances), then
-the rest are judged by what they see (tiny ray-cast views): rather an open, varied view than a wall. When no candidate of
-full size fits a crowded scene, smaller ones are tried; a turn on the spot fits always.
+Every path is the best of many random candidates: first those that touch anything are dropped
+(signed distances), then the rest are judged by what they see (tiny ray-cast views): rather an open,
+varied view than a wall. When no candidate of full size fits a crowded scene, smaller ones are
+tried; a turn on the spot fits always.
 
 Axis legend: c candidates, m poses of the outward leg.
 """
@@ -37,13 +38,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tracks:
-    """Candidates: eyes (c, m, 3) in metres, yaw and pitch (c, m) in radians (yaw 0 = +z, pitch > 0 = down)."""
+    """Candidates: eyes (c, m, 3) in metres; yaw (0 = +z), pitch (> 0 = down) (c, m) in radians."""
 
     eye: Array
     yaw: Array
     pitch: Array
 
-    def __getitem__(self, item: Array | slice) -> Tracks:
+    def __getitem__(self, item: NDArray[np.intp]) -> Tracks:
         return Tracks(self.eye[item], self.yaw[item], self.pitch[item])
 
     def forward(self) -> Array:
@@ -68,7 +69,7 @@ def closed_loop(scene: Scene, index: int, kind: LoopKind, num_frames: int, seed:
 
 
 def random_walk(scene: Scene, index: int, num_frames: int, seed: int) -> Tensor:
-    """(num_frames, 4, 4) float64 world_from_camera of a smooth walk that keeps CLEARANCE_M from everything."""
+    """(num_frames, 4, 4) float64 world_from_camera, smooth, CLEARANCE_M away from everything."""
     return _best_path(scene, index, _walk, num_frames, np.random.default_rng([seed, 12]))
 
 
@@ -80,7 +81,7 @@ def sample_cameras(
     width: int,
     seeds: Sequence[int],
 ) -> Cameras:
-    """Cameras (scenes, num_frames) on the CPU: one loop of this kind, or a walk for None, per scene and seed."""
+    """Cameras (scenes, num_frames) on the CPU: per scene this kind of loop, or a walk for None."""
     if len(seeds) != len(scene):
         raise ValueError(f"need one seed per scene: {len(scene)} scenes, {len(seeds)} seeds")
     scene = scene.to("cpu")
@@ -142,7 +143,7 @@ def _view_scores(scene: Scene, index: int, tracks: Tracks) -> Tensor:
 
 
 def _surprise(scene: Scene, index: int, tracks: Tracks) -> Tensor:
-    """(c,) 0.5 where something hides the end of the path's view from its start: a corner was turned."""
+    """(c,) 0.5 where the start can't see what the end of the path sees: a corner was turned."""
     start, end = tracks.eye[:, :1], tracks.eye[:, -1:] + 1.0 * tracks.forward()[:, -1:]
     points = start + (end - start) * np.linspace(0, 1, 12)[:, None]
     gaps = clearance(scene, index, torch.from_numpy(points).reshape(-1, 3))
@@ -215,7 +216,7 @@ def _figure_eight(rng: Rng, start: Array, m: int, size: float) -> Tracks:
 
 
 def _walk(rng: Rng, start: Array, m: int, size: float) -> Tracks:
-    """Speeds 0.05 to 0.25 m and turns 1 to 8 degrees per frame, both changing slowly; mostly moving ahead."""
+    """Per frame 0.05 to 0.25 m and up to 8 degrees, both changing slowly; mostly moving ahead."""
     c, yaw0 = len(start), _uniform(rng, len(start), -np.pi, np.pi)
     frame = np.arange(m)[None]
     wave = np.sin(frame * _uniform(rng, c, 0.05, 0.25) + _uniform(rng, c, 0, 6.28))

@@ -1,8 +1,9 @@
-"""Colour, z-depth and surface ids of scenes seen by cameras: ray casting in plain torch, on a CPU or CUDA.
+"""Colour, z-depth and surface ids of scenes: ray casting in plain torch, on a CPU or CUDA.
 
-Visibility is found at `supersample` times the resolution. A pixel whose subsamples all hit one face is shaded once (the
-texture filters itself); only the others, at edges, are shaded per subsample. Depth and id belong to the nearest surface
-in the pixel; its subsamples' depths are averaged inversely, which is exact on planes, and never across an edge.
+Visibility is found at `supersample` times the resolution. A pixel whose subsamples all hit one face
+is shaded once (the texture filters itself); only the others, at edges, are shaded per subsample.
+Depth and id belong to the nearest surface in the pixel; its subsamples' depths are averaged
+inversely, which is exact on planes, and never across an edge.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CUDA_RAYS = 1 << 25  # rays per batch on a GPU: about 3 GB of temporaries
 @dataclass(frozen=True)
 class Frames:
     rgb: Tensor  # (s, t, 3, h, w) float32 in [-1, 1]
-    depth: Tensor  # (s, t, h, w) float32 z-depth in metres; 0 where a camera outside the room misses it
+    depth: Tensor  # (s, t, h, w) float32 z-depth in metres; 0 where the room is missed
     instance: Tensor  # (s, t, h, w) int16 surface: 0 to 5 the room's faces, then 6 + primitive
 
 
@@ -32,7 +33,8 @@ def render(scene: Scene, cameras: Cameras, supersample: int = 2) -> Frames:
     """Render cameras of leading shape (s, t), s = len(scene), on the scene's device."""
     if len(cameras.shape) != 2 or cameras.shape[0] != len(scene):
         raise ValueError(
-            f"cameras must have leading shape (scenes, frames) with {len(scene)} scenes, got {tuple(cameras.shape)}"
+            f"cameras must have leading shape ({len(scene)} scenes, frames), "
+            f"got {tuple(cameras.shape)}"
         )
     if supersample < 1:
         raise ValueError(f"supersample must be 1 or more, got {supersample}")
@@ -109,7 +111,7 @@ def _colours(
     fine: tuple[Tensor, Tensor],
     k: int,
 ) -> Tensor:
-    """(3, n * h * w): whole pixels shaded at their centre, mixed ones at every subsample and averaged."""
+    """(3, n * h * w): whole pixels shaded at their centre, mixed ones per subsample."""
     depth, key, mixed = pixels
     n, h, w = depth.shape
     x, y = views.x.view(n, w, k).mean(-1), views.y.view(n, h, k).mean(-1)

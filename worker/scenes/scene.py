@@ -1,11 +1,13 @@
 """A batch of procedural worlds as padded tensors, a deterministic function of one seed each.
 
-A world is a box-shaped room (its six faces are surfaces 0 to 5: x low, x high, ceiling, floor, z low, z high) that holds
-convex primitives (surface 6 + p): boxes turned about the vertical, spheres and upright cylinders. Interior walls are
-boxes too, so corridors, corners and doorways need nothing more. The floor lies at y = 0 and up is -y.
-Trade-off: convex primitives make exact depth and fast rays; there are no triangle meshes.
+A world is a box-shaped room (its six faces are surfaces 0 to 5: x low, x high, ceiling, floor, z
+low, z high) that holds convex primitives (surface 6 + p): boxes turned about the vertical, spheres
+and upright cylinders. Interior walls are boxes too, so corridors, corners and doorways need nothing
+more. The floor lies at y = 0 and up is -y. Trade-off: convex primitives make exact depth and fast
+rays; there are no triangle meshes.
 
-Axis legend: s scenes, p primitives (padded with kind -1), f = 6 + p surfaces, l lights, g the floor's light grid.
+Axis legend: s scenes, p primitives (padded with kind -1), f = 6 + p surfaces, l lights, g the
+floor's light grid.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Scene:
     seeds: Tensor  # (s,) int64
     kind: Tensor  # (s, p) int64: BOX, SPHERE, CYLINDER or NOTHING
     centre: Tensor  # (s, p, 3)
-    half: Tensor  # (s, p, 3) half extents before rotation; (r, r, r) and (r, half height, r) for the round ones
+    half: Tensor  # (s, p, 3) half extents before rotation; radii in x and z if round
     rotation: Tensor  # (s, p) radians about the vertical, local x axis = (cos, 0, -sin)
     room_low: Tensor  # (s, 3)
     room_high: Tensor  # (s, 3)

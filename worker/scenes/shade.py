@@ -1,7 +1,8 @@
-"""The colour of surface points: mip-mapped texture, two soft lamps, ambient light and analytic darkening in corners.
+"""The colour of surface points: mip-mapped texture, two soft lamps, light lost in corners.
 
-Everything depends on the point and its normal only, never on the viewer (but for the mip level), so that a point keeps
-its colour when the camera moves: what a world model has to learn. Points come as flat lists, whatever view or scene.
+Everything depends on the point and its normal only, never on the viewer (but for the mip level), so
+that a point keeps its colour when the camera moves: what a world model has to learn. Points come as
+flat lists, whatever view or scene.
 """
 
 from __future__ import annotations

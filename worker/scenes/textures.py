@@ -1,8 +1,9 @@
 """Procedural tileable textures, baked once per scene and packed with their mip pyramid.
 
-A bake is numpy on the CPU: one call makes SIZE x SIZE x 3 sRGB values in [0, 1] that repeat without a seam. `pack` turns
-it into one int32 per texel (R, G, B, unused) for all mip levels, so that the renderer fetches a texel with a single
-gather. Features are large on purpose: the model that learns from these worlds is small.
+A bake is numpy on the CPU: one call makes SIZE x SIZE x 3 sRGB values in [0, 1] that repeat without
+a seam. `pack` turns it into one int32 per texel (R, G, B, unused) for all mip levels, so that the
+renderer fetches a texel with a single gather. Features are large on purpose: the model that learns
+from these worlds is small.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]  # (SIZE, SIZE, 3) or (SIZE, SIZE)
+Image = NDArray[np.floating]  # (SIZE, SIZE, 3) or (SIZE, SIZE)
 SIZE = 128
 NUM_LEVELS = 8
 LEVEL_START = [sum(4 ** (7 - k) for k in range(level)) for level in range(NUM_LEVELS)]
@@ -31,7 +32,7 @@ def noise(
     stretch: tuple[float, float] = (1, 1),
     low: float = 0.0,
 ) -> Image:
-    """Tileable noise in about [-1, 1] with spectrum 1 / f ** slope, frequencies below `low` removed."""
+    """Tileable noise in [-1, 1] with spectrum 1 / f ** slope above the frequency `low`."""
     radius = np.hypot(_FX * stretch[0], _FY * stretch[1])
     amplitude = np.where(
         radius > low, 1.0 / np.maximum(radius, 1.0) ** slope * np.exp(-((radius / 40) ** 2)), 0.0
@@ -253,7 +254,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Image], Image]] = {
 
 
 def bake(name: str, rng: np.random.Generator, base: Image) -> NDArray[np.int32]:
-    """(NUM_TEXELS,) int32: all mip levels of one texture of this family, texel = R | G << 8 | B << 16."""
+    """(NUM_TEXELS,) int32 R | G << 8 | B << 16: all mip levels of one texture of this family."""
     return pack(np.clip(FAMILIES[name](rng, base), 0, 1).astype(np.float32))
 
 

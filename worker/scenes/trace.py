@@ -1,9 +1,10 @@
-"""The nearest surface along every ray: z-depth and a key (surface id * 4 + axis of the face that was hit).
+"""The nearest surface along every ray: z-depth and a key (surface id * 4 + axis of the face).
 
-A ray is p = origin + t * direction with the camera-frame z of direction = 1, so t *is* the z-depth. In a primitive's own
-frame a direction is an affine function of the pixel's x and y, so it costs two additions per axis. `trace` walks the
-primitives of one camera and touches only each one's rectangle on the screen: few operations, right for a CPU. `trace_all`
-handles many cameras at once, whole images per primitive: few launches, right for CUDA and for tiny images. They agree.
+A ray is p = origin + t * direction with the camera-frame z of direction = 1, so t *is* the z-depth.
+In a primitive's own frame a direction is an affine function of the pixel's x and y, so it costs two
+additions per axis. `trace` walks the primitives of one camera and touches only each one's rectangle
+on the screen: few operations, right for a CPU. `trace_all` handles many cameras at once, whole
+images per primitive: few launches, right for CUDA and for tiny images. They agree.
 
 Axis legend: s scenes, t cameras of a scene, n = s * t, p primitives, h w pixels.
 """
@@ -26,7 +27,7 @@ _EDGES = [(a, b) for a in range(8) for b in range(a) if (a ^ b) in (1, 2, 4)]
 
 @dataclass(frozen=True)
 class Views:
-    """What tracing needs of n cameras and their scenes, all float32 and relative to each primitive (or room)."""
+    """What tracing needs of n cameras and their scenes, float32, relative to each primitive."""
 
     x: Tensor  # (n, w) x of the pixel centres on the plane z = 1
     y: Tensor  # (n, h)
@@ -78,11 +79,11 @@ def local_from_world(rotation: Tensor) -> Tensor:
     """(..., 3, 3) for angles (...) about the vertical."""
     cos, sin, zero = rotation.cos(), rotation.sin(), torch.zeros_like(rotation)
     rows = [cos, zero, -sin, zero, zero + 1, zero, sin, zero, cos]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return torch.stack(rows, -1).reshape(*rotation.shape, 3, 3)
 
 
 def rectangles(views: Views) -> Tensor:
-    """(n, p, 4) int64 left, top, right, bottom of the pixels a primitive may touch; empty if right <= left."""
+    """(n, p, 4) int64 left, top, right, bottom of the pixels a primitive may touch, maybe empty."""
     corners = views.half[:, :, None] * _CORNERS.to(views.half.device) - views.origin[:, :, None]
     points = (
         corners @ views.matrix
