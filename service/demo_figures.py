@@ -22,6 +22,7 @@ Poses = NDArray[np.float64]
 SAME_POSE = 1e-3  # metres, and parts of a rotation matrix
 SCALE = 2  # the model's frames are small; video and sheet show them larger
 STRIP_HEIGHT = 26  # pixels of label above a picture
+GAP = 4  # pixels between two pictures beside each other
 SHEET_COLUMNS = 6
 BACKGROUND, TEXT, DIM = (11, 15, 20), (223, 231, 241), (134, 149, 168)
 
@@ -34,6 +35,7 @@ class Walk:
     images: Images  # (t, h, w, 3)
     timings_ms: list[dict[str, float]] = field(default_factory=list)  # per frame
     memory: dict[str, int] = field(default_factory=dict)
+    recorded: bool = False  # not generated: both visits are the same picture
 
 
 def revisits(poses: Poses) -> list[tuple[int, int]]:
@@ -110,18 +112,15 @@ def contact_sheet(walks: Sequence[Walk], pairs: Sequence[tuple[int, int]]) -> Im
     So one place stands in one column: a memory that works makes the two rows of a walk look the
     same.
     """
-    chosen = sorted(pairs)[:: max(1, len(pairs) // SHEET_COLUMNS)][:SHEET_COLUMNS]
+    places = sorted(pairs)
+    columns = np.linspace(0, len(places) - 1, min(SHEET_COLUMNS, len(places))).round().astype(int)
+    chosen = [places[column] for column in columns]
     rows = []
     for walk in walks:
         rows.append([_tile(walk.images[a], walk.title, f"going, frame {a}") for a, _ in chosen])
-        if not _repeats(walk, chosen):
+        if not walk.recorded:
             rows.append([_tile(walk.images[b], walk.title, f"back, frame {b}") for _, b in chosen])
     return _below([_beside(row) for row in rows])
-
-
-def _repeats(walk: Walk, pairs: Sequence[tuple[int, int]]) -> bool:
-    """Whether both visits are the same pictures (as in a recording), so that one row is enough."""
-    return all(np.array_equal(walk.images[a], walk.images[b]) for a, b in pairs)
 
 
 def _tile(image: Images, title: str, note: str) -> Image.Image:
@@ -137,9 +136,10 @@ def _tile(image: Images, title: str, note: str) -> Image.Image:
 
 
 def _beside(tiles: Sequence[Image.Image]) -> Image.Image:
-    row = Image.new("RGB", (sum(tile.width for tile in tiles), tiles[0].height), BACKGROUND)
+    step = tiles[0].width + GAP
+    row = Image.new("RGB", (step * len(tiles) - GAP, tiles[0].height), BACKGROUND)
     for index, tile in enumerate(tiles):
-        row.paste(tile, (index * tile.width, 0))
+        row.paste(tile, (index * step, 0))
     return row
 
 

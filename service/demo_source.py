@@ -17,7 +17,7 @@ import av
 import numpy as np
 from PIL import Image, ImageSequence
 
-from service.demo_figures import Images, Poses, Walk
+from service.demo_figures import Images, Poses, Walk, revisits
 from service.errors import FieldProblem, InvalidRequest
 from service.poses import Action, expand
 
@@ -62,6 +62,10 @@ def from_sample(name: str | None = None, folder: Path = SAMPLES) -> Source:
     facts: dict[str, Any] = json.loads((folder / f"{chosen}.json").read_text())
     recorded = facts.get("path")
     poses = out_and_back() if recorded is None else _relative(recorded)
+    if not revisits(poses):
+        raise _invalid(
+            f"{chosen}.json", "a path that never returns", "a path that leaves and returns"
+        )
     truth = None if recorded is None else _truth(folder, chosen, len(poses))
     return Source(facts.get("title", chosen), {"sample": chosen}, poses, truth=truth)
 
@@ -88,7 +92,7 @@ def _truth(folder: Path, name: str, count: int) -> Walk | None:
         images = _frames(file)
         if len(images) != count:
             raise _invalid(file.name, f"{len(images)} frames", f"{count}, one per pose of the path")
-        return Walk(TRUTH_TITLE, images)
+        return Walk(TRUTH_TITLE, images, recorded=True)
     return None
 
 
