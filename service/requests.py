@@ -11,24 +11,19 @@ import time
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from redis.asyncio import Redis
 
-from service import keys
+from service import keys, scripts
 from service.errors import (
     FieldProblem,
     InvalidRequest,
-    SessionDeleted,
     TooManyRequests,
     UnknownRequest,
-    UnknownSession,
 )
-from service.scripts import script
 from service.settings import Settings
-
-PROTOCOL = 1
 
 # world_from_camera, 4 x 4 row major, OpenCV axes, metres; validated as rigid at the edge
 Pose = Annotated[list[float], Field(min_length=16, max_length=16)]
@@ -39,7 +34,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: Literal[1] = PROTOCOL
+    protocol: Literal[1] = 1
 
 
 class Observe(Message):
@@ -126,3 +121,108 @@ def num_poses(message: Message) -> int:
 
 def new_request_id() -> str:
     return f"r_{uuid.uuid4().hex[:20]}"
+
+
+class RequestLog:
+    """The gateway's side of a session's requests."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._settings = settings
+
+    async def append(
+        self, session: str, message: Observe | Generate | LivePose, request_id: str | None = None
+    ) -> Progress:
+        """Add to the log and wake whoever should look; the same `request_id` twice is appended once.
+
+        Raises UnknownSession, SessionDeleted, Conflict (failed), InvalidRequest (path too long), TooManyRequests (backlog).
+        """
+        self._check(message)
+        now = time.time()
+        progress = Progress(
+            id=request_id or new_request_id(),
+            kind=message.kind,
+            total=num_poses(message),
+            created_s=now,
+        )
+        kept = "" if isinstance(message, LivePose) else progress.model_dump_json()
+        expires_s = now + self._settings.session_idle_s
+        names = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
+        answer = await scripts.run(
+            self._redis,
+            "append",
+            [name(session) for name in names],
+            [
+                *(progress.id, message.kind, message.model_dump_json(), kept),
+                *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
+            ],
+        )
+        self._raise_unless_ok(session, answer[0])
+        await self.wake(session, lease=answer[1].decode(), expires_s=expires_s)
+        return Progress.model_validate_json(answer[2]) if answer[2] else progress
+
+    def _check(self, message: Message) -> None:
+        most = self._settings.max_path_poses
+        if isinstance(message, Generate) and len(message.poses) > most:
+            seen = FieldProblem("poses", f"{len(message.poses)} poses", f"at most {most}")
+            raise InvalidRequest(
+                f"a path of {seen.seen} is too long: {seen.allowed}", fields=(seen,)
+            )
+
+    def _raise_unless_ok(self, session: str, answer: bytes) -> None:
+        scripts.raise_for_state(session, answer)
+        if answer == b"full":
+            raise TooManyRequests(
+                f"{self._settings.max_backlog} requests of session {session!r} are waiting",
+                retry_after_s=1.0,
+            )
+
+    async def wake(self, session: str, lease: str = "", expires_s: float | None = None) -> None:
+        """Tell the owner, or all workers, that there is work. Idempotent; the sweeper repairs what is lost."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.BUSY, {session: time.time() + self._settings.lease_s})
+            if expires_s is not None:
+                pipe.zadd(keys.EXPIRY, {session: expires_s}, xx=True)
+            if lease:
+                inbox = keys.inbox(lease.rpartition(".")[0])
+                pipe.xadd(inbox, {"session": session}, maxlen=keys.INBOX_LENGTH)
+                pipe.expire(inbox, keys.INBOX_S)
+            else:
+                pipe.xadd(keys.WAKE, {"session": session}, maxlen=keys.WAKE_LENGTH)
+            await pipe.execute()
+
+    async def get(self, session: str, request_id: str) -> Progress:
+        """Raises UnknownRequest; live poses have no progress and are unknown."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hget(keys.record(session), "state")
+            pipe.hget(keys.requests(session), request_id)
+            pipe.sismember(keys.cancels(session), request_id)
+            state, progress, cancel = await pipe.execute()
+        if state in (None, b"deleted"):
+            scripts.raise_for_state(session, state or b"unknown")
+        if progress is None:
+            raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
+        return _progress(progress, cancel)
+
+    async def list(self, session: str) -> list[Progress]:
+        """The last requests of a session (`REQUESTS_KEPT` at most), oldest first."""
+        found = await self._redis.hgetall(keys.requests(session))
+        cancels = await self._redis.smembers(keys.cancels(session))
+        every = [_progress(value, name in cancels) for name, value in found.items()]
+        return sorted(every, key=lambda one: one.created_s)
+
+    async def cancel(self, session: str, request_id: str) -> Progress:
+        """Ask to end a request; takes effect within one step, and not at all once it is final."""
+        names = (keys.record, keys.requests, keys.cancels)
+        answer = await scripts.run(
+            self._redis, "cancel", [name(session) for name in names], [request_id]
+        )
+        if answer[0] == b"no request":
+            raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
+        scripts.raise_for_state(session, answer[0])
+        return _progress(answer[1], answer[2])
+
+
+def _progress(value: bytes, cancel: object) -> Progress:
+    progress = Progress.model_validate_json(value)
+    return progress.model_copy(update={"cancel_requested": bool(cancel)})

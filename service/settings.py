@@ -43,7 +43,9 @@ class Settings(BaseModel):
     frame_height: int = Field(128, ge=32, le=4096)
     chunk_frames: int = Field(4, ge=1, le=64)
     max_batch: int = Field(8, ge=1, le=1024)  # sessions in one step
-    resident_bytes: int = Field(2 << 30, ge=1 << 20)  # memories kept by a worker; the rest is restored
+    resident_bytes: int = Field(
+        2 << 30, ge=1 << 20
+    )  # memories kept by a worker; the rest is restored
 
     # time
     lease_s: float = Field(5.0, ge=0.2, le=300)
@@ -85,7 +87,9 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     """
     environ = os.environ if environ is None else environ
     given = {name for name in environ if name.startswith(PREFIX)} - OTHER_VARIABLES
-    values = {name.removeprefix(PREFIX).lower(): environ[name] for name in sorted(given)} | overrides
+    values = {
+        name.removeprefix(PREFIX).lower(): environ[name] for name in sorted(given)
+    } | overrides
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

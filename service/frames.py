@@ -1,0 +1,150 @@
+"""The frame bus: frames in order, recent ones from a bounded Redis stream, older ones from segments.
+
+An event's stream id is `branch`-`frame + 1`, so that a reader resumes by number and the stream itself refuses a frame
+that is already there. The manifest (one entry per segment) says which segment holds a frame that left the stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from redis.asyncio import Redis
+
+from service import keys, scripts
+from service.errors import FramesGone, SegmentMissing, UnknownFrame
+from service.segments import FrameMeta, SegmentStore, parse_segment
+
+
+class ManifestEntry(BaseModel):
+    """One segment of a World, in the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    kind: str
+    branch: int
+    first_frame: int  # the next frame's number, where the segment shows none
+    num_frames: int
+    num_bytes: int
+
+    def holds(self, branch: int, frame: int) -> bool:
+        inside = self.first_frame <= frame < self.first_frame + self.num_frames
+        return inside and branch == self.branch
+
+
+class Frame(FrameMeta):
+    """One frame as clients get it: the worker encoded it once."""
+
+    image: bytes
+
+    def meta(self) -> dict[str, Any]:
+        """Everything but the image, ready for JSON."""
+        return self.model_dump(mode="json", exclude={"image"})
+
+
+def event_id(branch: int, frame: int) -> str:
+    """Stream id of a frame; never 0-0, which Redis refuses."""
+    return f"{branch}-{frame + 1}"
+
+
+class FrameBus:
+    """Read frames by number: from the stream where it still has them, else from segments."""
+
+    def __init__(self, redis: Redis, store: SegmentStore) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._store = store
+
+    async def read(
+        self,
+        session: str,
+        after: int = -1,
+        wait_s: float = 0.0,
+        limit: int = 16,
+        branch: int | None = None,
+    ) -> list[Frame]:
+        """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are none yet.
+
+        Raises UnknownSession, SessionDeleted, FramesGone.
+        """
+        position = await self._position(session, branch)
+        frames = await self._ready(session, position, after, limit)
+        if frames or wait_s <= 0:
+            return frames
+        await self._wait(session, event_id(position.branch, after), wait_s)
+        position = await self._position(session, branch)
+        return await self._ready(session, position, after, limit)
+
+    async def get(self, session: str, frame: int, branch: int | None = None) -> Frame:
+        """One frame; raises UnknownFrame if it was not made (yet), FramesGone if it is no longer kept."""
+        found = (
+            await self.read(session, after=frame - 1, limit=1, branch=branch) if frame >= 0 else []
+        )
+        if not found:
+            raise UnknownFrame(f"session {session!r} has no frame {frame}")
+        return found[0]
+
+    async def manifest(self, session: str) -> list[ManifestEntry]:
+        """The World's segments in order."""
+        entries = await self._redis.lrange(keys.manifest(session), 0, -1)
+        return [ManifestEntry.model_validate_json(entry) for entry in entries]
+
+    async def _position(self, session: str, branch: int | None) -> _Position:
+        fields = ("state", "branch", "next_frame")
+        state, current, next_frame = await self._redis.hmget(keys.record(session), *fields)
+        if state in (None, b"deleted"):
+            scripts.raise_for_state(session, state or b"unknown")
+        return _Position(branch or int(current), int(next_frame))
+
+    async def _ready(
+        self, session: str, position: _Position, after: int, limit: int
+    ) -> list[Frame]:
+        if after + 1 >= position.next_frame:
+            return []
+        events = await self._redis.xrange(
+            keys.frames(session),
+            min=f"({event_id(position.branch, after)}",
+            max=f"{position.branch}-{2**64 - 1}",
+            count=limit,
+        )
+        frames = [_frame(event) for _, event in events]
+        if frames and frames[0].frame == after + 1:
+            return frames
+        return await self._from_segments(session, position.branch, after + 1, limit)
+
+    async def _wait(self, session: str, last: str, wait_s: float) -> None:
+        block_ms = max(1, int(1000 * min(wait_s, keys.MAX_WAIT_S)))
+        await self._redis.xread({keys.frames(session): last}, count=1, block=block_ms)
+
+    async def _from_segments(
+        self, session: str, branch: int, frame: int, limit: int
+    ) -> list[Frame]:
+        """Frames that left the stream, up to the end of the segment that holds the first of them."""
+        entries = await self.manifest(session)
+        at = next((i for i, entry in enumerate(entries) if entry.holds(branch, frame)), None)
+        if at is None:
+            raise FramesGone(f"frame {frame} is no longer kept", self._first(entries, frame))
+        try:
+            header, images = parse_segment(await self._store.get(session, entries[at].id))
+        except SegmentMissing as error:
+            first = self._first(entries[at + 1 :], frame)
+            raise FramesGone(f"frame {frame} is no longer kept: {error.detail}", first) from error
+        pairs = zip(header.frames, images, strict=True)
+        frames = [Frame(**info.model_dump(), image=image) for info, image in pairs]
+        return [one for one in frames if one.frame >= frame][:limit]
+
+    @staticmethod
+    def _first(entries: list[ManifestEntry], frame: int) -> int:
+        """The first frame after `frame` that a segment of the manifest shows."""
+        later = [one.first_frame for one in entries if one.num_frames and one.first_frame > frame]
+        return min(later, default=frame + 1)
+
+
+class _Position(NamedTuple):
+    branch: int
+    next_frame: int
+
+
+def _frame(event: dict[bytes, bytes]) -> Frame:
+    info = FrameMeta.model_validate_json(event[b"meta"])
+    return Frame(**info.model_dump(), image=event[b"image"])

@@ -1,0 +1,79 @@
+"""Every Redis key, time to live and limit of the control plane.
+
+Keys of one session share the hash tag {id}, so that one script may touch all of them, also in Redis Cluster. Keys without a
+session cross slots: they are written in a second, idempotent step that the sweeper repairs.
+"""
+
+from __future__ import annotations
+
+PREFIX = "mirage"
+
+# what crosses sessions
+WAKE = f"{PREFIX}:wake"  # stream of session ids that need an owner
+WAKE_GROUP = "workers"
+BUSY = f"{PREFIX}:busy"  # zset: session -> when the sweeper looks at it again
+EXPIRY = f"{PREFIX}:expiry"  # zset: every session -> when it expires
+GRAVES = f"{PREFIX}:graves"  # zset: deleted sessions whose objects still lie in the store
+WORKERS = f"{PREFIX}:workers"  # zset: worker -> last heartbeat
+
+REQUESTS_KEPT = (
+    256  # progress records per session; more than any backlog cap allows to be unfinished
+)
+CREATION_S = 60  # a session whose creation takes longer is removed
+TOMBSTONE_S = 3600  # how long a deleted session answers 410 instead of 404
+INBOX_LENGTH = 10_000
+INBOX_S = 3600
+WAKE_LENGTH = 100_000
+SWEEP_PERIOD_S = 0.5
+SWEEP_BATCH = 100
+MAX_WAIT_S = 20.0  # the longest blocking read; below SOCKET_TIMEOUT_S
+SOCKET_TIMEOUT_S = 30.0
+
+
+def record(session: str) -> str:
+    return f"{PREFIX}:{{{session}}}:record"
+
+
+def lease(session: str) -> str:
+    return f"{PREFIX}:{{{session}}}:lease"
+
+
+def log(session: str) -> str:
+    return f"{PREFIX}:{{{session}}}:log"
+
+
+def manifest(session: str) -> str:
+    return f"{PREFIX}:{{{session}}}:manifest"
+
+
+def frames(session: str) -> str:
+    return f"{PREFIX}:{{{session}}}:frames"
+
+
+def requests(session: str) -> str:
+    """Hash: request id -> progress."""
+    return f"{PREFIX}:{{{session}}}:requests"
+
+
+def order(session: str) -> str:
+    """List of request ids, oldest first: which progress record goes when there are too many."""
+    return f"{PREFIX}:{{{session}}}:order"
+
+
+def cancels(session: str) -> str:
+    """Set of request ids that a client wants to end."""
+    return f"{PREFIX}:{{{session}}}:cancels"
+
+
+def index(owner: str) -> str:
+    """Zset of an owner's session ids, all of score 0: ids sort by time of creation."""
+    return f"{PREFIX}:index:{owner}"
+
+
+def worker(worker_id: str) -> str:
+    return f"{PREFIX}:worker:{worker_id}"
+
+
+def inbox(worker_id: str) -> str:
+    """Stream of session ids that their owner should look at."""
+    return f"{PREFIX}:inbox:{worker_id}"

@@ -1,0 +1,165 @@
+"""Fenced leases, and the commit: the only ways in which a worker changes a session.
+
+A lease is a string, `<worker id>.<counter>`, that no other acquisition ever repeats (the worker id is random per process), held
+under an expiry by Redis' own clock. It is compared for equality inside each script, so a paused owner that returns writes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from service import keys, scripts
+from service.errors import LeaseLost
+from service.frames import Frame, ManifestEntry, event_id
+from service.requests import REQUEST, Entry, Progress
+from service.sessions import Session, SessionState, parse_record, states_before
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A session as its owner found it: the record and what the log holds after the cursor."""
+
+    session: Session
+    cursor: str
+    cursor_done: int  # poses done of the first entry after the cursor
+    entries: list[Entry]
+    progress: dict[str, Progress]  # of those entries, by request id
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one step changes."""
+
+    tip: str  # the manifest's tip when the step began
+    cursor: str
+    cursor_done: int
+    request_id: str
+    progress: Progress | None = None  # None: a live pose, of which none is kept
+    segment: ManifestEntry | None = None
+    frames: Sequence[Frame] = ()
+    record: dict[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Committed:
+    version: int
+    cancel_requested: bool  # a client wants this request to end
+
+
+class Leases:
+    """The sessions of one worker process."""
+
+    def __init__(self, redis: Redis, worker_id: str, lease_s: float, frames_kept: int) -> None:
+        assert "." not in worker_id
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self.worker_id = worker_id
+        self._lease_ms, self._frames_kept = int(1000 * lease_s), frames_kept
+        self._counter = itertools.count(1)
+
+    async def acquire(self, session: str) -> str | None:
+        """A new lease, or None if another worker holds one or the session takes no work."""
+        lease = f"{self.worker_id}.{next(self._counter)}"
+        before = sorted(states_before(SessionState.ACTIVE) | {SessionState.ACTIVE})
+        answer = await scripts.run(
+            self._redis,
+            "acquire",
+            [keys.record(session), keys.lease(session)],
+            [lease, self._lease_ms, f",{','.join(before)},"],
+        )
+        return lease if answer[0] == b"ok" else None
+
+    async def renew(self, leases: dict[str, str]) -> set[str]:
+        """Renew all (session -> lease); the sessions that are lost."""
+        lost = set()
+        for session, lease in leases.items():
+            held = await scripts.run(
+                self._redis, "renew", [keys.lease(session)], [lease, self._lease_ms]
+            )
+            if not held:
+                lost.add(session)
+        return lost
+
+    async def release(
+        self, session: str, lease: str, how: Literal["idle", "handover"] = "idle"
+    ) -> str:
+        """ok, handed over, lost, or (only when idle) ahead: there is work, the lease stays."""
+        names = (keys.record, keys.lease, keys.log)
+        answer = await scripts.run(
+            self._redis, "release", [name(session) for name in names], [lease, how]
+        )
+        return str(answer.decode())
+
+    async def load(self, session: str) -> Owned:
+        """Everything the owner needs to go on; raises LeaseLost if the session is gone."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(keys.record(session))
+            pipe.xrange(keys.log(session))
+            pipe.hgetall(keys.requests(session))
+            pipe.smembers(keys.cancels(session))
+            record, log, requests, cancels = await pipe.execute()
+        if not record or record[b"state"] == b"deleted":
+            raise LeaseLost(f"session {session!r} is gone")
+        entries = [_entry(name, fields) for name, fields in log]
+        known = {entry.id.encode() for entry in entries} & requests.keys()
+        progress = {
+            name.decode(): Progress.model_validate_json(requests[name]).model_copy(
+                update={"cancel_requested": name in cancels}
+            )
+            for name in known
+        }
+        cursor, done = record[b"cursor"].decode(), int(record[b"cursor_done"])
+        return Owned(parse_record(record), cursor, done, entries, progress)
+
+    async def commit(self, session: str, lease: str, commit: Commit) -> Committed:
+        """Publish a step; raises LeaseLost with the reason if it is refused: drop the World, restore it if needed."""
+        names = (
+            keys.record, keys.lease, keys.log, keys.manifest,
+            keys.frames, keys.requests, keys.cancels,
+        )  # fmt: skip
+        answer = await scripts.run(
+            self._redis,
+            "commit",
+            [name(session) for name in names],
+            [lease, *_arguments(commit, self._frames_kept)],
+        )
+        if answer[0] != b"ok":
+            reason = {
+                b"deleted": "the session was deleted",
+                b"lease": f"lease {lease} is no longer held",
+                b"tip": f"the manifest's tip is no longer {commit.tip!r}",
+            }[answer[0]]
+            raise LeaseLost(f"commit to session {session!r} refused: {reason}")
+        return Committed(int(answer[1]), bool(answer[2]))
+
+
+def _entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:
+    return Entry(name.decode(), fields[b"id"].decode(), REQUEST.validate_json(fields[b"body"]))
+
+
+def _arguments(commit: Commit, frames_kept: int) -> list[scripts.Argument]:
+    segment, progress = commit.segment, commit.progress
+    final = progress is not None and progress.state.is_final
+    kept = "" if progress is None else progress.model_dump_json(exclude={"cancel_requested"})
+    record = [part for pair in commit.record.items() for part in pair]
+    head: list[scripts.Argument] = [
+        commit.tip,
+        "" if segment is None else segment.id,
+        "" if segment is None else segment.model_dump_json(),
+        commit.cursor,
+        commit.cursor_done,
+        frames_kept,
+        commit.request_id,
+        kept,
+        int(final),
+        len(record),
+        *record,
+    ]
+    for frame in commit.frames:
+        meta = frame.model_dump_json(exclude={"image"})
+        head += [event_id(frame.branch, frame.frame), meta, frame.image]
+    return head

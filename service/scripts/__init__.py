@@ -1,0 +1,45 @@
+"""The server-side scripts: each is one atomic transition of one session.
+
+Kept as `.lua` files beside this one; `run` sends the hash and, once per server, the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from service.errors import Conflict, SessionDeleted, UnknownSession
+
+Argument = str | bytes | int | float
+
+
+@cache
+def _text_and_sha(name: str) -> tuple[str, str]:
+    text = (files(__package__) / f"{name}.lua").read_text()
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+async def run(redis: Redis, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    """Run `name`.lua; a server that does not know it yet is sent the text."""
+    text, sha = _text_and_sha(name)
+    call = cast(Any, redis)
+    try:
+        return await call.evalsha(sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return await call.eval(text, len(keys), *keys, *args)
+
+
+def raise_for_state(session: str, state: bytes) -> None:
+    """Translate what a script said about a session that can't be used."""
+    if state == b"unknown":
+        raise UnknownSession(f"there is no session {session!r}")
+    if state == b"deleted":
+        raise SessionDeleted(f"session {session!r} was deleted or has expired")
+    if state == b"failed":
+        raise Conflict(f"session {session!r} has failed and takes no requests; see its error")

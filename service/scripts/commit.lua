@@ -1,0 +1,30 @@
+-- The one write of an owner: everything of a step, or nothing.
+-- KEYS record lease log manifest frames requests cancels
+-- ARGV lease, expected tip, new tip ('' = no segment), manifest entry, cursor, poses done after the cursor, frames kept,
+--      request id, progress ('' = none is kept), progress is final ('1'), number of record values,
+--      then fields and values of the record, then per frame: stream id, meta, image
+local state, tip = unpack(redis.call('HMGET', KEYS[1], 'state', 'tip'))
+if not state or state == 'deleted' then return {'deleted'} end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {'lease'} end
+if tip ~= ARGV[2] then return {'tip'} end
+
+local first_frame = 12 + tonumber(ARGV[11])
+for i = first_frame, #ARGV, 3 do
+  redis.call('XADD', KEYS[5], 'MAXLEN', ARGV[7], ARGV[i], 'meta', ARGV[i + 1], 'image', ARGV[i + 2])
+end
+if ARGV[3] ~= '' then
+  redis.call('RPUSH', KEYS[4], ARGV[4])
+  redis.call('HSET', KEYS[1], 'tip', ARGV[3])
+  redis.call('HINCRBY', KEYS[1], 'num_segments', 1)
+end
+redis.call('HSET', KEYS[1], 'cursor', ARGV[5], 'cursor_done', ARGV[6])
+for i = 12, first_frame - 1, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('XTRIM', KEYS[3], 'MINID', ARGV[5])
+redis.call('XDEL', KEYS[3], ARGV[5])
+
+local cancel = redis.call('SISMEMBER', KEYS[7], ARGV[8])
+if ARGV[10] == '1' then redis.call('SREM', KEYS[7], ARGV[8]) end
+if ARGV[9] ~= '' and redis.call('HEXISTS', KEYS[6], ARGV[8]) == 1 then
+  redis.call('HSET', KEYS[6], ARGV[8], ARGV[9])
+end
+return {'ok', redis.call('HINCRBY', KEYS[1], 'version', 1), cancel}

@@ -1,0 +1,12 @@
+-- Leave a tombstone: an owner's commit is refused from here on.
+-- KEYS record lease log manifest frames requests order cancels
+-- ARGV version ('' = any), only if expired by this time ('' = in any case), seconds the tombstone stays
+local state, version, owner, expires = unpack(redis.call('HMGET', KEYS[1], 'state', 'version', 'owner', 'expires_s'))
+if not state then return {'unknown'} end
+if state == 'deleted' then return {'deleted', owner} end
+if ARGV[1] ~= '' and ARGV[1] ~= version then return {'version', version} end
+if ARGV[2] ~= '' and tonumber(expires) > tonumber(ARGV[2]) then return {'alive', expires} end
+redis.call('HSET', KEYS[1], 'state', 'deleted', 'version', tonumber(version) + 1)
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('DEL', unpack(KEYS, 2))
+return {'ok', owner}

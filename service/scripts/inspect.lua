@@ -1,0 +1,8 @@
+-- What a sweeper should do about a session. KEYS record lease log
+local state, cursor = unpack(redis.call('HMGET', KEYS[1], 'state', 'cursor'))
+if not state then return 'unknown' end
+if state == 'deleted' or state == 'failed' then return state end
+if redis.call('EXISTS', KEYS[2]) == 1 then return 'owned' end
+local ahead = #redis.call('XRANGE', KEYS[3], '(' .. cursor, '+', 'COUNT', 1) > 0
+if state == 'active' then redis.call('HSET', KEYS[1], 'state', ahead and 'waiting' or 'idle') end
+return ahead and 'orphan' or 'quiet'

@@ -1,0 +1,95 @@
+"""Repairs what crosses sessions: expires idle ones, empties graves, wakes sessions that have work and no owner.
+
+Every worker sweeps, and gateways may; each repair is idempotent, so any number of sweepers agree. Sessions known to have work are
+looked at once per lease; all others in turn, a batch per sweep, which finds even what a gateway died before announcing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service import keys, scripts
+from service.errors import StoreDown
+from service.requests import RequestLog
+from service.segments import SegmentStore
+from service.sessions import bury
+
+LOG = structlog.get_logger()
+
+
+class Sweeper:
+    def __init__(
+        self, redis: Redis, store: SegmentStore, requests: RequestLog, lease_s: float
+    ) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._store, self._requests = store, requests
+        self._lease_s = lease_s
+        self._scanned = 0  # cursor of the slow scan over all sessions
+
+    async def forever(self) -> None:
+        """Sweep until cancelled; an unreachable Redis or store is waited out."""
+        while True:
+            try:
+                await self.sweep()
+            except (RedisError, StoreDown, OSError) as error:
+                LOG.warning("sweep failed", error=str(error))
+            await asyncio.sleep(min(keys.SWEEP_PERIOD_S, self._lease_s / 4))
+
+    async def sweep(self) -> None:
+        """One round of every repair."""
+        await self.expire()
+        await self.wake_orphans()
+        await self.empty_graves()
+
+    async def expire(self) -> None:
+        """Bury sessions that are past their expiry."""
+        now = time.time()
+        for name in await self._due(keys.EXPIRY, now):
+            if await bury(self._redis, name, "", now) == "alive":
+                expires_s = await self._redis.hget(keys.record(name), "expires_s")
+                if expires_s is not None:
+                    await self._redis.zadd(keys.EXPIRY, {name: float(expires_s)}, xx=True)
+
+    async def empty_graves(self) -> None:
+        """Remove the objects of deleted sessions."""
+        for name in await self._due(keys.GRAVES, time.time()):
+            num_objects = await self._store.delete_session(name)
+            await self._redis.zrem(keys.GRAVES, name)
+            LOG.info("session removed", session=name, num_objects=num_objects)
+
+    async def wake_orphans(self) -> None:
+        """Wake the sessions that have work and no owner."""
+        for name in await self._due(keys.BUSY, time.time()):
+            await self._look(name)
+        self._scanned, some = await self._redis.zscan(
+            keys.EXPIRY, self._scanned, count=keys.SWEEP_BATCH
+        )
+        for name, _ in some:
+            await self._look(name.decode())
+
+    async def _look(self, session: str) -> None:
+        seen_at = await self._redis.zscore(keys.BUSY, session)
+        names = (keys.record, keys.lease, keys.log)
+        answer = await scripts.run(self._redis, "inspect", [name(session) for name in names], [])
+        if answer == b"orphan":
+            await self._requests.wake(session)
+        elif answer == b"owned" and seen_at is not None:
+            later = {session: time.time() + self._lease_s / 2}
+            await self._redis.zadd(keys.BUSY, later, xx=True)
+        elif seen_at is not None:
+            await self._forget(session, seen_at)
+
+    async def _forget(self, session: str, seen_at: float) -> None:
+        """Stop looking, unless somebody announced work meanwhile."""
+        if await self._redis.zscore(keys.BUSY, session) == seen_at:
+            await self._redis.zrem(keys.BUSY, session)
+
+    async def _due(self, key: str, now: float) -> list[str]:
+        found = await self._redis.zrangebyscore(key, "-inf", now, start=0, num=keys.SWEEP_BATCH)
+        return [name.decode() for name in found]

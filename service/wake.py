@@ -1,0 +1,88 @@
+"""The wake queue: session ids that need an owner. One stream, one consumer group: pulling is load balancing.
+
+A message is acknowledged once its session's first step is committed, so a puller's death leaves it to be claimed by another.
+Waking is a hint: whoever pulls still has to win the lease, and a wake that is lost is repaired by the sweeper.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from service import keys
+
+
+class Wake(NamedTuple):
+    message: str  # stream id, to acknowledge
+    session: str
+
+
+class WakeQueue:
+    """One worker's view of the queue and of its own inbox."""
+
+    def __init__(self, redis: Redis, worker_id: str, lease_s: float) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._worker_id = worker_id
+        self._claim_ms = int(1000 * lease_s)
+        self._inbox_at = "0-0"
+
+    async def open(self) -> None:
+        """Create the group, if nobody has."""
+        try:
+            await self._redis.xgroup_create(keys.WAKE, keys.WAKE_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def pull(self, count: int, wait_s: float) -> list[Wake]:
+        """Sessions that need an owner; blocks up to `wait_s`."""
+        answer = await self._redis.xreadgroup(
+            keys.WAKE_GROUP,
+            self._worker_id,
+            {keys.WAKE: ">"},
+            count=count,
+            block=max(1, int(1000 * wait_s)),
+        )
+        return _wakes(answer)
+
+    async def claim(self, count: int) -> list[Wake]:
+        """Messages that another worker pulled a lease ago and did not acknowledge."""
+        answer = await self._redis.xautoclaim(
+            keys.WAKE, keys.WAKE_GROUP, self._worker_id, self._claim_ms, count=count
+        )
+        return [Wake(name.decode(), fields[b"session"].decode()) for name, fields in answer[1]]
+
+    async def ack(self, messages: list[str]) -> None:
+        if messages:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.xack(keys.WAKE, keys.WAKE_GROUP, *messages)
+                pipe.xdel(keys.WAKE, *messages)
+                await pipe.execute()
+
+    async def listen(self, wait_s: float) -> set[str]:
+        """Sessions that this worker owns and that have news; blocks up to `wait_s`."""
+        answer = await self._redis.xread(
+            {keys.inbox(self._worker_id): self._inbox_at},
+            count=keys.INBOX_LENGTH,
+            block=max(1, int(1000 * wait_s)),
+        )
+        wakes = _wakes(answer)
+        if wakes:
+            self._inbox_at = wakes[-1].message
+        return {wake.session for wake in wakes}
+
+
+def _wakes(answer: Any) -> list[Wake]:
+    """Both shapes in which redis-py returns streams: a list of pairs, or a dictionary (RESP3)."""
+    streams = answer.values() if isinstance(answer, dict) else [one[1] for one in answer or []]
+    found = []
+    for stream in streams:
+        batches = stream if stream and isinstance(stream[0], list) else [stream]
+        found += [
+            Wake(name.decode(), fields[b"session"].decode())
+            for batch in batches
+            for name, fields in batch
+        ]
+    return found
