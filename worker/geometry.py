@@ -1,8 +1,9 @@
 """Pinhole cameras and the conversion between pixels, cells and points in the world.
 
-Axes are OpenCV's (x right, y down, z forward), transforms are `world_from_camera`, lengths metres, depth is z-depth.
-Pixel (i, j) covers [j, j + 1) x [i, i + 1): intrinsics are corner-origin and a centre lies at +0.5, so that resizing a
-camera is a plain scale of (fx, cx) and (fy, cy). Poses stay float64: a world 10 km from the origin is as sharp as one at 0.
+Axes are OpenCV's (x right, y down, z forward), transforms are `world_from_camera`, lengths metres,
+depth is z-depth. Pixel (i, j) covers [j, j + 1) x [i, i + 1): intrinsics are corner-origin and a
+centre lies at +0.5, so that resizing a camera is a plain scale of (fx, cx) and (fy, cy). Poses stay
+float64: a world 10 km from the origin is as sharp as one at 0.
 
 Axis legend: ... any leading shape (cameras), h w a pixel or cell grid.
 """
@@ -11,9 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Convention = Literal["centre", "reference"]
+
+EDGE_RATIO = 1 / 16  # neighbouring depths that differ by more belong to two surfaces
+MIN_SHARE = 0.25  # of a cell's pixels that a surface must fill to be written
+MASKED_SHARE = 0.5  # of a cell's pixels that excludes it
+MAX_SLANT = 4.0  # cells; a surface that recedes more is too grazing for its slant to be known
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,8 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.intrinsics)
 
-    def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> Cameras:
-        return Cameras(
-            self.intrinsics[item], self.world_from_camera[item], self.height, self.width
-        )
+    def __getitem__(self, item: Any) -> Cameras:
+        return Cameras(self.intrinsics[item], self.world_from_camera[item], self.height, self.width)
 
     def reshape(self, *shape: int) -> Cameras:
         """The same cameras with another leading shape."""
@@ -54,6 +61,12 @@ class Cameras:
         scaled = self.intrinsics * scale.to(self.intrinsics.device)
         return Cameras(scaled, self.world_from_camera, height, width)
 
+    def recentred(self, origin: Tensor) -> Cameras:
+        """The same views of a world whose new origin is `origin` (3,) float64."""
+        pose = self.world_from_camera.clone()
+        pose[..., :3, 3] -= origin
+        return Cameras(self.intrinsics, pose, self.height, self.width)
+
     def to(self, device: torch.device | str) -> Cameras:
         return Cameras(
             self.intrinsics.to(device), self.world_from_camera.to(device), self.height, self.width
@@ -70,7 +83,7 @@ class Cameras:
         return inverse
 
     def rays(self) -> Tensor:
-        """(..., h, w, 3) float64 camera-frame directions with z = 1 through every pixel's centre."""
+        """(..., h, w, 3) float64 camera-frame directions, z = 1, through every pixel's centre."""
         fx, fy, cx, cy = (value[..., None, None] for value in self.intrinsics.unbind(-1))
         device, dtype = self.intrinsics.device, self.intrinsics.dtype
         v = torch.arange(self.height, device=device, dtype=dtype)[:, None] + 0.5
@@ -94,7 +107,7 @@ def cat_cameras(parts: Sequence[Cameras]) -> Cameras:
 
 
 def intrinsics_from_fov(fov_x_rad: float, height: int, width: int) -> Tensor:
-    """(4,) float64 fx, fy, cx, cy of a centred camera with square pixels and this horizontal field of view."""
+    """(4,) float64 fx, fy, cx, cy: centred, square pixels, this horizontal field of view."""
     focal = 0.5 * width / torch.tan(torch.tensor(0.5 * fov_x_rad, dtype=torch.float64))
     return torch.stack([focal, focal, *torch.tensor([width / 2, height / 2], dtype=torch.float64)])
 
@@ -102,7 +115,8 @@ def intrinsics_from_fov(fov_x_rad: float, height: int, width: int) -> Tensor:
 def look_at(eye: Tensor, target: Tensor) -> Tensor:
     """(..., 4, 4) float64 world_from_camera at `eye` (..., 3) facing `target` (..., 3).
 
-    The world's up is -y, as OpenCV's y points down; `target` straight above or below `eye` is undefined.
+    The world's up is -y, as OpenCV's y points down; `target` straight above or below `eye` is
+    undefined.
     """
     eye, target = torch.broadcast_tensors(eye.double(), target.double())
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
@@ -116,3 +130,127 @@ def look_at(eye: Tensor, target: Tensor) -> Tensor:
     pose[..., :3, 3] = eye
     pose[..., 3, 3] = 1.0
     return pose
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Latent cells placed in the world, one point per cell."""
+
+    positions: Tensor  # (T, h, w, 3) float32 metres, relative to the `origin` given to `lift`
+    depth: Tensor  # (T, h, w) float32 z-depth of the ray through the cell's centre, 0 where invalid
+    size: Tensor  # (T, h, w) float32 metres per cell at that depth, across the ray
+    slant: Tensor  # (T, h, w, 3) float32 metres: how far the cell's surface recedes along the ray
+    valid: Tensor  # (T, h, w) bool
+
+
+def lift(
+    depth: Tensor,  # (T, H', W') z-depth, 0 or not finite = invalid
+    cameras: Cameras,  # (T,)
+    grid: tuple[int, int],  # h, w
+    mask: Tensor | None = None,  # (T, h, w) or (T, H', W') bool, True = exclude
+    origin: Tensor | None = None,  # (3,) float64, the world's point that positions are relative to
+    convention: Convention = "centre",
+) -> Lifted:
+    """Place every latent cell on the surface that its depth map shows.
+
+    `reference` keeps the rules of the public code (corner rays, bilinear depth, nearest mask) that
+    existing checkpoints were trained with; `centre` is exact on planes and never averages two
+    surfaces.
+    """
+    _check_lift(depth, cameras, mask, grid)
+    cells = cameras.resized(*grid)
+    pool = pool_depth if convention == "centre" else _bilinear_depth
+    z = pool(depth, grid, mask).double()
+    valid = z > 0
+    rays = cells.rays()
+    if convention == "reference":
+        rays[..., :2] -= (0.5 / cells.intrinsics[..., :2])[..., None, None, :]
+    pose = cells.world_from_camera
+    offset = pose[..., :3, 3] - (0.0 if origin is None else origin)
+    positions = torch.einsum("tij,thwj->thwi", pose[..., :3, :3], rays * z[..., None])
+    positions = positions + offset[..., None, None, :]
+    size = z / cells.intrinsics[..., :2].mean(-1)[..., None, None]
+    recedes = torch.minimum(_recession(z), MAX_SLANT * size)
+    slant = torch.einsum("tij,thwj->thwi", pose[..., :3, :3], rays * recedes[..., None])
+    return Lifted(positions.float(), z.float(), size.float(), slant.float(), valid)
+
+
+def pool_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+    """(T, h, w) float32: the depth of each cell's central ray, 0 where no surface is sure.
+
+    A cell that straddles an edge takes its nearest surface that fills MIN_SHARE of the cell.
+    Inverse depth is linear on planes, so the harmonic mean over a surface's pixels is the depth at
+    its middle.
+    """
+    pixels = _cell_pixels(depth.float(), grid)  # (T, h, w, k)
+    seen = torch.isfinite(pixels) & (pixels > 0)
+    if mask is not None:
+        hidden = _cell_pixels(mask, grid)
+        seen &= ~hidden & (hidden.float().mean(-1, keepdim=True) < MASKED_SHARE)
+    ordered = torch.where(seen, pixels, torch.inf).sort(dim=-1).values
+    # A surface is a run of sorted depths without a jump; a slant has larger steps in a coarse map.
+    jump = max(EDGE_RATIO, 0.5 * grid[0] / depth.shape[-2])
+    steps = ordered[..., 1:] > ordered[..., :-1] * (1 + jump)
+    surface = torch.nn.functional.pad(steps.long().cumsum(-1), (1, 0))
+    found = ordered.isfinite()
+    pixels_of = torch.zeros_like(ordered).scatter_add_(-1, surface, found.float())
+    large = pixels_of >= MIN_SHARE * pixels.shape[-1]
+    chosen = (surface == large.float().argmax(-1, keepdim=True)) & found
+    inverse = torch.where(chosen, 1 / ordered, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
+    return torch.where(large.any(-1), 1 / inverse, 0.0)
+
+
+def _bilinear_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None) -> Tensor:
+    resize = torch.nn.functional.interpolate
+    pooled = resize(depth[:, None].float(), size=grid, mode="bilinear", align_corners=False)[:, 0]
+    if mask is not None:
+        pooled = pooled.masked_fill(resize(mask[:, None].float(), size=grid)[:, 0] > 0, 0.0)
+    return torch.where(torch.isfinite(pooled), pooled, 0.0).clamp(min=0)
+
+
+def _cell_pixels(image: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(T, H', W') -> (T, h, w, k): each cell's pixels; other sizes are sampled, never blended."""
+    for axis, cells in ((1, grid[0]), (2, grid[1])):
+        length = image.shape[axis]
+        if length % cells:
+            samples = cells * -(-length // cells)
+            centres = torch.arange(samples, device=image.device) + 0.5
+            image = image.index_select(axis, (centres * length / samples).long())
+    t, h, w = len(image), *grid
+    blocks = image.reshape(t, h, image.shape[1] // h, w, image.shape[2] // w)
+    return blocks.transpose(2, 3).reshape(t, h, w, -1)
+
+
+def _recession(z: Tensor) -> Tensor:
+    """(T, h, w) metres of depth that each cell's surface spans; inverse depth is linear on planes.
+
+    The smaller of the two one-sided gradients is taken, so that an edge is not mistaken for a
+    slant.
+    """
+    inverse = torch.where(z > 0, 1 / z, torch.nan)
+    total = torch.zeros_like(z)
+    for axis in (-1, -2):
+        edge = torch.full_like(inverse.narrow(axis, 0, 1), torch.nan)
+        step = inverse.diff(dim=axis, prepend=edge, append=edge).abs().nan_to_num(nan=torch.inf)
+        n = z.shape[axis]
+        gradient = torch.minimum(step.narrow(axis, 0, n), step.narrow(axis, 1, n))
+        total = total + torch.where(gradient.isfinite(), gradient, 0.0) * z * z
+    return total
+
+
+def _check_lift(
+    depth: Tensor, cameras: Cameras, mask: Tensor | None, grid: tuple[int, int]
+) -> None:
+    if depth.ndim != 3 or cameras.shape != depth.shape[:1]:
+        raise ValueError(
+            f"depth must be (T, H', W') with one camera per frame; "
+            f"got depth {tuple(depth.shape)} and cameras {tuple(cameras.shape)}"
+        )
+    if depth.shape[1] < grid[0] or depth.shape[2] < grid[1]:
+        raise ValueError(
+            f"depth {tuple(depth.shape[1:])} is coarser than the grid {grid}; "
+            "give at least one depth per cell"
+        )
+    allowed = (tuple(depth.shape), (len(depth), *grid))
+    if mask is not None and tuple(mask.shape) not in allowed:
+        raise ValueError(f"mask must have one of the shapes {allowed}; got {tuple(mask.shape)}")

@@ -1,0 +1,114 @@
+"""The contract between a memory and the engine: tensors and Cameras in, tensors out.
+
+`read` mutates nothing. `write` computes a Delta, applies it and returns it, so that a memory
+restored by `apply`ing its deltas in order is bit-equal to the one that wrote them. Memories know
+nothing of paths, images or models.
+
+Axis legend: T cameras or frames, h w the latent grid, C channels, n points added, m removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from worker.geometry import Cameras
+
+ReadMode = Literal["soft", "nearest"]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What a memory shows to T cameras."""
+
+    tokens: Tensor  # (T, C, h, w) float32, 0 where uncovered
+    coverage: Tensor  # (T, h, w) float32, 0 or 1
+    depth: Tensor  # (T, h, w) float32 z-depth of the front surface in metres, 0 where uncovered
+    winner: Tensor  # (T, h, w) int64 row of the winning point, -1 where uncovered
+    source: Tensor  # (T, h, w) int64 frame that the winner was seen in, -1 where uncovered
+    quality: Tensor  # (T, h, w) float32 of the winner, 0 where uncovered
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one write changed."""
+
+    ids: Tensor  # (n,) int64, ascending, never reused
+    positions: Tensor  # (n, 3) float32 metres relative to `origin`
+    tokens: Tensor  # (n, C) bfloat16
+    quality: Tensor  # (n,) float32
+    size: Tensor  # (n,) float32 metres per cell, across the ray that saw the point
+    slant: Tensor  # (n, 3) float16 metres that the point's surface recedes, along that ray
+    source: Tensor  # (n,) int32
+    removed: Tensor  # (m,) int64 ids
+    requalified_ids: Tensor  # (k,) int64
+    requalified: Tensor  # (k,) float32 their new quality
+    origin: Tensor  # (3,) float64 in the world, the same in every delta of a memory
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    num_points: int
+    num_bytes: int  # of the points held, without spare capacity
+    num_sources: int  # distinct frames that still have points
+
+
+class Memory(Protocol):
+    def write(
+        self,
+        tokens: Tensor,  # (T, C, h, w)
+        depth: Tensor,  # (T, H', W') z-depth in metres, 0 or not finite = invalid
+        cameras: Cameras,  # (T,)
+        source: Sequence[int],  # T frame numbers >= 0
+        confidence: Tensor | None = None,  # (T, h, w) of the depth, > 0
+        mask: Tensor | None = None,  # (T, h, w) or (T, H', W') bool, True = exclude
+        observed: bool = False,  # RGB-D truth: replaces what is worse; else fills what is uncovered
+        readout: Readout
+        | None = None,  # of the same cameras since the last write, saves projecting again
+    ) -> Delta: ...
+
+    def apply(self, delta: Delta) -> None: ...
+
+    def read(self, cameras: Cameras, mode: ReadMode = "soft") -> Readout: ...
+
+    def stats(self) -> MemoryStats: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+
+def read_many(
+    memories: Sequence[Memory], cameras: Sequence[Cameras], mode: ReadMode = "soft"
+) -> list[Readout]:
+    """One readout per session; the sessions may differ in size and in number of cameras."""
+    return [memory.read(views, mode) for memory, views in zip(memories, cameras, strict=True)]
+
+
+def empty_readout(num_views: int, channels: int, grid: tuple[int, int], device: str) -> Readout:
+    shape = (num_views, *grid)
+    nobody = torch.full(shape, -1, dtype=torch.int64, device=device)
+    zeros = torch.zeros(shape, device=device)
+    tokens = torch.zeros(num_views, channels, *grid, device=device)
+    return Readout(tokens, zeros, zeros, nobody, nobody, zeros)
+
+
+def empty_delta(channels: int, origin: Tensor) -> Delta:
+    device = origin.device
+    ids = torch.zeros(0, dtype=torch.int64, device=device)
+    numbers = torch.zeros(0, device=device)
+    return Delta(
+        ids=ids,
+        positions=torch.zeros(0, 3, device=device),
+        tokens=torch.zeros(0, channels, dtype=torch.bfloat16, device=device),
+        quality=numbers,
+        size=numbers,
+        slant=torch.zeros(0, 3, dtype=torch.float16, device=device),
+        source=ids.int(),
+        removed=ids,
+        requalified_ids=ids,
+        requalified=numbers,
+        origin=origin,
+    )
