@@ -1,0 +1,46 @@
+"""The viewer's files fit together and need nothing from outside; a person judges how it looks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import service
+
+VIEWER = Path(service.__file__).parent / "viewer"
+MODULES = sorted(VIEWER.glob("*.js"))
+PAGE = (VIEWER / "index.html").read_text()
+CODE = "\n".join(module.read_text() for module in MODULES)
+
+
+def test_every_import_names_an_existing_export() -> None:
+    for module in MODULES:
+        for names, target in re.findall(r'import \{(.*?)\} from "\./(.*?)"', module.read_text()):
+            source = (VIEWER / target).read_text()
+            for name in names.split(","):
+                exported = rf"export (?:async )?(?:const|function|class) {name.strip()}\b"
+                assert re.search(exported, source), f"{module.name}: {target} has no {name}"
+        for name in re.findall(r"api\.(\w+)\(", module.read_text()):
+            assert f"export const {name} " in CODE or f"function {name}(" in CODE, name
+
+
+def test_every_element_that_the_code_looks_up_is_on_the_page() -> None:
+    wanted = set(re.findall(r'byId\("([\w-]+)"\)', CODE))
+    assert len(wanted) > 10
+    assert wanted - set(re.findall(r'id="([\w-]+)"', PAGE)) == set()
+
+
+def test_files_on_the_page_exist() -> None:
+    linked = re.findall(r'(?:src|href)="viewer/([\w.]+)"', PAGE)
+    assert sorted(linked) == ["main.js", "style.css"]
+    assert all((VIEWER / name).is_file() for name in linked)
+
+
+@pytest.mark.parametrize("path", [*MODULES, VIEWER / "index.html", VIEWER / "style.css"], ids=str)
+def test_it_works_offline_and_writes_no_markup(path: Path) -> None:
+    text = path.read_text()
+    assert re.findall(r"https?://|//[\w-]+\.\w+/|@import|url\(", text) == []
+    assert re.findall(r"innerHTML|outerHTML|document\.write|eval\(", text) == []
+    assert len(text.splitlines()) <= 200
