@@ -40,11 +40,21 @@ export const listSessions = async () => (await json("v1/sessions")).sessions;
 export const getSession = (id) => json(sessionUrl(id));
 export const deleteSession = (id) => request(sessionUrl(id), { method: "DELETE" });
 export const getMemory = (id) => json(`${sessionUrl(id)}/memory`);
-export const listFrames = async (id, after) => (await json(`${sessionUrl(id)}/frames?after=${after}`)).frames;
 export const getGeneration = (id, generation) => json(`${sessionUrl(id)}/generations/${generation}`);
 export const cancelGeneration = (id, generation) => post(`${sessionUrl(id)}/generations/${generation}:cancel`, {});
 export const generate = (id, matrices) =>
   post(`${sessionUrl(id)}/generations`, { poses: matrices.map((matrix) => ({ matrix })) });
+
+/** The frames after one number, in order, page by page; pictures are not fetched. */
+export async function listFrames(id, after) {
+  const frames = [];
+  for (;;) {
+    const page = await json(`${sessionUrl(id)}/frames?after=${after}`);
+    if (!page.frames.length) return frames;
+    frames.push(...page.frames);
+    after = page.next_after;
+  }
+}
 
 /** options: {file | sample, fov_deg, seed, memory}; what is empty is left to the server. */
 export function createSession(options) {

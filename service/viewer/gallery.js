@@ -74,7 +74,7 @@ export class Gallery {
   }
 
   #worldRow(session) {
-    const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, 0) });
+    const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, session.next_frame - 1) });
     thumbnail.onerror = () => thumbnail.classList.add("missing");
     const facts = [`${session.next_frame} frames`, `memory: ${session.memory}`, session.state];
     const row = element("button", { className: "row" }, thumbnail,

@@ -1,21 +1,20 @@
-// What this visitor has seen: every frame's pose and picture, in order. Answers two questions: which way back, and what did
-// this place look like the first time.
+// What was seen from where: every frame's number and pose, in order. Answers two questions: which way back, and which
+// frame first showed this place.
 
 const MAX_BACK = 240; // poses of one walk back
-const MAX_PICTURES = 2000; // encoded pictures are a few kilobytes each
 const SAME_PLACE_M = 0.02;
 const SAME_VIEW = 0.9995; // cosine between two forward directions, 1.8 degrees
 
 export class Visits {
   constructor() {
+    this.frames = [];
     this.poses = [];
-    this.pictures = [];
     this.mark = -1; // where the recording began; -1 = not recording
   }
 
-  add(matrix, blob) {
+  add(frame, matrix) {
+    this.frames.push(frame);
     this.poses.push(matrix);
-    this.pictures.push(this.pictures.length < MAX_PICTURES ? blob : null);
   }
 
   /** The poses from here back to where the recording (or the visit) began, newest first, each place once. */
@@ -28,10 +27,10 @@ export class Visits {
     return back.slice(1, MAX_BACK + 1);
   }
 
-  /** The picture of the first frame seen from this pose, among the first `before` frames; null if there is none. */
-  firstPicture(matrix, before) {
+  /** Number of the first frame that was seen from this pose, among the first `before` ones; null if there is none. */
+  firstFrame(matrix, before) {
     const index = this.poses.slice(0, before).findIndex((pose) => samePlace(pose, matrix));
-    return index < 0 ? null : this.pictures[index];
+    return index < 0 ? null : this.frames[index];
   }
 }
 

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Camera } from "./camera.js";
 import { Controls } from "./controls.js";
-import { alertUser, byId, guarded } from "./dom.js";
+import { alertUser, byId, element, guarded } from "./dom.js";
 import { Hud } from "./hud.js";
 import { Stage } from "./stage.js";
 import { Stream } from "./stream.js";
@@ -11,6 +11,7 @@ import { Trace } from "./trace.js";
 import { Visits } from "./visits.js";
 
 const REFRESH_MS = 1500;
+const RECALLED_FRAMES = 200; // of an earlier visit
 const FINISHED = ["done", "failed", "cancelled"];
 
 export class World {
@@ -54,11 +55,12 @@ export class World {
     byId("first-visit").hidden = true;
   }
 
-  /** Stand where the last visit ended; frames made before are fetched for the trace only, pictures as they are needed. */
+  /** Stand where the last visit ended, and draw the way that led there. */
   async #recall() {
-    const frames = await api.listFrames(this.id, -1);
-    for (const frame of frames) this.visits.add(frame.matrix, null);
-    this.lastFrame = -1;
+    const newest = this.session.next_frame - 1;
+    this.lastFrame = Math.max(-1, newest - RECALLED_FRAMES);
+    const frames = await api.listFrames(this.id, this.lastFrame);
+    for (const frame of frames) this.visits.add(frame.frame, frame.matrix);
     if (!frames.length) return;
     const last = frames.at(-1);
     this.camera.set(last.matrix);
@@ -74,7 +76,7 @@ export class World {
   }
 
   async #frame(header, blob) {
-    this.visits.add(header.matrix, blob);
+    this.visits.add(header.frame, header.matrix);
     if (this.walk) this.camera.set(header.matrix);
     this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
     this.#redraw();
@@ -82,10 +84,12 @@ export class World {
     if (this.walk) await this.#compare(header.matrix);
   }
 
+  /** Show, small, what this place looked like when it was first seen (if the server still has that frame). */
   async #compare(matrix) {
-    const picture = this.visits.firstPicture(matrix, this.walk.before);
-    byId("first-visit").hidden = picture === null;
-    if (picture) await this.inset.show(picture);
+    const frame = this.visits.firstFrame(matrix, this.walk.before);
+    const response = frame === null ? null : await fetch(api.frameUrl(this.id, frame));
+    byId("first-visit").hidden = !response?.ok;
+    if (response?.ok) await this.inset.show(await response.blob());
   }
 
   #message(message) {
@@ -131,7 +135,7 @@ export class World {
       },
       "walk-back": () => this.#walkBack(),
       stop: () => api.cancelGeneration(this.id, this.walk.generation),
-      video: () => location.assign(api.videoUrl(this.id, this.finished)),
+      video: () => element("a", { href: api.videoUrl(this.id, this.finished), download: `${this.id}.mp4` }).click(),
       leave: () => this.leave(),
       delete: async () => {
         if (!confirm("Delete this world and everything it remembers?")) return;
