@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from worker.scenes.scene import BOX, NOTHING, SPHERE, Scene
-from worker.scenes.trace import local_from_world
 
 
 def clearance(scene: Scene, index: int, points: Tensor) -> Tensor:
@@ -16,18 +15,23 @@ def clearance(scene: Scene, index: int, points: Tensor) -> Tensor:
     used = scene.kind[index] != NOTHING
     if not used.any():
         return walls
-    kind, half = scene.kind[index][used], scene.half[index][used]
-    offset = points[:, None] - scene.centre[index][used]  # n p 3
-    local = (local_from_world(scene.rotation[index][used]) @ offset[..., None])[..., 0]
-    sphere = local.norm(dim=-1) - half[:, 0]
-    beyond = local.abs() - half
-    side = torch.linalg.vector_norm(local[..., ::2], dim=-1) - half[:, 0]
-    upright = _outside(torch.stack([side, beyond[..., 1]], -1))
-    solid = torch.where(kind == BOX, _outside(beyond), torch.where(kind == SPHERE, sphere, upright))
+    kind, (hx, hy, hz) = scene.kind[index][used], scene.half[index][used].unbind(-1)
+    centre, angle = scene.centre[index][used], scene.rotation[index][used]
+    x, y, z = (points[:, k, None] - centre[:, k] for k in range(3))  # n p
+    x, z = angle.cos() * x - angle.sin() * z, angle.sin() * x + angle.cos() * z
+    flat = x * x + z * z
+    above = y.abs() - hy
+    box = _outside(torch.hypot((x.abs() - hx).clamp(min=0), (z.abs() - hz).clamp(min=0)), above)
+    box = torch.where(box > 0, box, torch.maximum(torch.maximum(x.abs() - hx, z.abs() - hz), above))
+    side = flat.sqrt() - hx
+    upright = torch.where(
+        (side > 0) | (above > 0), _outside(side, above), torch.maximum(side, above)
+    )
+    sphere = (flat + y * y).sqrt() - hx
+    solid = torch.where(kind == BOX, box, torch.where(kind == SPHERE, sphere, upright))
     return torch.minimum(walls, solid.amin(-1))
 
 
-def _outside(beyond: Tensor) -> Tensor:
-    """Distance to a box from how far a point lies beyond each pair of faces."""
-    outside: Tensor = beyond.clamp(min=0).norm(dim=-1) + beyond.amax(-1).clamp(max=0)
-    return outside
+def _outside(side: Tensor, above: Tensor) -> Tensor:
+    """Distance to an upright shape from how far a point lies beyond its side and its caps."""
+    return torch.hypot(side.clamp(min=0), above.clamp(min=0))
