@@ -9,6 +9,6 @@ MIN_FOV_DEG, MAX_FOV_DEG, DEFAULT_FOV_DEG = 5.0, 170.0, 60.0
 MAX_ACTIONS = 200  # per generation
 MAX_PAGE = 200  # items of one answer
 DEFAULT_PAGE = 50
-MAX_WAIT_S = 30.0  # a long poll
+MAX_WAIT_S = 20.0  # a long poll; what the frame bus waits at most
 MAX_STREAM_MESSAGE_BYTES = 1_000_000  # one WebSocket message from a client
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer

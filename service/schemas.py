@@ -7,6 +7,7 @@ a better answer than a validator's.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -132,14 +133,14 @@ class SessionOut(Closed):
     height: int
     fov_deg: float = Field(description="of the frame, horizontally")
     intrinsics: Intrinsics = Field(description="of the frame, pixels")
-    next_frame: int = Field(description="frames 0 .. next_frame - 1 exist")
+    num_frames: int = Field(description="frames 0 .. num_frames - 1 were made")
     num_points: int
     num_bytes: int
     coverage: float | None = None
     weights: str | None = None
     error: dict[str, Any] | None = Field(None, description="a problem, when the state is failed")
-    created_s: float
-    expires_s: float | None = None
+    created_at: datetime
+    expires_at: datetime
     init_request: str | None = Field(None, description="the request that makes frame 0")
     upload: UploadOut | None = Field(None, description="only in the answer to a creation")
 
@@ -160,7 +161,7 @@ class GenerationOut(Closed):
     first_frame: int | None = None
     last_frame: int | None = None
     error: dict[str, Any] | None = None
-    created_s: float
+    created_at: datetime
     cancel_requested: bool = False
 
 
@@ -177,7 +178,7 @@ class FrameOut(Closed):
     kind: str | None = None
     sequence: int | None = None
     client_time_ms: float | None = None
-    created_s: float
+    created_at: datetime
     media_type: str
     image: str = Field(description="path of the encoded image")
 

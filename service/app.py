@@ -1,0 +1,93 @@
+"""The gateway as an ASGI app: REST, stream, health, the viewer at / and a documentation page that
+needs no other server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+from service import ws
+from service.control import ControlPlane
+from service.gateway import Gateway
+from service.rest import frames, generations, health, samples, sessions
+from service.rest.body_limit import BodyLimit
+from service.rest.problems import add_handlers
+from service.samples import SAMPLES, Samples
+from service.settings import Settings
+from service.telemetry import Metrics, Telemetry
+
+VIEWER = Path(__file__).parent / "viewer"
+DOCS = Path(__file__).parent / "rest" / "docs.html"
+FRESH = {"Cache-Control": "no-cache"}
+ABOUT = (
+    "Video worlds that remember what you saw. Open a session from one image, send camera poses, "
+    "get frames. Poses are world_from_camera, metres, OpenCV axes (x right, y down, z forward) "
+    "unless `axes` says otherwise. Live walking goes over the WebSocket "
+    "/v1/sessions/{id}/stream: send "
+    '{"type":"pose","matrix":[16 numbers]}, {"type":"path","poses":[...]} or '
+    '{"type":"action","actions":[...]}; each frame comes as a JSON message, then its picture.'
+)
+
+
+class FreshFiles(StaticFiles):
+    """Files that a browser asks for again after each update of the server."""
+
+    def file_response(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(FRESH)
+        return response
+
+
+def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
+    """The app; it connects to the control plane when it starts and leaves it when it stops."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        control = await ControlPlane.open(settings)
+        app.state.gateway = Gateway(settings, control, Samples(samples_folder), metrics)
+        try:
+            yield
+        finally:
+            await control.close()
+
+    app = FastAPI(
+        title="mirage-server",
+        version=version("mirage-server"),
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    add_handlers(app)
+    for router in (
+        sessions.router,
+        generations.router,
+        frames.router,
+        samples.router,
+        health.router,
+        ws.router,
+    ):
+        app.include_router(router)
+    _add_pages(app)
+    app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(Telemetry, metrics=metrics)
+    return app
+
+
+def _add_pages(app: FastAPI) -> None:
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(DOCS, headers=FRESH)
+
+    @app.get("/", include_in_schema=False)
+    async def viewer() -> FileResponse:
+        return FileResponse(VIEWER / "index.html", headers=FRESH)
+
+    app.mount("/viewer", FreshFiles(directory=VIEWER), name="viewer")

@@ -1,0 +1,41 @@
+"""What every endpoint of one gateway process shares, and how they get hold of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from service.control import ControlPlane
+from service.samples import Samples
+from service.settings import Settings
+from service.telemetry import Metrics
+from service.uploads.pictures import UploadLimits
+
+
+@dataclass(frozen=True)
+class Gateway:
+    settings: Settings
+    control: ControlPlane
+    samples: Samples
+    metrics: Metrics
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width, height."""
+        return self.settings.frame_width, self.settings.frame_height
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        return UploadLimits(self.settings.max_upload_bytes, self.settings.max_image_pixels)
+
+
+def gateway_of(connection: HTTPConnection) -> Gateway:
+    """The dependency: works for requests and WebSockets alike."""
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+GatewayDep = Annotated[Gateway, Depends(gateway_of)]

@@ -1,0 +1,35 @@
+"""From a client's path to a request in the log; the one place where REST and the stream meet it.
+
+Actions continue from where the camera will be once everything asked for is done: the last pose in
+the log, else the last frame. A request that is cancelled meanwhile leaves the path where it was
+planned, which is what a client that queued it expects.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.control import ControlPlane
+from service.poses import Array
+from service.requests import Generate, Progress
+from service.schemas import PathIn
+
+
+async def append_path(
+    control: ControlPlane, session_id: str, path: PathIn, max_poses: int
+) -> Progress:
+    """Check the path and ask for it; raises InvalidRequest and what the request log raises."""
+    start = await last_camera(control, session_id) if path.actions else np.eye(4)
+    poses = path.flat_poses(start, max_poses)
+    request = Generate(poses=poses, client_time_ms=path.client_time_ms)
+    return await control.requests.append(session_id, request)
+
+
+async def last_camera(control: ControlPlane, session_id: str) -> Array:
+    """(4, 4): where the camera will be when the log is done."""
+    session = await control.sessions.get(session_id)
+    planned = await control.requests.last_pose(session_id)
+    if planned is None and session.next_frame > 0:
+        frame = await control.frames.get(session_id, session.next_frame - 1)
+        planned = frame.pose
+    return np.asarray(planned or session.pose, dtype=np.float64).reshape(4, 4)

@@ -1,0 +1,66 @@
+"""From the control plane's records to the API's answers."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+from service.frames import Frame
+from service.requests import Progress
+from service.schemas import FrameOut, GenerationOut, Intrinsics, SessionOut, UploadOut
+from service.sessions import Session
+
+
+def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut:
+    lens = session.intrinsics
+    left, right = math.atan(lens.cx / lens.fx), math.atan((lens.width - lens.cx) / lens.fx)
+    return SessionOut(
+        id=session.id,
+        state=session.state.value,
+        version=session.version,
+        memory=session.memory,
+        seed=session.seed,
+        width=lens.width,
+        height=lens.height,
+        fov_deg=math.degrees(left + right),
+        intrinsics=Intrinsics(fx=lens.fx, fy=lens.fy, cx=lens.cx, cy=lens.cy),
+        num_frames=session.next_frame,
+        num_points=session.num_points,
+        num_bytes=session.num_bytes,
+        coverage=session.coverage,
+        weights=session.weights or None,
+        error=session.error,
+        created_at=_moment(session.created_s),
+        expires_at=_moment(session.expires_s),
+        init_request=session.init_request,
+        upload=upload,
+    )
+
+
+def generation_out(progress: Progress) -> GenerationOut:
+    fields = progress.model_dump(mode="json", exclude={"created_s"})
+    return GenerationOut(**fields, created_at=_moment(progress.created_s))
+
+
+def frame_out(frame: Frame, session_id: str) -> FrameOut:
+    return FrameOut(
+        frame=frame.frame,
+        matrix=frame.pose,
+        coverage=frame.coverage,
+        timings_ms=frame.timings_ms,
+        request_id=frame.request_id,
+        kind=frame.kind,
+        sequence=frame.sequence,
+        client_time_ms=frame.client_time_ms,
+        created_at=_moment(frame.created_s),
+        media_type=frame.media_type,
+        image=f"/v1/sessions/{session_id}/frames/{frame.frame}",
+    )
+
+
+def etag(session: SessionOut) -> str:
+    return f'"{session.version}"'
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

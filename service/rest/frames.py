@@ -1,0 +1,49 @@
+"""Frames: what the service says about them (a long poll), and each one's picture."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from service.gateway import GatewayDep
+from service.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT_S
+from service.rest.answers import frame_out
+from service.rest.problems import RESPONSES
+from service.schemas import FrameList
+
+router = APIRouter(prefix="/v1/sessions/{session_id}/frames", tags=["frames"], responses=RESPONSES)
+
+MAX_FRAME = 2**53
+
+
+@router.get("", response_model=FrameList)
+async def list_frames(
+    session_id: str,
+    gateway: GatewayDep,
+    after: Annotated[int, Query(ge=-1, le=MAX_FRAME)] = -1,
+    wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
+) -> FrameList:
+    """Frames with a number above `after`, in order; waits up to `wait_s` while there are none."""
+    frames = await gateway.control.frames.read(session_id, after, wait_s=wait_s, limit=limit)
+    return FrameList(
+        frames=[frame_out(frame, session_id) for frame in frames],
+        next_after=frames[-1].frame if frames else after,
+    )
+
+
+@router.get(
+    "/{frame}",
+    response_class=Response,
+    responses={200: {"content": {"image/webp": {}, "image/jpeg": {}}, "description": "a picture"}},
+)
+async def get_frame(
+    session_id: str, frame: Annotated[int, Path(ge=0, le=MAX_FRAME)], gateway: GatewayDep
+) -> Response:
+    """One frame's picture, as the worker encoded it."""
+    found = await gateway.control.frames.get(session_id, frame)
+    gateway.metrics.delivered("rest", len(found.image))
+    tag = f'"{found.branch}-{found.frame}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    return Response(found.image, media_type=found.media_type, headers=headers)

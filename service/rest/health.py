@@ -1,0 +1,48 @@
+"""For operators: is the process alive, can it accept work, and how is it doing."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.errors import Unavailable
+from service.gateway import Gateway, GatewayDep
+from service.rest.problems import RESPONSES
+
+router = APIRouter(tags=["health"], responses=RESPONSES)
+
+NO_WORKER = "No worker is alive: sessions can be opened, but they wait. Start `mirage worker`."
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(gateway: GatewayDep) -> dict[str, str | int]:
+    """Work can be done now; 503 with the reason when Redis, the store or every worker is away."""
+    await gateway.control.ping()
+    await gateway.control.segments.ping()
+    alive = await gateway.control.workers.alive()
+    if not alive:
+        raise Unavailable(NO_WORKER, retry_after_s=5)
+    return {"status": "ready", "num_workers": len(alive)}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(gateway: GatewayDep) -> Response:
+    """Prometheus text."""
+    await _refresh(gateway)
+    return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _refresh(gateway: Gateway) -> None:
+    alive, metrics = await gateway.control.workers.alive(), gateway.metrics
+    metrics.workers.set(len(alive))
+    metrics.worker_sessions.clear()
+    metrics.worker_memory_bytes.clear()
+    for worker in alive:
+        metrics.worker_sessions.labels(worker.id).set(worker.num_sessions)
+        metrics.worker_memory_bytes.labels(worker.id).set(worker.num_bytes)

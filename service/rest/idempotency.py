@@ -1,0 +1,81 @@
+"""Idempotency-Key: the same POST sent twice is done once and answered twice.
+
+How: the key is claimed in Redis before the work, with a fingerprint of what was asked; the answer
+takes the claim's place. The same key with another request is refused, and so is a second one while
+the first still runs. A request that failed is forgotten, so that a retry tries again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Header, Response
+from pydantic import BaseModel
+
+from service import keys
+from service.errors import Conflict, FieldProblem, InvalidRequest
+from service.gateway import Gateway
+
+KEPT_S = 86_400
+CLAIMED_S = 120  # a process that dies while working frees the key after this
+ALLOWED = re.compile(r"[\x21-\x7e]{1,128}")
+
+IdempotencyKey = Annotated[
+    str | None, Header(description="any 1 to 128 visible characters; a retry sends the same")
+]
+
+
+def fingerprint(*parts: object) -> str:
+    """Of everything that makes two requests the same one."""
+    text = json.dumps([str(part) for part in parts])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def once(
+    gateway: Gateway,
+    key: str | None,
+    asked: str,
+    status: int,
+    work: Callable[[], Awaitable[tuple[BaseModel, dict[str, str]]]],
+) -> Response:
+    """Run `work` -> (answer, headers) unless `key` was used for the same request before."""
+    if key is None:
+        answer, headers = await work()
+        return _response(status, answer.model_dump(mode="json"), headers)
+    if not ALLOWED.fullmatch(key):
+        problem = FieldProblem("Idempotency-Key", key[:60], "1 to 128 visible ASCII characters")
+        raise InvalidRequest("The Idempotency-Key can't be used.", fields=(problem,))
+    name, redis = keys.idempotency(key), gateway.control.redis
+    claim = json.dumps({"asked": asked})
+    if not await redis.set(name, claim, nx=True, ex=CLAIMED_S):
+        return _replay(key, asked, await redis.get(name))
+    done = False
+    try:
+        answer, headers = await work()
+        body = answer.model_dump(mode="json")
+        stored = {"asked": asked, "status": status, "headers": headers, "body": body}
+        await redis.set(name, json.dumps(stored), ex=KEPT_S)
+        done = True
+    finally:
+        if not done:
+            await redis.delete(name)
+    return _response(status, body, headers)
+
+
+def _replay(key: str, asked: str, stored: bytes | str | None) -> Response:
+    known: dict[str, Any] = json.loads(stored) if stored else {"asked": asked}
+    if known["asked"] != asked:
+        seen = FieldProblem("Idempotency-Key", key, "a new key for a different request")
+        raise InvalidRequest("This Idempotency-Key was used for another request.", fields=(seen,))
+    if "body" not in known:
+        raise Conflict("The first request with this Idempotency-Key still runs.", retry_after_s=1)
+    headers = known["headers"] | {"Idempotent-Replayed": "true"}
+    return _response(known["status"], known["body"], headers)
+
+
+def _response(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    return Response(json.dumps(body), status, headers, media_type="application/json")

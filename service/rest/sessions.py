@@ -1,0 +1,141 @@
+"""Sessions: open from an image or a sample, look at, list, keep alive, delete."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Header, Query, Response
+from starlette.exceptions import HTTPException
+
+from service.errors import Conflict, FieldProblem, InvalidRequest
+from service.gateway import Gateway, GatewayDep
+from service.limits import DEFAULT_PAGE, MAX_PAGE
+from service.rest.answers import etag, session_out
+from service.rest.forms import SessionForm, Source, observe, read_source
+from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.problems import RESPONSES
+from service.schemas import MemoryOut, SessionList, SessionOut, UploadOut
+from service.segments import Upload
+from service.sessions import Intrinsics, NewSession
+from service.uploads.images import Observation
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=RESPONSES)
+
+VERSION = re.compile(r'"(\d{1,18})"')
+
+
+@router.post("", status_code=201, response_model=SessionOut)
+async def create_session(
+    form: Annotated[SessionForm, Form(media_type="multipart/form-data")],
+    gateway: GatewayDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Open a world from one image. Frame 0 is that image as the model sees it, at the identity
+    pose; `upload` in the answer says how the image was cropped and where its lens came from."""
+    source = await read_source(form, gateway)
+    fields = form.model_dump(exclude={"image", "depth"})
+
+    async def work() -> tuple[SessionOut, dict[str, str]]:
+        session = await _open(form, source, gateway)
+        return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
+
+    asked = fingerprint("session", fields, source.digest())
+    return await once(gateway, idempotency_key, asked, 201, work)
+
+
+@router.get("", response_model=SessionList)
+async def list_sessions(
+    gateway: GatewayDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
+    cursor: Annotated[str | None, Query(max_length=100, pattern=r"^[\w-]+$")] = None,
+) -> SessionList:
+    """Newest first; pass `next_cursor` as `cursor` for the next page."""
+    page = await gateway.control.sessions.list(limit=limit, cursor=cursor)
+    return SessionList(
+        sessions=[session_out(session) for session in page.items], next_cursor=page.next_cursor
+    )
+
+
+@router.get("/{session_id}", response_model=SessionOut)
+async def get_session(
+    session_id: str,
+    gateway: GatewayDep,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """One session; the ETag is its version."""
+    session = session_out(await gateway.control.sessions.get(session_id))
+    headers = {"ETag": etag(session), "Cache-Control": "no-cache"}
+    if if_none_match == etag(session):
+        return Response(status_code=304, headers=headers)
+    body = session.model_dump_json()
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@router.post("/{session_id}:keep-alive", status_code=204)
+async def keep_session_alive(session_id: str, gateway: GatewayDep) -> None:
+    """Start the session's idle lifetime anew; requests and streams do the same."""
+    await gateway.control.sessions.touch(session_id)
+
+
+@router.delete("/{session_id}", status_code=204)
+async def delete_session(
+    session_id: str,
+    gateway: GatewayDep,
+    if_match: Annotated[str | None, Header(description="an ETag")] = None,
+) -> None:
+    """Delete a world and all it remembers; with If-Match only if it is still at that version."""
+    try:
+        await gateway.control.sessions.delete(session_id, if_version=_version(if_match))
+    except Conflict as error:
+        raise HTTPException(412, error.detail) from error
+
+
+@router.get("/{session_id}/memory", response_model=MemoryOut)
+async def get_memory(session_id: str, gateway: GatewayDep) -> MemoryOut:
+    """How much the world remembers."""
+    session = await gateway.control.sessions.get(session_id)
+    return MemoryOut(
+        memory=session.memory,
+        num_points=session.num_points,
+        num_bytes=session.num_bytes,
+        num_segments=session.num_segments,
+        coverage=session.coverage,
+    )
+
+
+async def _open(form: SessionForm, source: Source, gateway: Gateway) -> SessionOut:
+    observation = await observe(source, form, gateway)
+    width, height = gateway.frame_size
+    fx, fy, cx, cy = observation.intrinsics
+    new = NewSession(
+        seed=secrets.randbelow(2**31) if form.seed is None else form.seed,
+        memory=form.memory,
+        intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),
+    )
+    upload = Upload(observation.image, observation.depth_m)
+    return session_out(await gateway.control.sessions.create(new, upload), _upload_out(observation))
+
+
+def _upload_out(observation: Observation) -> UploadOut:
+    crop = observation.crop
+    return UploadOut.model_validate(
+        {
+            "width": observation.upload_size[0],
+            "height": observation.upload_size[1],
+            "crop": (crop.x, crop.y, crop.width, crop.height),
+            "lens_source": observation.lens_source,
+            "has_depth": observation.depth_m is not None,
+        }
+    )
+
+
+def _version(if_match: str | None) -> int | None:
+    if if_match is None or if_match == "*":
+        return None
+    match = VERSION.fullmatch(if_match)
+    if match is None:
+        problem = FieldProblem("If-Match", if_match[:60], 'one ETag, as in "3", or *')
+        raise InvalidRequest("The If-Match header can't be used.", fields=(problem,))
+    return int(match[1])

@@ -1,0 +1,151 @@
+"""What operators see: structured logs with request and session ids, and Prometheus metrics.
+
+How: one ASGI layer gives every request an id (the client's, if it is sane), binds it to the log's
+context, counts and times the answer under the route's template, and returns the id in a header.
+Each app has its own registry, so that two of them can live in one process.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import uuid
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HEADER = b"x-request-id"
+LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+
+
+class Metrics:
+    """The gateway's own figures; names end in their unit."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "mirage_http_requests",
+            "HTTP requests answered",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.latency_s = Histogram(
+            "mirage_http_request_seconds",
+            "Time to the last byte of an answer",
+            ["method", "route"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.frames = Counter(
+            "mirage_frames_delivered", "Frames sent to clients", ["via"], registry=self.registry
+        )
+        self.frame_bytes = Counter(
+            "mirage_frame_bytes_delivered", "Encoded bytes of those", registry=self.registry
+        )
+        self.streams = Gauge(
+            "mirage_streams_active", "Open WebSocket streams", registry=self.registry
+        )
+        self.workers = Gauge("mirage_workers_alive", "Workers that report", registry=self.registry)
+        self.worker_sessions = Gauge(
+            "mirage_worker_sessions", "Sessions a worker owns", ["worker"], registry=self.registry
+        )
+        self.worker_memory_bytes = Gauge(
+            "mirage_worker_memory_bytes",
+            "Bytes of the worlds a worker holds",
+            ["worker"],
+            registry=self.registry,
+        )
+
+    def delivered(self, via: str, num_bytes: int) -> None:
+        self.frames.labels(via).inc()
+        self.frame_bytes.inc(num_bytes)
+
+
+class Telemetry:
+    """ASGI layer: request id, access log, request metrics."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._log = structlog.get_logger("mirage.access")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, started_s = 0, time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                self._record(scope, status, time.perf_counter() - started_s)
+
+    def _record(self, scope: Scope, status: int, elapsed_s: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        if scope["type"] == "http":
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.latency_s.labels(method, route).observe(elapsed_s)
+        self._log.info(
+            "request",
+            method=scope.get("method", "WS"),
+            path=scope["path"],
+            status=status,
+            elapsed_ms=round(1000 * elapsed_s, 1),
+            **scope.get("path_params", {}),
+        )
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on stderr, or colours on a terminal; the standard library's loggers join in."""
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    finish: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        renderer,
+    ]
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=finish)
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == HEADER and REQUEST_ID.fullmatch(value.decode("latin-1")):
+            return str(value.decode("latin-1"))
+    return uuid.uuid4().hex
