@@ -62,17 +62,17 @@ def _batches(
             depth, key = trace(views, n, rects)
             one = slice(n, n + 1)
             parts.append(
-                _resolve(views[one], shader, scene_of[one], depth[None], key[None], supersample)
+                resolve(views[one], shader, scene_of[one], depth[None], key[None], supersample)
             )
         return parts
     step = max(1, _CUDA_RAYS // (views.x.shape[1] * views.y.shape[1]))
     chunks = [slice(start, start + step) for start in range(0, num, step)]
     return [
-        _resolve(views[c], shader, scene_of[c], *trace_all(views[c]), supersample) for c in chunks
+        resolve(views[c], shader, scene_of[c], *trace_all(views[c]), supersample) for c in chunks
     ]
 
 
-def _resolve(
+def resolve(
     views: Views, shader: Shader, scene_of: Tensor, depth: Tensor, key: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fine depth and key (n, h * k, w * k) -> rgb (n, 3, h, w) in [0, 1], depth, instance."""
