@@ -118,7 +118,9 @@ class UploadOut(Closed):
 
     width: int = Field(description="of the upload, upright")
     height: int
-    crop: tuple[int, int, int, int] = Field(description="x, y, width, height that became the frame")
+    crop: tuple[float, float, float, float] = Field(
+        description="x, y, width, height that became the frame"
+    )
     lens_source: Literal["intrinsics", "fov_deg", "exif", "default"]
     has_depth: bool
 

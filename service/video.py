@@ -1,15 +1,17 @@
 """MP4 from frames as the worker encoded them: decoded once, muxed as H.264, no scaling and no
 colour change.
 
-Trade-off: the whole file is made in memory (a few MB per thousand frames at our sizes) so that its
+Trade-off: the whole file is made at once (a few MB per thousand frames at our sizes) so that its
 index can stand at the front and players can seek; a live picture goes over the stream instead.
 """
 
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -26,25 +28,33 @@ def mux_mp4(frames: Iterable[bytes], frames_per_s: int) -> bytes:
 
 def mux_images(images: Iterable[NDArray[np.uint8]], frames_per_s: int) -> bytes:
     """Images (H, W, 3) uint8 of one size, even sides -> an H.264 MP4 that browsers play."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = None
-        for index, image in enumerate(images):
-            if stream is None:
-                stream = _stream(container, image.shape[1], image.shape[0], frames_per_s)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = index
-            container.mux(stream.encode(frame))
-        if stream is None:
-            raise ValueError("a video needs at least one frame")
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
+    with tempfile.TemporaryDirectory(prefix="mirage-video-") as folder:
+        path = Path(folder) / "video.mp4"  # a file: the muxer goes back to put the index first
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+            _encode(container, images, frames_per_s)
+        return path.read_bytes()
 
 
 def decode_frame(frame: bytes) -> NDArray[np.uint8]:
     """One encoded image of our own -> (H, W, 3) uint8."""
     with Image.open(io.BytesIO(frame)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def _encode(
+    container: av.container.OutputContainer,
+    images: Iterable[NDArray[np.uint8]],
+    frames_per_s: int,
+) -> None:
+    stream = None
+    for index, image in enumerate(images):
+        if stream is None:
+            stream = _stream(container, image.shape[1], image.shape[0], frames_per_s)
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts = index
+        container.mux(stream.encode(frame))
+    assert stream is not None, "a video needs at least one frame"
+    container.mux(stream.encode(None))
 
 
 def _stream(

@@ -55,7 +55,10 @@ def decode_depth(
 
 
 def sample_depth(
-    depth: DepthMap, image_width: int, box: tuple[int, int, int, int], frame_size: tuple[int, int]
+    depth: DepthMap,
+    image_width: int,
+    box: tuple[float, float, float, float],
+    frame_size: tuple[int, int],
 ) -> NDArray[np.float32]:
     """Depth under each frame pixel's centre, (h, w); `box` is the crop in the image's pixels."""
     width, height = frame_size

@@ -61,10 +61,10 @@ class Picture:
 class Crop:
     """The part of the upload that became the frame: x, y, width, height in the upload's pixels."""
 
-    x: int
-    y: int
-    width: int
-    height: int
+    x: float
+    y: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,10 @@ def lens_for(
 
 
 def centre_crop(width: int, height: int, frame_width: int, frame_height: int) -> Crop:
-    """The largest centred crop with the frame's aspect, to the pixel."""
-    crop_width = min(width, round(height * frame_width / frame_height))
-    crop_height = min(height, round(width * frame_height / frame_width))
-    crop_width, crop_height = max(1, crop_width), max(1, crop_height)
-    return Crop((width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height)
+    """The largest centred crop with exactly the frame's aspect, in fractions of a pixel."""
+    crop_width = min(width, height * frame_width / frame_height)
+    crop_height = min(height, width * frame_height / frame_width)
+    return Crop((width - crop_width) / 2, (height - crop_height) / 2, crop_width, crop_height)
 
 
 def _check_sides(image: Image.Image, field: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from service.errors import FieldProblem, InvalidUpload
 
@@ -44,8 +44,9 @@ def open_picture(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(field, str(error), many) from error
     except (OSError, *DAMAGE) as error:
-        seen = f"{len(data):,} bytes starting {data[:12]!r}: {error}"
-        raise _invalid(field, seen, f"a complete {' or '.join(formats)} file") from error
+        what = "no picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        seen = f"{len(data):,} bytes starting {data[:12]!r}: {what}"
+        raise _invalid(field, seen, f"a complete {', '.join(formats)} file") from error
 
 
 def check_size(data: bytes, limits: UploadLimits, field: str) -> None:
