@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from service.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("service", "worker", "bench")
 
@@ -64,6 +66,11 @@ def test_the_file_tree_names_every_top_level_folder_and_module() -> None:
     folders = {f"{path.parts[0]}/" for path in tracked() if len(path.parts) > 1}
     modules = {path.as_posix() for path in tracked(*PRODUCT) if is_module(path)}
     assert (folders | modules) - set(tree) == set()
+
+
+def test_the_settings_table_names_every_setting_and_its_default() -> None:
+    rows = re.findall(r"^\| `MIRAGE_(\w+)` \| `?(.*?)`? \|", (ROOT / "README.md").read_text(), re.M)
+    assert rows == [(n.upper(), str(f.default)) for n, f in Settings.model_fields.items()]
 
 
 def test_no_registry_hosts_and_no_paths_of_somebodys_machine() -> None:

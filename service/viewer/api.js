@@ -1,11 +1,12 @@
 // The REST calls the viewer makes. Every failure becomes an ApiError with the server's own title and detail.
 
+import { describe } from "./dom.js";
+
 export class ApiError extends Error {
-  constructor(title, detail, status = 0) {
+  constructor(title, detail) {
     super(detail);
     this.title = title;
     this.detail = detail;
-    this.status = status;
   }
 }
 
@@ -18,9 +19,7 @@ async function request(path, options = {}) {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  const fields = (problem.errors ?? []).map((e) => `${e.field}: got ${e.seen}, allowed: ${e.allowed}`);
-  const detail = [problem.detail ?? response.statusText, ...fields].join(" · ");
-  throw new ApiError(problem.title ?? `HTTP ${response.status}`, detail, response.status);
+  throw new ApiError(problem.title ?? `HTTP ${response.status}`, describe({ detail: response.statusText, ...problem }));
 }
 
 const json = async (path, options) => (await request(path, options)).json();

@@ -10,12 +10,18 @@ export function element(tag, properties = {}, ...children) {
 
 const ALERT_MS = 12_000;
 
+/** What went wrong with which field, in one line. */
+export function describe(problem) {
+  const fields = (problem.errors ?? []).map((e) => `${e.field}: got ${e.seen}, allowed: ${e.allowed}`);
+  return [problem.detail ?? problem.message ?? String(problem), ...fields].join(" · ");
+}
+
 /** Show an error (ours, or the server's problem details) until it is clicked away or old. */
 export function alertUser(error) {
   const close = element("button", { title: "dismiss", textContent: "×" });
   const alert = element("div", { className: "alert" },
     element("strong", { textContent: error.title ?? "Something went wrong" }),
-    element("span", { textContent: error.detail ?? error.message ?? String(error) }), close);
+    element("span", { textContent: describe(error) }), close);
   close.onclick = () => alert.remove();
   byId("alerts").replaceChildren(alert);
   setTimeout(() => alert.remove(), ALERT_MS);

@@ -30,7 +30,7 @@ export class Gallery {
     await guarded(async () => {
       const [samples, sessions] = await Promise.all([listSamples(), listSessions()]);
       fill(byId("samples"), samples.map((sample) => this.#sampleCard(sample)), "No sample worlds are installed.");
-      fill(byId("worlds"), sessions.map((session) => this.#worldRow(session)), "None yet. They stay here until you delete them.");
+      fill(byId("worlds"), sessions.map((session) => this.#worldRow(session)), "None yet. They outlive restarts of the server.");
     });
   }
 
