@@ -72,6 +72,15 @@ def test_a_walk_is_smooth(scene: Scene) -> None:
         assert turn.max() <= 8.5 and turn.mean() > 0.5
 
 
+def test_a_path_does_not_depend_on_its_batch(scene: Scene) -> None:
+    alone = sample_scenes([33])
+    for kind in (None, "dolly", "orbit"):
+        batch = sample_cameras(scene, kind, 12, 64, 96, seeds=[4, 5, 6, 7])[2]
+        single = sample_cameras(alone, kind, 12, 64, 96, seeds=[6])[0]
+        assert torch.equal(batch.world_from_camera, single.world_from_camera)
+        assert torch.equal(batch.intrinsics, single.intrinsics)
+
+
 def test_clearance_of_known_places() -> None:
     scene = sample_scenes([3])
     scene = Scene(

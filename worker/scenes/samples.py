@@ -1,4 +1,4 @@
-"""A handful of named worlds for the demo and the viewer; all held out, so no model trained on them."""
+"""A handful of named worlds for the demo; all held out, so no model was trained on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sample:
 SAMPLES: dict[str, Sample] = {
     "parlour": Sample(1_000_100, "A pale parlour with a low table, a striped sofa and a blue rug"),
     "doorway": Sample(1_000_104, "A brick wall with a doorway to a lilac room"),
-    "library": Sample(1_000_112, "A blue study with bookshelves and a stone globe"),
+    "library": Sample(1_000_112, "A pale study with a bookshelf, pictures and a blue sofa"),
     "atrium": Sample(1_000_108, "A wide, bright room with plants, shelves and a green rug"),
     "block": Sample(1_000_114, "Corridors around a slate block that hides half the room"),
     "lounge": Sample(1_000_126, "Behind a brick corner, a lounge on a terrazzo floor"),
