@@ -16,7 +16,8 @@ Axis legend: n points, t cameras, h w the latent grid, m fragments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,8 +32,10 @@ FRONT_RATIO = 1 / 16  # points this much behind the nearest one still belong to 
 MAX_FOOTPRINT = 4.0  # cells; beyond it a point is too coarse to close the surface
 OVERLAP = 1.125  # footprints are widened by this, so that rotated grids leave no cracks
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
-CHUNK = 1 << 18  # point-view pairs projected at once, to stay in the cache
+CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 NOTHING = torch.iinfo(torch.int64).max
+NO_SOURCE = 0x7FFFFFFF
+MIN_TENT = 1 / 64  # smaller weights are rounding, and would spoil a view's own readout
 WEIGHT_ONE = float(1 << 20)
 TOKEN_ONE = float(1 << 24)
 
@@ -59,15 +62,18 @@ class Splat:
 
 @dataclass(frozen=True)
 class Hits:
-    """Pairs of a point and a camera that may see it."""
+    """Pairs of a point and a camera that may see it; columns of equal length m."""
 
-    view: Tensor  # (m,) int64
-    point: Tensor  # (m,) int64
-    u: Tensor  # (m,) float32 cells, corner origin
-    v: Tensor  # (m,) float32
-    z: Tensor  # (m,) float32 metres
-    footprint_u: Tensor  # (m,) float32 cells the point's surface spans, 1 .. MAX_FOOTPRINT
-    footprint_v: Tensor  # (m,) float32
+    view: Tensor  # int64
+    point: Tensor  # int64
+    u: Tensor  # float32 cells, corner origin
+    v: Tensor  # float32
+    z: Tensor  # float32 metres
+    footprint_u: Tensor  # float32 cells that the point's surface spans, 1 .. MAX_FOOTPRINT
+    footprint_v: Tensor  # float32
+
+    def __getitem__(self, rows: Tensor) -> Hits:
+        return Hits(*(column.index_select(0, rows) for column in vars(self).values()))
 
 
 def splat(
@@ -86,27 +92,21 @@ def splat(
     (rounded pixels, one cell per point, no near plane, nearest depth only) and implies `nearest`.
     """
     grid = (len(cameras), cameras.height, cameras.width)
-    num_cells = grid[0] * grid[1] * grid[2]
-    hits = project(positions, size, cameras, convention, slant)
-    spread = OVERLAP if convention == "centre" else 1.0
-    hit, cell = _covered_cells(hits, grid, spread)
+    ratio = FRONT_RATIO if convention == "centre" else 0.0
+    hits, cell, front = _front_surface(
+        _project_chunks(positions, size, cameras, convention, slant), grid, ratio
+    )
     if convention == "reference":
-        chosen = _first(hits.z[hit], hits.point[hit], cell, num_cells)
-        return _nearest(chosen, hits, hit, cell, grid)
-    front = _minimum(hits.z[hit], cell, num_cells) * (1 + FRONT_RATIO)
-    front = front.masked_fill(front == torch.inf, 0.0)
-    keep = (hits.z[hit] <= front[cell]).nonzero()[:, 0]
-    hit, cell = hit[keep], cell[keep]
-    point = hits.point[hit]
-    rank = _source_rank(quality[point], source[point])
-    best = _minimum(rank, cell, num_cells)
+        return _nearest(_first(hits.z, hits.point, cell, len(front)), hits, cell, grid)
+    rank = _source_rank(quality[hits.point], source[hits.point])
+    best = _minimum(rank, cell, len(front))
     keep = (rank == best[cell]).nonzero()[:, 0]
-    hit, cell = hit[keep], cell[keep]
-    chosen = _first(_distance(hits, hit, cell, grid), hits.point[hit], cell, num_cells)
-    result = _nearest(chosen, hits, hit, cell, grid)
+    hits, cell = hits[keep], cell[keep]
+    chosen = _first(_distance(hits, cell, grid), hits.point, cell, len(front))
+    result = _nearest(chosen, hits, cell, grid)
     if mode == "nearest":
         return result
-    soft = _soft_fragments(hits, hit.unique(), front, best & 0x7FFFFFFF, source, grid)
+    soft = _soft_fragments(hits, front, best & NO_SOURCE, source, grid)
     return Splat(soft, result.winner, result.depth, result.coverage, mode)
 
 
@@ -137,54 +137,100 @@ def project(
     convention: Convention = "centre",
     slant: Tensor | None = None,
 ) -> Hits:
-    """All pairs of a point and a camera that it may touch, ordered by view, then point."""
-    step = max(1, CHUNK // max(1, len(positions)))
-    parts = [
-        _project_views(positions, size, slant, cameras[start : start + step], convention)
-        for start in range(0, max(1, len(cameras)), step)
-    ]
-    for i, part in enumerate(parts):
-        part[0].add_(i * step)
-    return Hits(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    """All pairs of a point and a camera that it may touch."""
+    parts = _project_chunks(positions, size, cameras, convention, slant)
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Hits(*(torch.cat(column) for column in columns))
 
 
-def _project_views(
+def _project_chunks(
+    positions: Tensor,
+    size: Tensor,
+    cameras: Cameras,
+    convention: Convention,
+    slant: Tensor | None,
+) -> Iterator[Hits]:
+    """Hits of at most CHUNK pairs at a time; a chunk of points meets all views while it is hot."""
+    rows = min(max(1, len(positions)), CHUNK)
+    views = max(1, CHUNK // rows)
+    for start in range(0, max(1, len(positions)), rows):
+        chunk = slice(start, start + rows)
+        recede = None if slant is None else slant[chunk]
+        for first in range(0, max(1, len(cameras)), views):
+            some = cameras[first : first + views]
+            hits = _project(positions[chunk], size[chunk], recede, some, convention)
+            hits.view.add_(first)
+            hits.point.add_(start)
+            yield hits
+
+
+def _project(
     positions: Tensor,
     size: Tensor,
     slant: Tensor | None,
     cameras: Cameras,
     convention: Convention,
-) -> tuple[Tensor, ...]:
-    matrix = cameras.camera_from_world.float()[:, :3]
-    focal, centre = cameras.intrinsics.float().split(2, dim=-1)
-    x, y, z = _rotated(positions.unbind(1), matrix[..., None])
-    x, y, z = (value + matrix[:, i, 3:] for i, value in enumerate((x, y, z)))
-    u = x * focal[:, :1] / z + centre[:, :1]
-    v = y * focal[:, 1:] / z + centre[:, 1:]
-    near, margin = (NEAR_M, 0.5 * MAX_FOOTPRINT * OVERLAP)
+) -> Hits:
+    matrix = cameras.camera_from_world.float()[:, :3, :, None]
+    fx, fy, cx, cy = cameras.intrinsics.float()[..., None].unbind(1)
+    x, y, z = _rotated(positions, matrix.movedim(0, 2))
+    x, y, z = (value + matrix[:, i, 3] for i, value in enumerate((x, y, z)))
+    u, v = x * fx / z + cx, y * fy / z + cy
+    near, margin = NEAR_M, 0.5 * (MAX_FOOTPRINT - 1)
     if convention == "reference":
         u, v, near, margin = u.round(), v.round(), 0.0, 0.0
-    seen = (z > near) & (u >= -margin) & (v >= -margin)
-    seen &= (u < cameras.width + margin) & (v < cameras.height + margin)
-    view, point = seen.nonzero(as_tuple=True)
-    x, y, z, u, v = (value[seen] for value in (x, y, z, u, v))
-    scale = size[point] / z
+    seen = (z > near) & (u >= -margin) & (u < cameras.width + margin)
+    seen &= (v >= -margin) & (v < cameras.height + margin)
+    pair = seen.flatten().nonzero()[:, 0]
+    x, y, z, u, v = (value.flatten().index_select(0, pair) for value in (x, y, z, u, v))
+    view, point = pair // len(positions), pair % len(positions)
     if convention == "reference":
-        scale = torch.zeros_like(z)
-    footprint = [scale * focal[view, i] for i in (0, 1)]
-    if slant is not None:
-        a, b, c = _rotated(slant[point].float().unbind(1), matrix[view].movedim(0, -1))
-        footprint[0] += ((a - c * x / z) / z * focal[view, 0]).abs()
-        footprint[1] += ((b - c * y / z) / z * focal[view, 1]).abs()
-    return view, point, u, v, z, *(value.clamp(1.0, MAX_FOOTPRINT) for value in footprint)
+        return Hits(view, point, u, v, z, torch.ones_like(z), torch.ones_like(z))
+    focal_u, focal_v = (OVERLAP * value[:, 0].index_select(0, view) / z for value in (fx, fy))
+    width = size.index_select(0, point)
+    footprint_u, footprint_v = width * focal_u, width * focal_v
+    if slant is not None:  # the patch recedes by (a, b, c) in the camera's frame
+        rows = matrix[0] if len(matrix) == 1 else matrix[view, :, :, 0].movedim(0, -1)
+        a, b, c = _rotated(slant.index_select(0, point).float(), rows)
+        footprint_u += ((a - c * x / z) * focal_u).abs()
+        footprint_v += ((b - c * y / z) * focal_v).abs()
+    footprint_u, footprint_v = (
+        value.clamp(1.0, MAX_FOOTPRINT) for value in (footprint_u, footprint_v)
+    )
+    return Hits(view, point, u, v, z, footprint_u, footprint_v)
 
 
-def _rotated(vector: tuple[Tensor, ...], matrix: Tensor) -> tuple[Tensor, ...]:
-    """Elementwise, as a matrix product may round differently with another shape or device."""
-    x, y, z = vector
-    if matrix.ndim == 4:  # (t, 3, 4, 1) against (n,)
-        matrix = matrix.permute(1, 2, 0, 3)
-    return tuple(x * matrix[i, 0] + y * matrix[i, 1] + z * matrix[i, 2] for i in range(3))
+def _rotated(vector: Tensor, matrix: Tensor) -> tuple[Tensor, ...]:
+    """(n, 3) by (3, 3 or 4, ...); elementwise, as a matrix product may round by shape or device."""
+    x, y, z = (column.contiguous() for column in vector.unbind(-1))
+    return tuple(x * row[0] + y * row[1] + z * row[2] for row in matrix[:3])
+
+
+def _front_surface(
+    parts: Iterable[Hits], grid: tuple[int, int, int], ratio: float
+) -> tuple[Hits, Tensor, Tensor]:
+    """Hits on the nearest surface of their cell, one per cell covered, the cells, and the limits.
+
+    The limit of a cell, (t * h * w,) float32, is the depth up to which points belong to its front
+    surface, 0 where nothing is. What is hidden by an earlier part is dropped at once.
+    """
+    front, kept = None, []
+    for hits in parts:
+        if front is None:
+            front = hits.z.new_full((grid[0] * grid[1] * grid[2],), torch.inf)
+        hit, cell = _covered_cells(hits, hits.footprint_u, hits.footprint_v, grid)
+        z = hits.z.index_select(0, hit)
+        front.scatter_reduce_(0, cell, z, "amin")
+        keep = (z <= front.index_select(0, cell) * (1 + ratio)).nonzero()[:, 0]
+        kept.append((hits[hit[keep]], cell[keep]))
+    assert front is not None
+    limit = front.masked_fill(front == torch.inf, 0.0) * (1 + ratio)
+    if len(kept) == 1:
+        return *kept[0], limit
+    columns = zip(*(vars(hits).values() for hits, _ in kept), strict=True)
+    hits, cell = Hits(*map(torch.cat, columns)), torch.cat([cell for _, cell in kept])
+    keep = (hits.z <= limit[cell]).nonzero()[:, 0]
+    return hits[keep], cell[keep], limit
 
 
 def _first_cell(u: Tensor, width: Tensor) -> Tensor:
@@ -196,20 +242,30 @@ def _last_cell(u: Tensor, width: Tensor) -> Tensor:
     return (u - (0.5 - 0.5 * width)).floor()
 
 
-def _covered_cells(hits: Hits, grid: tuple[int, int, int], spread: float) -> tuple[Tensor, Tensor]:
-    """All (hit, cell) pairs where the cell's centre lies in the hit's footprint times spread."""
+def _covered_cells(
+    hits: Hits, width_u: Tensor, width_v: Tensor, grid: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """All (hit, cell) pairs where the cell's centre lies in a box of this width around the hit.
+
+    The cells of one hit follow one another.
+    """
     _, h, w = grid
-    width_u, width_v = hits.footprint_u * spread, hits.footprint_v * spread
-    left = _first_cell(hits.u, width_u).long().clamp(min=0)
-    top = _first_cell(hits.v, width_v).long().clamp(min=0)
-    columns = (_last_cell(hits.u, width_u).long().clamp(max=w - 1) - left + 1).clamp(min=0)
-    rows = (_last_cell(hits.v, width_v).long().clamp(max=h - 1) - top + 1).clamp(min=0)
+    left = _first_cell(hits.u, width_u).clamp(min=0).long()
+    top = _first_cell(hits.v, width_v).clamp(min=0).long()
+    columns = (_last_cell(hits.u, width_u).clamp(max=w - 1).long() - left + 1).clamp(min=0)
+    rows = (_last_cell(hits.v, width_v).clamp(max=h - 1).long() - top + 1).clamp(min=0)
     start = (hits.view * h + top) * w + left
     count = columns * rows
-    hit = torch.repeat_interleave(count)
-    offset = torch.arange(len(hit), device=hit.device) - (count.cumsum(0) - count)[hit]
-    row = offset // columns[hit]
-    return hit, start[hit] + row * w + offset - row * columns[hit]
+    one, many = (count == 1).nonzero()[:, 0], (count > 1).nonzero()[:, 0]
+    if not len(many):
+        return one, start[one]
+    count, columns = count[many], columns[many]
+    which = torch.repeat_interleave(count)
+    offset = torch.arange(len(which), device=which.device) - (count.cumsum(0) - count)[which]
+    row = offset // columns[which]
+    hit = many[which]
+    cell = start[hit] + row * w + offset - row * columns[which]
+    return torch.cat([one, hit]), torch.cat([start[one], cell])
 
 
 def _minimum(value: Tensor, cell: Tensor, num_cells: int) -> Tensor:
@@ -233,22 +289,20 @@ def _first(value: Tensor, point: Tensor, cell: Tensor, num_cells: int) -> Tensor
 def _source_rank(quality: Tensor, source: Tensor) -> Tensor:
     """int64, smaller is better: quality in steps of a quarter octave, then the newest frame."""
     worse = (0x7F7FFFFF - _bits(quality)) >> QUALITY_BITS
-    return worse << 32 | (0x7FFFFFFF - source.long())
+    return worse << 32 | (NO_SOURCE - source.long())
 
 
-def _distance(hits: Hits, hit: Tensor, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
+def _distance(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
     _, h, w = grid
-    du = hits.u[hit] - (cell % w + 0.5)
-    dv = hits.v[hit] - (cell // w % h + 0.5)
+    du = hits.u - (cell % w + 0.5)
+    dv = hits.v - (cell // w % h + 0.5)
     return du * du + dv * dv
 
 
-def _nearest(
-    chosen: Tensor, hits: Hits, hit: Tensor, cell: Tensor, grid: tuple[int, int, int]
-) -> Splat:
-    won = (chosen[cell] == hits.point[hit]).nonzero()[:, 0]
+def _nearest(chosen: Tensor, hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Splat:
+    won = (chosen[cell] == hits.point).nonzero()[:, 0]
     depth = torch.zeros(len(chosen), device=chosen.device)
-    depth[cell[won]] = hits.z[hit[won]]
+    depth[cell[won]] = hits.z[won]
     covered = (chosen >= 0).nonzero()[:, 0]
     fragments = Fragments(covered, chosen[covered], torch.ones_like(depth[covered]))
     winner = chosen.reshape(grid)
@@ -256,24 +310,30 @@ def _nearest(
 
 
 def _soft_fragments(
-    hits: Hits,
-    visible: Tensor,
+    visible: Hits,  # on the front surface and of the chosen frame, once per cell covered
     front: Tensor,
-    best: Tensor,
+    frame: Tensor,  # (t * h * w,) NO_SOURCE - the frame chosen in each cell
     source: Tensor,
     grid: tuple[int, int, int],
 ) -> Fragments:
     """Tent weights of the chosen frame's visible points; sums in fixed point, so in any order."""
-    some = Hits(*(getattr(hits, field.name)[visible] for field in fields(Hits)))
-    hit, cell = _covered_cells(some, grid, 2.0)
-    same = 0x7FFFFFFF - source[some.point[hit]].long() == best[cell]
-    keep = (same & (some.z[hit] <= front[cell])).nonzero()[:, 0]
+    pair = visible.view * len(source) + visible.point
+    fresh = torch.ones_like(pair, dtype=torch.bool)
+    fresh[1:] = pair[1:] != pair[:-1]
+    hits = visible[fresh.nonzero()[:, 0]]
+    radius_u, radius_v = ((s / OVERLAP).clamp(min=1) for s in (hits.footprint_u, hits.footprint_v))
+    hit, cell = _covered_cells(hits, 2 * radius_u, 2 * radius_v, grid)
+    same = NO_SOURCE - source[hits.point[hit]].long() == frame[cell]
+    keep = (same & (hits.z[hit] <= front[cell])).nonzero()[:, 0]
     hit, cell = hit[keep], cell[keep]
+    hits, radius_u, radius_v = hits[hit], radius_u[hit], radius_v[hit]
     _, h, w = grid
-    du = (some.u[hit] - (cell % w + 0.5)).abs() / some.footprint_u[hit]
-    dv = (some.v[hit] - (cell // w % h + 0.5)).abs() / some.footprint_v[hit]
-    tent = ((1 - du).clamp(min=0) * (1 - dv).clamp(min=0) * WEIGHT_ONE).round().long()
+    du = (hits.u - (cell % w + 0.5)).abs() / radius_u
+    dv = (hits.v - (cell // w % h + 0.5)).abs() / radius_v
+    tent = (1 - du).clamp(min=0) * (1 - dv).clamp(min=0)
+    keep = (tent >= MIN_TENT).nonzero()[:, 0]
+    tent, cell, point = (tent[keep] * WEIGHT_ONE).round().long(), cell[keep], hits.point[keep]
     total = torch.zeros(len(front), dtype=torch.int64, device=tent.device)
     total.index_add_(0, cell, tent)
     weight = (tent.double() / total[cell].clamp(min=1)).float()
-    return Fragments(cell, some.point[hit], weight)
+    return Fragments(cell, point, weight)
