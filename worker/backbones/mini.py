@@ -1,0 +1,73 @@
+"""The mini backbone: our own small codec, denoiser and depth head behind the Backbone interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worker.backbones.base import Condition
+from worker.backbones.denoiser import Denoiser, DenoiserConfig
+from worker.backbones.rays import view_rays
+from worker.backbones.sampler import sample
+from worker.codec import STRIDE, Codec, CodecConfig
+from worker.depth.head import DepthConfig, DepthHead, to_depth
+from worker.geometry import Cameras
+from worker.layers import module_dtype
+from worker.weights import load_module
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    num_steps: int = 4  # Euler steps per chunk
+    dtype: torch.dtype = torch.bfloat16
+
+
+class MiniBackbone:
+    """Inference only; latents cross its border in float32."""
+
+    stride = STRIDE
+
+    def __init__(
+        self, codec: Codec, denoiser: Denoiser, depth_head: DepthHead, weights: str, cfg: MiniConfig
+    ) -> None:
+        self.cfg, self.weights = cfg, weights
+        self.channels = codec.cfg.channels
+        self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
+        for module in (codec, denoiser, depth_head):
+            module.eval().requires_grad_(False)
+            module.to(dtype=cfg.dtype, memory_format=torch.channels_last)
+
+    def encode(self, images: Tensor) -> Tensor:
+        pixels = images.to(self.cfg.dtype).contiguous(memory_format=torch.channels_last)
+        return self.codec.encode(pixels).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.codec.decode(self._cast(latents)).float()
+
+    def denoise(self, condition: Condition, noise: Tensor) -> Tensor:
+        def predict(x: Tensor, level: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, self.cfg.dtype, self.cfg.dtype != torch.float32):
+                return self.denoiser(x, level, condition).float()
+
+        return sample(predict, condition.tokens, condition.coverage, noise, self.cfg.num_steps)
+
+    def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
+        return to_depth(*self.depth_head(self._cast(latents), rays))
+
+    def _cast(self, latents: Tensor) -> Tensor:
+        dtype = module_dtype(self.codec)
+        return latents.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBackbone:
+    """Load the shipped weights (or those in `folder`) onto `device`."""
+    codec, codec_id = load_module(folder / "codec.safetensors", Codec, CodecConfig)
+    denoiser, denoiser_id = load_module(folder / "denoiser.safetensors", Denoiser, DenoiserConfig)
+    depth_head, depth_id = load_module(folder / "depth.safetensors", DepthHead, DepthConfig)
+    weights = f"mini@{codec_id[:8]}{denoiser_id[:8]}{depth_id[:8]}"
+    modules = (codec.to(device), denoiser.to(device), depth_head.to(device))
+    return MiniBackbone(*modules, weights, cfg or MiniConfig())

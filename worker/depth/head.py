@@ -1,0 +1,69 @@
+"""Latent depth head: z-depth and its uncertainty from latents alone, no decoding.
+
+A U-Net over the latent grid whose coarsest level attends to the whole picture: scale comes from the layout of the room, edges
+from the cells. Trained on the Laplace likelihood of log depth, so that confidence is calibrated by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worker.layers import Attention2d, Stack, conv
+
+NEAR_M, FAR_M = 0.1, 100.0
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    channels: int = 16
+    widths: tuple[int, int, int] = (96, 128, 192)
+    num_blocks: int = 2
+
+
+class DepthHead(nn.Module):
+    """(n, c, h, w) latents and (n, 2, h, w) view rays -> log z-depth and log scale of its error, both (n, h, w)."""
+
+    def __init__(self, cfg: DepthConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        fine, mid, coarse = cfg.widths
+        self.stem = nn.Sequential(conv(cfg.channels + 2, fine), Stack(fine, cfg.num_blocks))
+        self.down_mid = nn.Sequential(
+            nn.PixelUnshuffle(2), conv(4 * fine, mid, 1), Stack(mid, cfg.num_blocks)
+        )
+        self.down_coarse = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            conv(4 * mid, coarse, 1),
+            Attention2d(coarse),
+            Stack(coarse, 1),
+            Attention2d(coarse),
+            Stack(coarse, 1),
+        )
+        self.up_mid = nn.Sequential(conv(coarse, 4 * mid, 1, gain=0.5), nn.PixelShuffle(2))
+        self.blocks_mid = Stack(mid, cfg.num_blocks)
+        self.up_fine = nn.Sequential(conv(mid, 4 * fine, 1, gain=0.5), nn.PixelShuffle(2))
+        self.out = nn.Sequential(Stack(fine, cfg.num_blocks), nn.SiLU(), conv(fine, 2, gain=0.1))
+        with torch.no_grad():
+            final: nn.Conv2d = self.out[-1]  # type: ignore[assignment]
+            final.bias.copy_(torch.tensor([1.2, -1.0]))  # type: ignore[union-attr]
+
+    def forward(self, latents: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        h, w = latents.shape[-2:]
+        x = torch.cat([latents, rays.to(latents.dtype)], dim=1)
+        x = F.pad(x, (0, -w % 4, 0, -h % 4), mode="replicate")
+        fine = self.stem(x.contiguous(memory_format=torch.channels_last))
+        mid = self.down_mid(fine)
+        mid = self.blocks_mid(mid + self.up_mid(self.down_coarse(mid)))
+        out = self.out(fine + self.up_fine(mid))[..., :h, :w].float()
+        return out[:, 0], out[:, 1].clamp(-5, 3)
+
+
+def to_depth(log_depth: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """z-depth in metres and confidence in [0, 1]: the modelled probability that depth is right within 25 %."""
+    depth = log_depth.exp().clamp(NEAR_M, FAR_M)
+    confidence = 1.0 - torch.exp(-0.2231 * torch.exp(-log_scale))
+    return depth, confidence

@@ -1,0 +1,115 @@
+"""Rendered walks on disk: what all training stages read.
+
+A set is a folder of plain arrays (rgb, depth, poses, intrinsics), rendered scene by scene from consecutive seeds and resumable: a
+counter file says how many scenes are done. Three quarters are random walks, the rest the first legs of the closed loops.
+Seeds below HELD_OUT_SEED train; the rest validate and test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worker.geometry import Cameras
+from worker.scenes.paths import LOOP_KINDS, sample_cameras
+from worker.scenes.render import render
+from worker.scenes.scene import sample_scenes
+
+SCENES_PER_CALL = 4
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    first_seed: int
+    num_scenes: int
+    num_frames: int = 12
+    height: int = 128
+    width: int = 192
+
+
+class Walks:
+    """num_scenes walks of num_frames frames, memory-mapped."""
+
+    def __init__(self, folder: Path, cfg: DataConfig) -> None:
+        self.folder, self.cfg = folder, cfg
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (cfg.num_scenes, cfg.num_frames)
+        size = (cfg.height, cfg.width)
+        self.rgb = self._array("rgb", (*shape, 3, *size), np.uint8)
+        self.depth = self._array("depth", (*shape, *size), np.float16)
+        self.poses = self._array("poses", (*shape, 4, 4), np.float64)
+        self.intrinsics = self._array("intrinsics", (*shape, 4), np.float64)
+        self._render_missing()
+
+    def images(self, scenes: Tensor, frames: Tensor) -> Tensor:
+        """scenes (b,), frames (b, k) -> (b, k, 3, H, W) float32 in [-1, 1]."""
+        return torch.from_numpy(self.rgb[scenes[:, None], frames]).float() / 127.5 - 1
+
+    def depths(self, scenes: Tensor, frames: Tensor) -> Tensor:
+        """(b, k, H, W) float32 z-depth in metres."""
+        return torch.from_numpy(self.depth[scenes[:, None], frames]).float()
+
+    def cameras(self, scenes: Tensor, frames: Tensor) -> Cameras:
+        """Cameras of leading shape (b, k) at the frames' size."""
+        index = (scenes[:, None], frames)
+        return Cameras(
+            torch.from_numpy(self.intrinsics[index]),
+            torch.from_numpy(self.poses[index]),
+            self.cfg.height,
+            self.cfg.width,
+        )
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape).flush()
+        array = np.lib.format.open_memmap(path, "r+")
+        if array.shape != shape:
+            raise ValueError(
+                f"{path} holds {array.shape} but {shape} is asked for: "
+                "give another --folder or delete this one"
+            )
+        return array
+
+    def _render_missing(self) -> None:
+        counter = self.folder / "progress.json"
+        done = json.loads(counter.read_text())["scenes"] if counter.exists() else 0
+        with tqdm(
+            total=self.cfg.num_scenes, initial=done, desc=self.folder.name, mininterval=10
+        ) as bar:
+            while done < self.cfg.num_scenes:
+                count = min(SCENES_PER_CALL, self.cfg.num_scenes - done)
+                self._render(done, [self.cfg.first_seed + done + i for i in range(count)])
+                done += count
+                counter.write_text(json.dumps({"scenes": done}))
+                bar.update(count)
+
+    @torch.no_grad()
+    def _render(self, at: int, seeds: Sequence[int]) -> None:
+        scenes = sample_scenes(seeds)
+        # One kind per call: every fourth call walks the five loops in turn.
+        call = at // SCENES_PER_CALL
+        kind = LOOP_KINDS[call // 4 % len(LOOP_KINDS)] if call % 4 == 3 else None
+        num_frames = self.cfg.num_frames if kind is None else 2 * self.cfg.num_frames
+        cameras = sample_cameras(
+            scenes, kind, num_frames, self.cfg.height, self.cfg.width, list(seeds)
+        )[:, : self.cfg.num_frames]
+        frames = render(scenes, cameras)
+        there = slice(at, at + len(seeds))
+        self.rgb[there] = ((frames.rgb + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        self.depth[there] = frames.depth.half().numpy()
+        self.poses[there] = cameras.world_from_camera.numpy()
+        self.intrinsics[there] = cameras.intrinsics.numpy()
+
+
+def window(num_frames: int, length: int, generator: torch.Generator, batch: int) -> Tensor:
+    """(batch, length) distinct frame numbers of one walk, in random order."""
+    keys = torch.rand(batch, num_frames, generator=generator)
+    return keys.argsort(dim=1)[:, :length]

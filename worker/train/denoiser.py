@@ -1,0 +1,164 @@
+"""Stage 3: the denoiser, on readouts of real memories that were filled the way they are at work.
+
+Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a memory written from some of the other
+frames: often the frame before the chunk and a few more, sometimes nothing at all. Depth is the truth, the truth with a wrong
+scale, or the head's own; tokens are sometimes noisy. What the memory then shows is the condition; the loss is the
+distance to the true latents at a random point of the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worker.backbones.base import Condition
+from worker.backbones.denoiser import Denoiser, DenoiserConfig
+from worker.backbones.sampler import interpolate, source, start_level
+from worker.engine import stack_cameras
+from worker.memory import create_memory
+from worker.memory.base import Readout
+from worker.train.latents import LatentWalks
+from worker.train.loop import Progress, Run, RunConfig
+
+CHUNK = 4
+NO_MEMORY_SHARE = 0.15
+SHORT_SHARE = 0.25  # chunks of one frame
+PREDICTED_SHARE = 0.25  # memories with the head's own depth
+WRONG_SCALE_SHARE = 0.25  # memories whose frames disagree about scale
+NOISY_SHARE = 0.3  # memories with noisy tokens
+MAX_CONTEXT = 4
+
+Batch = tuple[Condition, Tensor]  # and the target latents (b, t, c, h, w)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which frames of one walk play which part."""
+
+    scene: int
+    recent: int
+    targets: list[int]
+    context: list[int]  # written to the memory, oldest first
+    predicted: bool
+    wrong_scale: bool
+    noisy: bool
+
+
+def plan(walks: LatentWalks, length: int, generator: torch.Generator) -> Plan:
+    num_scenes, num_frames = walks.latents.shape[:2]
+
+    def below(n: int) -> int:
+        return int(torch.randint(n, (), generator=generator))
+
+    def chance(share: float) -> bool:
+        return bool(torch.rand((), generator=generator) < share)
+
+    start = below(num_frames - length)
+    order = list(range(start, start + length + 1))
+    recent, *targets = order[::-1] if chance(0.5) else order
+    others = [f for f in range(num_frames) if f not in targets and f != recent]
+    shuffled = [others[i] for i in torch.randperm(len(others), generator=generator).tolist()]
+    context = shuffled[: below(MAX_CONTEXT)]
+    if chance(0.7):  # at work the frame before the chunk is nearly always remembered
+        context = [*context, recent]
+    if chance(NO_MEMORY_SHARE):
+        context = []
+    kind = float(torch.rand((), generator=generator))
+    return Plan(
+        scene=below(num_scenes),
+        recent=recent,
+        targets=targets,
+        context=context,
+        predicted=kind < PREDICTED_SHARE,
+        wrong_scale=PREDICTED_SHARE <= kind < PREDICTED_SHARE + WRONG_SCALE_SHARE,
+        noisy=chance(NOISY_SHARE),
+    )
+
+
+def remember(
+    walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Generator
+) -> Readout:
+    """What a memory of the plan's context frames shows to its targets."""
+    channels, h, w = walks.latents.shape[2:]
+    memory = create_memory("latent", channels, (h, w), "cpu")
+    for frame in part.context:
+        depth = (predicted if part.predicted else walks.depth)[part.scene, frame]
+        if part.wrong_scale:
+            depth = depth * torch.exp(0.06 * torch.randn((), generator=generator))
+        tokens = walks.latents[part.scene, frame].float()
+        if part.noisy:
+            amount = 0.3 * torch.rand((), generator=generator)
+            tokens = tokens + amount * torch.randn(tokens.shape, generator=generator)
+        cameras = walks.cameras[part.scene, frame : frame + 1]
+        memory.write(tokens[None], depth[None], cameras, [frame], observed=True)
+    return memory.read(walks.cameras[part.scene, part.targets])
+
+
+def batches(
+    walks: LatentWalks, predicted: Tensor, batch_size: int
+) -> Callable[[torch.Generator], Batch]:
+    @torch.no_grad()
+    def make(generator: torch.Generator) -> Batch:
+        short = bool(torch.rand((), generator=generator) < SHORT_SHARE)
+        length, size = (1, 2 * batch_size) if short else (CHUNK, batch_size)
+        parts = [plan(walks, length, generator) for _ in range(size)]
+        readouts = [remember(walks, predicted, part, generator) for part in parts]
+        scene = torch.tensor([part.scene for part in parts])[:, None]
+        recent = torch.tensor([part.recent for part in parts])[:, None]
+        targets = torch.tensor([part.targets for part in parts])
+        condition = Condition(
+            tokens=torch.stack([readout.tokens for readout in readouts]),
+            coverage=torch.stack([readout.coverage for readout in readouts]),
+            depth=torch.stack([readout.depth for readout in readouts]),
+            cameras=stack_cameras([walks.cameras[p.scene, p.targets] for p in parts]),
+            recent=walks.latents[scene, recent].float(),
+            recent_cameras=walks.cameras[scene, recent],
+        )
+        return condition, walks.latents[scene, targets].float()
+
+    return make
+
+
+def denoiser_loss(
+    denoiser: Denoiser, batch: Batch, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    condition, target = batch
+    noise = torch.randn(target.shape, generator=generator)
+    t = torch.rand(len(target), generator=generator) ** 1.5  # early steps decide what is imagined
+    x0 = source(condition.tokens, condition.coverage, noise)
+    noisy = interpolate(x0, target, t)
+    level = start_level(condition.coverage) * (1 - t)[:, None, None, None]
+    with torch.autocast(target.device.type, torch.bfloat16):
+        clean = denoiser(noisy, level, condition)
+    error = (clean.float() - target).square().mean(2)
+    covered = condition.coverage
+    with torch.no_grad():
+        base = (condition.tokens - target).square().mean(2)
+        share = covered.sum().clamp(min=1.0)
+        figures = {
+            "covered": float((error * covered).sum() / share),
+            "covered_readout": float((base * covered).sum() / share),
+            "uncovered": float((error * (1 - covered)).sum() / (1 - covered).sum().clamp(min=1.0)),
+        }
+    return error.mean(), figures
+
+
+def train_denoiser(
+    cfg: RunConfig,
+    walks: LatentWalks,
+    predicted: Tensor,
+    folder: Path,
+    denoiser_cfg: DenoiserConfig | None = None,
+) -> tuple[Denoiser, Progress]:
+    torch.manual_seed(cfg.seed)
+    denoiser = Denoiser(denoiser_cfg or DenoiserConfig()).to(memory_format=torch.channels_last)
+    run = Run(cfg, denoiser, folder)
+    progress = run.train(
+        batches(walks, predicted, cfg.batch_size),
+        lambda batch, g: denoiser_loss(denoiser, batch, g),
+    )
+    return denoiser, progress

@@ -1,0 +1,58 @@
+"""Walks as the later stages see them: latents and per-cell depth, computed once from the images with a trained codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.backbones.rays import view_rays
+from worker.codec import STRIDE, Codec
+from worker.depth.head import DepthHead, to_depth
+from worker.geometry import Cameras, lift
+from worker.train.data import Walks
+
+
+@dataclass(frozen=True)
+class LatentWalks:
+    """s walks of t frames."""
+
+    latents: Tensor  # (s, t, c, h, w) bfloat16
+    depth: Tensor  # (s, t, h, w) float32 z-depth, 0 where a cell has none
+    cameras: Cameras  # (s, t) at grid size
+
+
+@torch.no_grad()
+def encode_walks(codec: Codec, walks: Walks) -> LatentWalks:
+    """All frames of a set through the encoder, in bfloat16."""
+    h, w = walks.cfg.height // STRIDE, walks.cfg.width // STRIDE
+    encoder = _bfloat16_copy(codec)
+    frames = torch.arange(walks.cfg.num_frames)[None]
+    latents, depths = [], []
+    for scene in range(walks.cfg.num_scenes):
+        index = torch.tensor([scene])
+        images = walks.images(index, frames)[0].bfloat16()
+        latents.append(encoder.encode(images.contiguous(memory_format=torch.channels_last)))
+        lifted = lift(walks.depths(index, frames)[0], walks.cameras(index, frames)[0], (h, w))
+        depths.append(torch.where(lifted.valid, lifted.depth, 0.0))
+    everything = torch.arange(walks.cfg.num_scenes)
+    cameras = walks.cameras(everything, frames.expand(len(everything), -1)).resized(h, w)
+    return LatentWalks(torch.stack(latents), torch.stack(depths).float(), cameras)
+
+
+@torch.no_grad()
+def predict_depths(head: DepthHead, walks: LatentWalks) -> Tensor:
+    """The head's own z-depth of every frame: (s, t, h, w) float32."""
+    rows = []
+    for scene in range(len(walks.latents)):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = head(walks.latents[scene].float(), view_rays(walks.cameras[scene]))
+        rows.append(to_depth(*out)[0])
+    return torch.stack(rows)
+
+
+def _bfloat16_copy(codec: Codec) -> Codec:
+    copy = Codec(codec.cfg)
+    copy.load_state_dict(codec.state_dict())
+    return copy.to(dtype=torch.bfloat16, memory_format=torch.channels_last)

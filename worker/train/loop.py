@@ -1,0 +1,145 @@
+"""One training loop for every stage: time-boxed, resumable, with float32 masters, an EMA and a validation log.
+
+A stage gives a module, a function that makes a batch from a generator and one that turns the batch into a loss. The learning rate
+follows the progress (steps or minutes, whichever is further along): a short warm-up, a plateau, then a linear decay to zero
+over the last 40 %. A run that is stopped goes on from its last checkpoint; the batches come from (seed, step), so that
+a resumed run sees the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from worker.train.optimiser import MatrixMuon
+
+DECAY_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long and how fast one stage trains."""
+
+    minutes: float
+    num_steps: int = 1_000_000
+    batch_size: int = 16
+    learning_rate: float = 7e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    ema_decay: float = 0.998
+    clip: float = 1.0
+    seed: int = 0
+    checkpoint_s: float = 120.0
+    log_every: int = 50
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the weights."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+
+    def fraction(self, cfg: RunConfig) -> float:
+        return max(self.step / cfg.num_steps, self.elapsed_s / (60 * cfg.minutes))
+
+
+def learning_rate(cfg: RunConfig, progress: Progress) -> float:
+    warm = min(1.0, (progress.step + 1) / cfg.warmup_steps)
+    decay = min(1.0, max(0.0, 1.0 - progress.fraction(cfg)) / DECAY_SHARE)
+    return cfg.learning_rate * warm * decay
+
+
+class Run:
+    """Trains `module` in place and leaves the averaged weights in it."""
+
+    def __init__(self, cfg: RunConfig, module: nn.Module, folder: Path) -> None:
+        self.cfg, self.module, self.folder = cfg, module, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress()
+        self.ema = [parameter.detach().clone() for parameter in module.parameters()]
+        self.optimiser = MatrixMuon(module, cfg.learning_rate, cfg.weight_decay)
+        self._resume()
+
+    def train(
+        self,
+        make_batch: Callable[[torch.Generator], object],
+        loss_of: Callable[[object, torch.Generator], tuple[Tensor, dict[str, float]]],
+    ) -> Progress:
+        """Train until the time or the steps are used up."""
+        saved_at = time.monotonic()
+        sums: dict[str, float] = {}
+        while self.progress.fraction(self.cfg) < 1.0:
+            started = time.monotonic()
+            figures = self._step(make_batch, loss_of)
+            self.progress.step += 1
+            self.progress.elapsed_s += time.monotonic() - started
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value / self.cfg.log_every
+            if self.progress.step % self.cfg.log_every == 0:
+                self._log(sums)
+                sums = {}
+            if time.monotonic() - saved_at > self.cfg.checkpoint_s:
+                self._save()
+                saved_at = time.monotonic()
+        self._save()
+        with torch.no_grad():
+            for parameter, mean in zip(self.module.parameters(), self.ema, strict=True):
+                parameter.copy_(mean)
+        return self.progress
+
+    def _step(
+        self,
+        make_batch: Callable[[torch.Generator], object],
+        loss_of: Callable[[object, torch.Generator], tuple[Tensor, dict[str, float]]],
+    ) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.progress.step)
+        loss, figures = loss_of(make_batch(generator), generator)
+        self.module.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.cfg.clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient is {float(norm)} at step {self.progress.step}: lower the learning rate "
+                f"(now {self.cfg.learning_rate}) and start again from the last checkpoint in {self.folder}"
+            )
+        self.optimiser.step(learning_rate(self.cfg, self.progress))
+        decay = min(self.cfg.ema_decay, (self.progress.step + 1) / (self.progress.step + 10))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.module.parameters()], 1 - decay)
+        return {"loss": float(loss.detach()), "grad_norm": float(norm), **figures}
+
+    def _log(self, figures: dict[str, float]) -> None:
+        row = {"step": self.progress.step, "minutes": round(self.progress.elapsed_s / 60, 2)}
+        row |= {name: round(value, 5) for name, value in figures.items()}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+
+    def _save(self) -> None:
+        state = {
+            "module": self.module.state_dict(),
+            "ema": self.ema,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.progress.step,
+            "elapsed_s": self.progress.elapsed_s,
+        }
+        partial = self.folder / "checkpoint.partial"
+        torch.save(state, partial)
+        partial.rename(self.folder / "checkpoint.pt")
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ema = state["ema"]
+        self.progress = Progress(state["step"], state["elapsed_s"])
+        print(f"resumed {self.folder} at step {self.progress.step}", flush=True)
