@@ -24,6 +24,7 @@ class WorkerRecord(BaseModel):
     capacity: int  # sessions in one step
     num_sessions: int = 0  # owned
     num_bytes: int = 0  # of the memories it holds
+    problem: str = ""  # what it is waiting out: no store, no Redis
     started_s: float
     seen_s: float = 0.0
 

@@ -1,0 +1,48 @@
+"""Shared fixtures: a real Valkey for the whole test session, an empty store and control plane for each test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from service.control import ControlPlane
+from service.embedded import EmbeddedValkey
+from service.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey of this test session alone, on a unix socket."""
+    server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+def settings(valkey_url: str, tmp_path: Path) -> Settings:
+    """Small frames, short times; a store of its own."""
+    return Settings(
+        redis_url=valkey_url,
+        data_dir=tmp_path,
+        frame_width=64,
+        frame_height=32,
+        lease_s=1.0,
+        linger_s=0.2,
+        frames_kept=64,
+    )
+
+
+@pytest.fixture
+async def control(settings: Settings) -> AsyncIterator[ControlPlane]:
+    """The control plane on an empty Valkey."""
+    redis = Redis.from_url(settings.redis_url)
+    await redis.flushall()
+    await redis.aclose()
+    plane = await ControlPlane.open(settings)
+    yield plane
+    await plane.close()

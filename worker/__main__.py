@@ -1,0 +1,71 @@
+"""`python -m worker`: load the backbone, then serve sessions until SIGTERM or Ctrl-C, which drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import structlog
+import torch
+
+from service.control import ControlPlane
+from service.errors import MirageError
+from service.settings import Settings, load_settings
+from worker.backbones import create_backbone
+from worker.engine import Engine, EngineConfig
+from worker.faults import Faults, parse_fault
+from worker.loop import Worker
+from worker.runner import Encoding, Runner
+from worker.weights import WeightsError
+
+LOG = structlog.get_logger()
+
+
+def create_engine(settings: Settings) -> Engine:
+    """The engine that the settings describe; raises WeightsError."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    backbone = create_backbone(settings.backbone, device)
+    cfg = EngineConfig(
+        height=settings.frame_height,
+        width=settings.frame_width,
+        deterministic=settings.deterministic,
+        device=device,
+    )
+    return Engine(backbone, cfg)
+
+
+async def serve(settings: Settings, engine: Engine, faults: Faults) -> None:
+    """Run one worker until SIGTERM or SIGINT."""
+    control = await ControlPlane.open(settings)
+    encoding = Encoding(settings.image_format, settings.image_quality)
+    worker = Worker(control, settings, Runner(engine, encoding), faults)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    LOG.info("worker ready", worker=worker.id, weights=engine.backbone.weights)
+    try:
+        await worker.run()
+    finally:
+        await control.close()
+    LOG.info("worker drained", worker=worker.id)
+
+
+def main() -> int:
+    try:
+        settings = load_settings()
+        faults = parse_fault(os.environ.get("MIRAGE_FAULT", ""))
+        asyncio.run(serve(settings, create_engine(settings), faults))
+    except (MirageError, WeightsError, ValueError) as error:
+        print(f"worker can't run: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

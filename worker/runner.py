@@ -1,0 +1,135 @@
+"""The torch side of a worker's loop: Worlds opened, restored and stepped; increments turned into segments and frames.
+
+Everything here blocks and is called from one thread, so that renewals and heartbeats go on meanwhile.
+
+Axis legend: t poses, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from service.errors import GenerationFailed
+from service.frames import Frame
+from service.requests import LivePose
+from service.segments import FrameMeta, SegmentHeader, Upload
+from service.sessions import Intrinsics, Session
+from worker.engine import Engine
+from worker.geometry import Cameras
+from worker.scheduler import Job
+from worker.snapshot import encode_image, pack_segment, unpack_segment
+from worker.world import Increment, World
+
+
+@dataclass(frozen=True)
+class Encoding:
+    format: Literal["webp", "jpeg"] = "webp"
+    quality: int = 85
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self.format}"
+
+
+class Runner:
+    def __init__(self, engine: Engine, encoding: Encoding) -> None:
+        self.engine, self._encoding = engine, encoding
+
+    @property
+    def weights(self) -> str:
+        return self.engine.backbone.weights
+
+    def check(self, session: Session) -> None:
+        """Raise GenerationFailed if these weights and this frame size can't continue that World."""
+        size = (session.intrinsics.height, session.intrinsics.width)
+        ours = (self.engine.cfg.height, self.engine.cfg.width)
+        if size != ours:
+            raise GenerationFailed(f"the session has frames of {size} (H, W), this worker {ours}")
+        if session.weights not in ("", self.weights):
+            raise GenerationFailed(
+                f"the session's world was made with {session.weights}, this worker has {self.weights}"
+            )
+
+    def restore(self, session: Session, segments: Sequence[bytes]) -> World:
+        """A World from all of its segments in order; an empty one from none."""
+        self.check(session)
+        world = self.engine.open(session.seed, session.memory)
+        for data in segments:
+            _, increment = unpack_segment(data, self.engine.cfg.device)
+            self.engine.replay(world, increment)
+        return world
+
+    def observe(self, world: World, job: Job, upload: Upload) -> Increment:
+        """Write one upload into a World."""
+        depth = None if upload.depth is None else torch.from_numpy(upload.depth)
+        mask = None if upload.mask is None else torch.from_numpy(upload.mask)
+        views = cameras(job.session.intrinsics, job.poses)
+        return self.engine.observe(world, torch.from_numpy(upload.image), views, depth, mask)
+
+    def step(self, worlds: Sequence[World], jobs: Sequence[Job]) -> list[Increment]:
+        """One chunk for each session, batched."""
+        views = [cameras(job.session.intrinsics, job.poses) for job in jobs]
+        return self.engine.step(worlds, views)
+
+    def frames(self, job: Job, increment: Increment) -> list[Frame]:
+        """The frames that an increment shows, each encoded once."""
+        shown = [increment.images[i].contiguous() for i in range(len(increment.frame_indices))]
+        started = time.perf_counter()
+        images = [encode_image(one, self._encoding.format, self._encoding.quality) for one in shown]
+        timings_ms = increment.timings_ms | {"compress": 1e3 * (time.perf_counter() - started)}
+        live = job.entry.message if isinstance(job.entry.message, LivePose) else None
+        return [
+            Frame(
+                frame=frame,
+                branch=job.session.branch,
+                pose=job.poses[i],
+                coverage=float(increment.coverage[i].mean()),
+                request_id=job.entry.id,
+                kind=job.entry.message.kind,
+                pose_index=job.first_pose + i,
+                sequence=None if live is None else live.sequence,
+                client_time_ms=getattr(job.entry.message, "client_time_ms", None),
+                timings_ms={name: round(value, 3) for name, value in timings_ms.items()},
+                media_type=self._encoding.media_type,
+                created_s=time.time(),
+                image=images[i],
+            )
+            for i, frame in enumerate(increment.frame_indices)
+        ]
+
+    def pack(self, job: Job, increment: Increment, frames: Sequence[Frame]) -> bytes:
+        """The segment of an increment."""
+        session = job.session
+        header = SegmentHeader(
+            session=session.id,
+            index=session.num_segments,
+            parent=session.tip,
+            kind=job.entry.message.kind,
+            weights=self.weights,
+            branch=session.branch,
+            frame_indices=list(increment.frame_indices),
+            frames=[FrameMeta(**frame.model_dump(exclude={"image"})) for frame in frames],
+            intrinsics=session.intrinsics.model_dump(),
+            created_s=time.time(),
+        )
+        return pack_segment(header, increment, [frame.image for frame in frames])
+
+
+def cameras(intrinsics: Intrinsics, poses: Sequence[Sequence[float]]) -> Cameras:
+    """Cameras (t,) of flat row-major world_from_camera poses."""
+    one = torch.tensor(
+        [intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy], dtype=torch.float64
+    )
+    transforms = torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4)
+    return Cameras(one.expand(len(poses), 4), transforms, intrinsics.height, intrinsics.width)
+
+
+def world_bytes(world: World) -> int:
+    """What a resident World weighs: its memory and its recent latents."""
+    recent = 0 if world.latents is None else world.latents.nbytes
+    return world.memory.stats().num_bytes + recent
