@@ -1,0 +1,222 @@
+"""`mirage up | demo | gateway | worker | walk`.
+
+Settings come from MIRAGE_* variables; flags override them. The command never imports torch: a
+worker is always a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from service.app import create_app
+from service.client import Mirage, ServiceError
+from service.control import ControlPlane
+from service.demo import demo
+from service.errors import FieldProblem, InvalidRequest, MirageError
+from service.limits import MAX_STREAM_MESSAGE_BYTES
+from service.settings import Settings, load_settings
+from service.stack import environment, supervised
+from service.telemetry import configure_logging
+
+DEFAULT_WALK = "forward 1.0, yaw 40, forward 0.5, yaw -40, back 1.0"
+GRACE_S = 5  # for open streams when the gateway stops
+DIRECTIONS = {
+    "forward": ("forward_m", 1.0),
+    "back": ("forward_m", -1.0),
+    "right": ("right_m", 1.0),
+    "left": ("right_m", -1.0),
+    "up": ("up_m", 1.0),
+    "down": ("up_m", -1.0),
+    "yaw": ("yaw_deg", 1.0),
+    "pitch": ("pitch_deg", 1.0),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the process's exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        return code
+    except (MirageError, ServiceError, OSError, httpx.TransportError) as error:
+        print(f"mirage: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("mirage", description=(__doc__ or "").partition("\n\n")[2])
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    up = commands.add_parser("up", help="Valkey, gateway, worker and viewer until Ctrl-C")
+    _add_place(up)
+    up.set_defaults(run=run_up)
+
+    show = commands.add_parser("demo", help="walk away and back, with and without memory")
+    show.add_argument("--image", type=Path, help="your own picture; without it a sample world")
+    show.add_argument("--sample", help="a sample world's name")
+    show.add_argument("--fov-deg", type=float, help="horizontal field of view of --image")
+    show.add_argument("--output", type=Path, default=Path("out/demo"))
+    show.add_argument("--seed", type=int, default=7)
+    show.set_defaults(run=run_demo)
+
+    gateway = commands.add_parser("gateway", help="only the process that clients talk to")
+    _add_place(gateway)
+    gateway.set_defaults(run=run_gateway)
+
+    worker = commands.add_parser("worker", help="only a process that owns a model")
+    worker.set_defaults(run=run_worker)
+
+    walk = commands.add_parser("walk", help="walk through a world of a running server, as MP4")
+    walk.add_argument("--server", default="http://127.0.0.1:8000")
+    start = walk.add_mutually_exclusive_group(required=True)
+    start.add_argument("--image", type=Path)
+    start.add_argument("--sample")
+    walk.add_argument("--fov-deg", type=float)
+    walk.add_argument("--seed", type=int)
+    walk.add_argument("--memory", choices=("latent", "null"))
+    walk.add_argument("--actions", default=DEFAULT_WALK, help=f"default: {DEFAULT_WALK!r}")
+    walk.add_argument("--output", type=Path, default=Path("walk.mp4"))
+    walk.add_argument("--keep", action="store_true", help="leave the world on the server")
+    walk.set_defaults(run=run_walk)
+    return top
+
+
+def run_up(options: argparse.Namespace) -> int:
+    return _until_signal(_up(_settings(options)))
+
+
+async def _up(settings: Settings) -> int:
+    print("starting a worker and a gateway ...", flush=True)
+    async with supervised(settings) as stack:
+        print(
+            f"ready: {stack.url} (API: {stack.url}/docs)\n"
+            f"worlds and logs are in {settings.data_dir.absolute()}; Ctrl-C stops everything",
+            flush=True,
+        )
+        await stack.watch()
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    return demo(options.image, options.sample, options.fov_deg, options.seed, options.output)
+
+
+def run_gateway(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    configure_logging(settings.log_level)
+    asyncio.run(_check(settings))
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=MAX_STREAM_MESSAGE_BYTES,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+async def _check(settings: Settings) -> None:
+    """Say what is missing in one line rather than in a traceback of the server."""
+    control = await ControlPlane.open(settings)
+    await control.close()
+
+
+def run_worker(_: argparse.Namespace) -> int:
+    """Become a worker; this process has imported no torch and hands over entirely."""
+    command = [sys.executable, "-m", "worker"]
+    os.execve(sys.executable, command, environment(load_settings()))
+
+
+def run_walk(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in ("fov_deg", "seed", "memory")}
+    form = {name: value for name, value in given.items() if value is not None}
+    actions = parse_actions(options.actions)
+    with Mirage(options.server) as mirage:
+        world = mirage.create(options.image, sample=options.sample, **form)
+        walk = world.generate(actions=actions)
+        for frame in walk.frames():
+            done = frame.number - walk.info["first_frame"] + 1
+            known = "" if frame.coverage is None else f", {frame.coverage:.0%} remembered"
+            print(f"\rframe {done} of {walk.info['total']}{known}   ", end="", flush=True)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_bytes(walk.video())
+        if not options.keep:
+            world.delete()
+    print(f"\n{options.output}")
+    return 0
+
+
+def parse_actions(text: str) -> list[dict[str, float]]:
+    """'forward 1.5, yaw 30' -> [{"forward_m": 1.5}, {"yaw_deg": 30.0}]; raises InvalidRequest."""
+    actions = []
+    for part in text.split(","):
+        name, _, amount = part.strip().partition(" ")
+        try:
+            field, sign = DIRECTIONS[name]
+            actions.append({field: sign * float(amount)})
+        except (KeyError, ValueError) as error:
+            allowed = f"'<{' | '.join(DIRECTIONS)}> <metres or degrees>', separated by commas"
+            raise InvalidRequest(
+                f"--actions can't be read at {part.strip()!r}; allowed: {allowed}",
+                fields=(FieldProblem("actions", part.strip(), allowed),),
+            ) from error
+    return actions
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", help="default: MIRAGE_HOST or 127.0.0.1")
+    command.add_argument("--port", type=int, help="default: MIRAGE_PORT or 8000; 0 = a free one")
+    command.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
+    return load_settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _until_signal(work: Coroutine[Any, Any, int]) -> int:
+    """Run `work`; the first Ctrl-C, SIGTERM or SIGHUP ends it in order, more change nothing."""
+
+    async def cancellable() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        loop, stopped = asyncio.get_running_loop(), False
+
+        def stop() -> None:
+            nonlocal stopped
+            if not stopped:
+                stopped = True
+                print("\nstopping ...", flush=True)
+                task.cancel()
+
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(name, stop)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+            return 0
+
+    return asyncio.run(cancellable())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

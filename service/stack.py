@@ -1,0 +1,173 @@
+"""The whole service on one machine: a Valkey, a gateway and a worker, each a process of its own.
+
+How: this process only supervises. Children get SIGTERM when it ends, however it ends (Linux: the
+kernel's parent-death signal), and are stopped in order: worker, gateway, Valkey. What they print
+goes to files in `data_dir/logs`; the last lines are shown when one dies. A worker that dies when it
+was ready is started again; its worlds are restored from their segments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from service.embedded import EmbeddedValkey, free_port
+from service.errors import Unavailable
+from service.settings import Settings
+
+READY_S = 180.0  # weights may have to be read from a slow disk
+STOP_S = 15.0
+POLL_S = 0.1
+LAST_LINES = 15
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Child:
+    """One of our processes and the file it prints to."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+
+    @property
+    def died(self) -> bool:
+        return self.process.returncode is not None
+
+    def obituary(self) -> Unavailable:
+        lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        words = "\n  ".join(lines) or "nothing"
+        return Unavailable(
+            f"the {self.name} ended with {self.process.returncode}; its last words ({self.log}):"
+            f"\n  {words}"
+        )
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not enough; harmless if it is gone."""
+        if self.died:
+            return
+        self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), STOP_S)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+class Stack:
+    """A running service; `watch` keeps its worker alive."""
+
+    def __init__(self, settings: Settings) -> None:
+        """`settings.redis_url` and `settings.port` are final."""
+        self.settings = settings
+        self.gateway: Child | None = None
+        self.worker: Child | None = None
+
+    @property
+    def url(self) -> str:
+        host = self.settings.host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        return f"http://{shown}:{self.settings.port}"
+
+    async def start(self) -> None:
+        """Wait until work is accepted; raises Unavailable with a child's last words."""
+        self.gateway = await self._spawn("gateway", "service.cli", "gateway")
+        self.worker = await self._spawn("worker", "worker")
+        await self._until_ready()
+
+    async def stop(self) -> None:
+        for child in (self.worker, self.gateway):
+            if child is not None:
+                await child.stop()
+
+    async def watch(self) -> None:
+        """Until the gateway dies (raises Unavailable); a worker that dies is replaced."""
+        while True:
+            assert self.gateway is not None and self.worker is not None
+            ends = [asyncio.create_task(one.process.wait()) for one in (self.gateway, self.worker)]
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for end in ends:
+                    end.cancel()
+            if self.gateway.died:
+                raise self.gateway.obituary()
+            print(f"{self.worker.obituary().detail}\nstarting another one", file=sys.stderr)
+            self.worker = await self._spawn("worker", "worker")
+            await self._until_ready()
+
+    async def _until_ready(self) -> None:
+        assert self.gateway is not None and self.worker is not None
+        deadline = asyncio.get_running_loop().time() + READY_S
+        reason = "no answer yet"
+        async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
+            while asyncio.get_running_loop().time() < deadline:
+                for child in (self.gateway, self.worker):
+                    if child.died:
+                        raise child.obituary()
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await client.get("/readyz")
+                    if answer.status_code == 200:
+                        return
+                    reason = answer.json()["detail"]
+                await asyncio.sleep(POLL_S)
+        raise Unavailable(f"the service was not ready within {READY_S:g} s: {reason}")
+
+    async def _spawn(self, name: str, *module: str) -> Child:
+        log = self.settings.data_dir / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                *module,
+                env=environment(self.settings),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        return Child(name, process, log)
+
+
+@asynccontextmanager
+async def running_stack(settings: Settings) -> AsyncIterator[str]:
+    """The service runs and accepts work at this URL inside the block."""
+    async with supervised(settings) as stack:
+        yield stack.url
+
+
+@asynccontextmanager
+async def supervised(settings: Settings) -> AsyncIterator[Stack]:
+    """The same for who wants to `watch` it. Port 0 becomes a free one; without a `redis_url` an
+    embedded Valkey is started first and stopped last."""
+    async with AsyncExitStack() as stack:
+        found: dict[str, object] = {"port": settings.port or free_port()}
+        if not settings.redis_url:
+            valkey = EmbeddedValkey(settings.data_dir)
+            found["redis_url"] = await stack.enter_async_context(valkey)
+        running = Stack(settings.model_copy(update=found))
+        stack.push_async_callback(running.stop)
+        await running.start()
+        yield running
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """This process's variables with every setting spelled out, so that flags reach the children."""
+    named = {f"MIRAGE_{name.upper()}": str(value) for name, value in settings}
+    return {**os.environ, **named}
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
