@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ class Worker:
             self._drop(batch)
             raise
         except Exception as error:  # the job boundary: whatever the model raises
-            LOG.exception("step failed", sessions=[job.session.id for job in batch])
+            sessions = [job.session.id for job in batch]
+            LOG.error("step failed", sessions=sessions, trace=traceback.format_exc())
             self._drop(batch)
             await self._broke(batch, error)
         finally:

@@ -94,3 +94,169 @@ async def test_an_image_becomes_frame_0_and_a_path_the_frames_after_it(
     assert after.next_frame == 11 and after.num_segments == 4 and after.num_points > 0
     assert after.weights == "fake@0" and after.state == SessionState.IDLE
     assert await control.workers.alive() == []  # it left in order
+
+
+async def test_of_live_poses_the_newest_wins(control: ControlPlane, settings: Settings) -> None:
+    session = await open_session(control)
+    for i in range(20):
+        live = LivePose(pose=pose(i), sequence=i, client_time_ms=float(i))
+        await control.requests.append(session.id, live)
+    async with serving(control, settings):
+        frames = await read_until(control, session.id, 1)
+        assert [frame.sequence for frame in frames] == [None, 19]
+        await control.requests.append(session.id, LivePose(pose=pose(30), sequence=30))
+        frames = await control.frames.read(session.id, after=1, wait_s=5)
+    assert [(frame.frame, frame.sequence) for frame in frames] == [(2, 30)]
+
+
+async def test_cancel_takes_effect_within_one_step(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    path = Generate(poses=[pose(i) for i in range(400)])
+    long = await control.requests.append(session.id, path)
+    queued = await control.requests.append(session.id, path)
+    async with serving(control, settings):
+        await read_until(control, session.id, 4)
+        await control.requests.cancel(session.id, queued.id)
+        before = (await control.sessions.get(session.id)).next_frame
+        await control.requests.cancel(session.id, long.id)
+
+        async def both_over() -> bool:
+            return all(
+                [(await control.requests.get(session.id, one.id)).state == "cancelled"
+                 for one in (long, queued)]
+            )  # fmt: skip
+
+        await until(both_over)
+        after = (await control.sessions.get(session.id)).next_frame
+    assert after - before <= 2 * settings.chunk_frames
+    assert (await control.requests.get(session.id, long.id)).cancel_requested is False
+
+
+async def test_an_observation_shows_no_frame_and_informs_the_memory(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    blob = await control.segments.put_upload(session.id, Upload(picture(1).image, depth))
+    await control.requests.append(session.id, Observe(blob=blob, pose=pose(40)))
+    await control.requests.append(session.id, Generate(poses=[pose(40)]))
+    async with serving(control, settings):
+        frames = await read_until(control, session.id, 1)
+    assert [frame.kind for frame in frames] == ["init", "generate"]
+    kinds = [entry.kind for entry in await control.frames.manifest(session.id)]
+    assert kinds == ["init", "observe", "generate"]
+    assert frames[1].coverage > 0.5
+
+
+async def test_an_image_that_cannot_be_read_fails_its_session_alone(
+    control: ControlPlane, settings: Settings
+) -> None:
+    bad, good = await open_session(control), await open_session(control)
+    await control.segments.delete_session(bad.id)
+    path = await control.requests.append(bad.id, Generate(poses=[pose(1)]))
+    async with serving(control, settings):
+        await read_until(control, good.id, 0)
+
+        async def failed() -> bool:
+            return (await control.requests.get(bad.id, path.id)).state == "failed"
+
+        await until(failed)
+    session = await control.sessions.get(bad.id)
+    assert session.state == SessionState.FAILED
+    assert session.error and "not in the store" in session.error["detail"]
+    first = await control.requests.get(bad.id, session.init_request)
+    assert first.state == RequestState.FAILED and first.error == session.error
+
+
+class PoisonBackbone(FakeBackbone):
+    """Fails for cameras beyond 50 m, as a model out of memory would."""
+
+    def depth(self, latents, cameras):  # type: ignore[no-untyped-def]
+        if (cameras.world_from_camera[..., 2, 3] > 50).any():
+            raise torch.OutOfMemoryError("no memory for this one")
+        return super().depth(latents, cameras)
+
+
+async def test_a_failing_step_costs_only_that_request(
+    control: ControlPlane, settings: Settings
+) -> None:
+    sessions = [await open_session(control, seed) for seed in range(3)]
+    far = await control.requests.append(sessions[0].id, Generate(poses=[pose(2000)]))
+    near = [
+        await control.requests.append(one.id, Generate(poses=[pose(1)])) for one in sessions[1:]
+    ]
+    again = await control.requests.append(sessions[0].id, Generate(poses=[pose(1)]))
+    async with serving(control, settings, PoisonBackbone()):
+        for session in sessions:
+            await read_until(control, session.id, 1)
+    bad = await control.requests.get(sessions[0].id, far.id)
+    assert bad.state == RequestState.FAILED
+    assert bad.error and "no memory for this one" in bad.error["detail"]
+    assert (await control.requests.get(sessions[0].id, again.id)).first_frame == 1
+    for session, path in zip(sessions[1:], near, strict=True):
+        assert (await control.requests.get(session.id, path.id)).state == RequestState.DONE
+
+
+async def test_a_world_survives_its_worker_and_its_eviction_bit_for_bit(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """One session walks undisturbed; its twin changes workers and is evicted before every step."""
+    steps = [pose(i) for i in (1, 2, 3, 4, 5, 6, 7, 8)]
+    one, twin = await open_session(control, 3), await open_session(control, 3)
+    async with serving(control, settings):
+        await control.requests.append(one.id, Generate(poses=steps))
+        whole = await read_until(control, one.id, 8)
+    tight = settings.model_copy(update={"resident_bytes": 1})
+    for part, last in ((steps[:4], 4), (steps[4:], 8)):
+        await control.requests.append(twin.id, Generate(poses=part))
+        async with serving(control, tight):
+            parts = await read_until(control, twin.id, last)
+    assert [frame.image for frame in parts] == [frame.image for frame in whole]
+
+
+async def test_deleting_a_session_stops_its_worker_and_leaves_nothing(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    await control.requests.append(session.id, Generate(poses=[pose(i) for i in range(400)]))
+    async with serving(control, settings):
+        await read_until(control, session.id, 4)
+        await control.sessions.delete(session.id)
+        with pytest.raises(SessionDeleted):
+            await control.frames.read(session.id)
+
+        async def gone() -> bool:
+            objects = await control.segments.ids(session.id)
+            names = await control.redis.keys(f"*{session.id}*")
+            return not objects and len(names) == 1  # the tombstone
+
+        await until(gone)
+
+
+async def test_a_session_of_another_frame_size_is_refused_with_both_sizes(
+    control: ControlPlane, settings: Settings
+) -> None:
+    new = NewSession(intrinsics=INTRINSICS.model_copy(update={"width": 80}))
+    session = await control.sessions.create(new, picture())
+    async with serving(control, settings):
+
+        async def failed() -> bool:
+            return (await control.sessions.get(session.id)).state == SessionState.FAILED
+
+        await until(failed)
+    error = (await control.sessions.get(session.id)).error
+    assert error and "(32, 80)" in error["detail"] and "(32, 64)" in error["detail"]
+
+
+async def test_sessions_share_steps_and_each_gets_its_frames(
+    control: ControlPlane, settings: Settings
+) -> None:
+    sessions = [await open_session(control, seed) for seed in range(6)]
+    for session in sessions:
+        await control.requests.append(session.id, Generate(poses=[pose(i) for i in range(6)]))
+    async with serving(control, settings), serving(control, settings):
+        for session in sessions:
+            frames = await read_until(control, session.id, 6)
+            assert [frame.frame for frame in frames] == list(range(7))

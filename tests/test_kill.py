@@ -1,0 +1,120 @@
+"""A worker is killed with SIGKILL at named points of a step, another is started: the client notices nothing but a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from service.control import ControlPlane
+from service.frames import Frame
+from service.requests import Generate
+from service.segments import Upload
+from service.sessions import IDENTITY, Intrinsics, NewSession, Session
+from service.settings import Settings
+
+WORKERS = Path(__file__).parent / "worker"
+LAST_FRAME = 24
+INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
+
+
+@contextmanager
+def worker_process(settings: Settings, fault: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    given = settings.model_dump(include={"redis_url", "data_dir", "lease_s", "linger_s"})
+    given |= {"frame_width": 64, "frame_height": 32}
+    environ = {name: value for name, value in os.environ.items() if "MIRAGE" not in name}
+    environ |= {f"MIRAGE_{name.upper()}": str(value) for name, value in given.items()}
+    environ |= {"MIRAGE_FAULT": fault, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, str(WORKERS / "entry.py")], env=environ)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def walk(control: ControlPlane) -> Session:
+    """A session and a path of two requests that turns back, so that memory matters."""
+    image = np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)
+    new = NewSession(seed=5, intrinsics=INTRINSICS)
+    session = await control.sessions.create(new, Upload(image))
+    steps = [*range(12), *range(12, 0, -1)]
+    poses = [[*IDENTITY[:3], 0.1 * step, *IDENTITY[4:]] for step in steps]
+    await control.requests.append(session.id, Generate(poses=poses[:10]))
+    await control.requests.append(session.id, Generate(poses=poses[10:]))
+    return session
+
+
+async def read_all(control: ControlPlane, session: str) -> list[Frame]:
+    """A client that reads the bus and resumes after the last number it saw."""
+    frames: list[Frame] = []
+    async with asyncio.timeout(20):
+        while len(frames) <= LAST_FRAME:
+            after = frames[-1].frame if frames else -1
+            frames += await control.frames.read(session, after=after, wait_s=1.0, limit=3)
+    return frames
+
+
+async def final_world(control: ControlPlane, session: str) -> dict[str, Tensor]:
+    """The World as its segments give it, with the state of its memory."""
+    sys.path.insert(0, str(WORKERS))
+    from fakes import fake_engine
+
+    from worker.runner import Encoding, Runner
+
+    entries = await control.frames.manifest(session)
+    segments = [await control.segments.get(session, entry.id) for entry in entries]
+    record = await control.sessions.get(session)
+    world = Runner(fake_engine(), Encoding()).restore(record, segments)
+    assert world.latents is not None
+    return {**world.memory.state(), "recent": world.latents}
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, object]:
+    """Filled by the first case: what an undisturbed run gives."""
+    return {}
+
+
+async def reference(
+    control: ControlPlane, settings: Settings
+) -> tuple[list[bytes], dict[str, Tensor]]:
+    session = await walk(control)
+    with worker_process(settings):
+        frames = await read_all(control, session.id)
+    return [frame.image for frame in frames], await final_world(control, session.id)
+
+
+@pytest.mark.parametrize("point", ["before_put", "after_put", "after_commit", "before_ack"])
+async def test_a_killed_worker_is_replaced_and_nobody_notices(
+    control: ControlPlane, settings: Settings, point: str, undisturbed: dict[str, object]
+) -> None:
+    settings = settings.model_copy(update={"lease_s": 0.5})
+    if not undisturbed:
+        undisturbed["images"], undisturbed["world"] = await reference(control, settings)
+    session = await walk(control)
+    with worker_process(settings, f"{point}:3") as victim:
+        reading = asyncio.create_task(read_all(control, session.id))
+        async with asyncio.timeout(15):
+            while victim.poll() is None:
+                await asyncio.sleep(0.01)
+        assert victim.returncode == -signal.SIGKILL
+        assert not reading.done()
+        with worker_process(settings):
+            frames = await reading
+    assert [frame.frame for frame in frames] == list(range(LAST_FRAME + 1))
+    assert [frame.image for frame in frames] == undisturbed["images"]
+    world, twin = await final_world(control, session.id), undisturbed["world"]
+    assert isinstance(twin, dict) and world.keys() == twin.keys()
+    for name, tensor in world.items():
+        assert torch.equal(tensor, twin[name]), name
