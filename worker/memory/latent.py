@@ -56,6 +56,7 @@ class LatentMemory:
         self._points = Points(channels, device)
         self._origin: Tensor | None = None
 
+    @torch.inference_mode()  # as buffers made in inference mode can't be changed outside of it
     def write(
         self,
         tokens: Tensor,
@@ -87,6 +88,7 @@ class LatentMemory:
         self.apply(delta)
         return delta
 
+    @torch.inference_mode()
     def apply(self, delta: Delta) -> None:
         if delta.tokens.shape[1] != self._channels:
             raise ValueError(

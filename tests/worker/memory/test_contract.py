@@ -1,0 +1,147 @@
+"""What every memory must do, whatever it remembers."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from boxes import camera, orbit, room_depth
+from torch import Tensor
+
+from worker.geometry import Cameras
+from worker.memory import MEMORIES, Delta, Memory, Readout, create_memory, read_many
+
+GRID, CHANNELS = (16, 24), 6
+
+
+@pytest.fixture(params=MEMORIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def memory(name: str) -> Memory:
+    return create_memory(name, CHANNELS, GRID)
+
+
+def tokens(num: int, seed: int = 0) -> Tensor:
+    return torch.randn(num, CHANNELS, *GRID, generator=torch.Generator().manual_seed(seed))
+
+
+def write(memory: Memory, views: Cameras, first: int = 0, **options: object) -> Delta:
+    sources = range(first, first + len(views))
+    return memory.write(
+        tokens(len(views), first), room_depth(views), views, list(sources), **options
+    )
+
+
+def same(a: object, b: object) -> bool:
+    """Whether all tensors of two dataclasses or dicts are equal bit for bit."""
+    left, right = (x if isinstance(x, dict) else vars(x) for x in (a, b))
+    return left.keys() == right.keys() and all(
+        torch.equal(left[k].nan_to_num(), right[k].nan_to_num()) for k in left
+    )
+
+
+@pytest.mark.parametrize("mode", ["nearest", "soft"])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_readout_has_the_contracts_shapes(memory, mode, written):
+    if written:
+        write(memory, orbit(3), observed=True)
+    readout = memory.read(orbit(5), mode)
+    assert readout.tokens.shape == (5, CHANNELS, *GRID) and readout.tokens.dtype == torch.float32
+    dtypes = {"coverage": torch.float32, "depth": torch.float32, "quality": torch.float32}
+    dtypes |= {"winner": torch.int64, "source": torch.int64}
+    for column, dtype in dtypes.items():
+        value = getattr(readout, column)
+        assert value.shape == (5, *GRID) and value.dtype == dtype, column
+
+
+@pytest.mark.parametrize("mode", ["nearest", "soft"])
+def test_uncovered_cells_are_empty(memory, mode):
+    write(memory, camera((0, 0, 0), (0, 0, 1.0)), observed=True)
+    readout = memory.read(orbit(4), mode)
+    empty = readout.coverage == 0
+    assert empty.any() and ((readout.coverage == 1) | empty).all()
+    assert (readout.depth[empty] == 0).all() and (readout.quality[empty] == 0).all()
+    assert (readout.winner[empty] == -1).all() and (readout.source[empty] == -1).all()
+    assert (readout.tokens.abs().sum(1)[empty] == 0).all()
+    assert (readout.depth[~empty] > 0).all() and (readout.source[~empty] >= 0).all()
+
+
+def test_read_mutates_nothing(memory):
+    write(memory, orbit(3), observed=True)
+    before = {key: value.clone() for key, value in memory.state().items()}
+    first = memory.read(orbit(4))
+    assert same(before, memory.state())
+    assert same(first, memory.read(orbit(4)))
+
+
+def test_replayed_deltas_restore_the_memory_bit_for_bit(memory, name):
+    restored = create_memory(name, CHANNELS, GRID)
+    with torch.inference_mode():
+        deltas = [write(memory, orbit(4), observed=True)]
+    deltas.append(write(memory, orbit(7), 4))
+    deltas.append(write(memory, camera((0, 0, 1.5), (0, 0, 2.5)), 11, observed=True))
+    for delta in deltas:
+        restored.apply(delta)
+    assert same(memory.state(), restored.state())
+    assert same(memory.read(orbit(5)), restored.read(orbit(5)))
+    more = [write(m, orbit(3), 12, observed=False) for m in (memory, restored)]
+    assert same(*more) and same(memory.state(), restored.state())
+
+
+def test_a_delta_is_complete_and_typed(memory):
+    delta = write(memory, orbit(2), observed=True)
+    dtypes = {
+        "ids": torch.int64,
+        "positions": torch.float32,
+        "tokens": torch.bfloat16,
+        "quality": torch.float32,
+        "size": torch.float32,
+        "slant": torch.float16,
+        "source": torch.int32,
+        "removed": torch.int64,
+        "requalified_ids": torch.int64,
+        "requalified": torch.float32,
+        "origin": torch.float64,
+    }
+    assert dtypes == {f.name: getattr(delta, f.name).dtype for f in fields(Delta)}
+    added = {len(getattr(delta, name)) for name in list(dtypes)[:7]}
+    assert added == {len(delta.ids)}
+
+
+def test_stats_start_at_zero_and_count_what_was_written(memory):
+    assert vars(memory.stats()) == {"num_points": 0, "num_bytes": 0, "num_sources": 0}
+    delta = write(memory, orbit(2), observed=True)
+    stats = memory.stats()
+    assert stats.num_points == len(delta.ids)
+    assert (stats.num_bytes > 0) == (stats.num_points > 0)
+
+
+def test_nothing_valid_adds_nothing(memory):
+    views = orbit(2)
+    delta = memory.write(tokens(2), torch.zeros(2, 128, 192), views, [0, 1], observed=True)
+    assert len(delta.ids) == 0 and memory.stats().num_points == 0
+    assert not memory.read(views).coverage.any()
+
+
+def test_sessions_are_read_together(name):
+    memories = [create_memory(name, CHANNELS, GRID) for _ in range(3)]
+    for i, memory in enumerate(memories[:2]):
+        write(memory, orbit(i + 1), observed=True)
+    views = [orbit(2), orbit(1), orbit(3)]
+    readouts = read_many(memories, views)
+    assert all(isinstance(readout, Readout) for readout in readouts)
+    for memory, view, readout in zip(memories, views, readouts, strict=True):
+        assert same(memory.read(view), readout)
+
+
+def test_an_unknown_memory_is_refused():
+    with pytest.raises(ValueError, match="unknown memory 'clay'; choose one of latent, null"):
+        create_memory("clay", CHANNELS, GRID)
+
+
+def test_a_null_memory_refuses_points():
+    delta = write(create_memory("latent", CHANNELS, GRID), orbit(1), observed=True)
+    with pytest.raises(ValueError, match="holds no points"):
+        create_memory("null", CHANNELS, GRID).apply(delta)

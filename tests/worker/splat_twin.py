@@ -1,0 +1,107 @@
+"""The splat's rules once more: float64, one point and one cell at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NEAR_M, OVERLAP, MAX_FOOTPRINT, FRONT, MIN_TENT = 0.05, 1.125, 4.0, 17 / 16, 1 / 64
+
+
+@dataclass
+class Seen:
+    point: int
+    u: float
+    v: float
+    z: float
+    width_u: float
+    width_v: float
+
+
+class AmbiguousError(Exception):
+    """Float32 may decide otherwise: a cell lies on the rim of a footprint, or distances tie."""
+
+
+def look(
+    points: dict[str, np.ndarray], pose: np.ndarray, intrinsics: Sequence[float]
+) -> list[Seen]:
+    """All points in front of the camera, (4, 4) world_from_camera."""
+    fx, fy, cx, cy = intrinsics
+    inverse = np.linalg.inv(pose)
+    found = []
+    for i, position in enumerate(points["positions"]):
+        x, y, z = np.round(inverse[:3, :3] @ position + inverse[:3, 3], 12)
+        if z <= NEAR_M:
+            continue
+        a, b, c = inverse[:3, :3] @ points["slant"][i]
+        span_u = (points["size"][i] + abs(a - c * x / z)) * fx / z
+        span_v = points["size"][i] * fy / z + abs(b - c * y / z) * fy / z
+        widths = [min(max(OVERLAP * span, 1.0), MAX_FOOTPRINT) for span in (span_u, span_v)]
+        found.append(Seen(i, x * fx / z + cx, y * fy / z + cy, z, *widths))
+    return found
+
+
+def covers(seen: Seen, row: int, column: int) -> bool:
+    du, dv = column + 0.5 - seen.u, row + 0.5 - seen.v
+    for distance, width in ((du, seen.width_u), (dv, seen.width_v)):
+        if width != 1.0 and abs(abs(distance) - width / 2) < 1e-5:
+            raise AmbiguousError
+    return -seen.width_u / 2 < du <= seen.width_u / 2 and -seen.width_v / 2 < dv <= seen.width_v / 2
+
+
+def tent(seen: Seen, row: int, column: int) -> float:
+    radius_u, radius_v = max(seen.width_u / OVERLAP, 1.0), max(seen.width_v / OVERLAP, 1.0)
+    weight = max(0.0, 1 - abs(column + 0.5 - seen.u) / radius_u)
+    weight *= max(0.0, 1 - abs(row + 0.5 - seen.v) / radius_v)
+    if abs(weight - MIN_TENT) < 1e-5:
+        raise AmbiguousError
+    return weight if weight >= MIN_TENT else 0.0
+
+
+def choose(
+    candidates: list[Seen], points: dict[str, np.ndarray], row: int, column: int
+) -> list[Seen]:
+    """The chosen frame's points on the front surface, the winner first."""
+    front = min(seen.z for seen in candidates) * FRONT
+    surface = [seen for seen in candidates if seen.z <= front]
+    rank = max((points["quality"][s.point], points["source"][s.point]) for s in surface)
+    chosen = [s for s in surface if (points["quality"][s.point], points["source"][s.point]) == rank]
+    distance = [(s.u - column - 0.5) ** 2 + (s.v - row - 0.5) ** 2 for s in chosen]
+    order = np.argsort(distance, kind="stable")
+    if len(order) > 1 and abs(distance[order[0]] - distance[order[1]]) < 1e-5:
+        raise AmbiguousError
+    return [chosen[i] for i in order]
+
+
+def splat_view(
+    points: dict[str, np.ndarray],
+    pose: np.ndarray,
+    intrinsics: Sequence[float],
+    grid: tuple[int, int],
+    soft: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """winner (h, w), depth (h, w), tokens (h, w, c)."""
+    seen = look(points, pose, intrinsics)
+    winner, depth = np.full(grid, -1), np.zeros(grid)
+    tokens = np.zeros((*grid, points["tokens"].shape[1]))
+    cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    chosen = {}
+    for row, column in cells:
+        candidates = [s for s in seen if covers(s, row, column)]
+        if candidates:
+            chosen[row, column] = choose(candidates, points, row, column)
+    visible = {s.point: s for group in chosen.values() for s in group}
+    for (row, column), group in chosen.items():
+        first = group[0]
+        winner[row, column], depth[row, column] = first.point, first.z
+        tokens[row, column] = points["tokens"][first.point]
+        if soft:
+            front = min(s.z for s in seen if covers(s, row, column)) * FRONT
+            frame = points["source"][first.point]
+            same = [s for s in visible.values() if points["source"][s.point] == frame]
+            weights = {s.point: tent(s, row, column) for s in same if s.z <= front}
+            total = sum(weights.values())
+            tokens[row, column] = sum(
+                w / total * points["tokens"][point] for point, w in weights.items()
+            )
+    return winner, depth, tokens

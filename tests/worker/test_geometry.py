@@ -1,0 +1,158 @@
+"""Cameras and lifting against closed forms and the reference's vectors."""
+
+import math
+
+import oracle
+import pytest
+import torch
+from boxes import camera, room_depth
+
+from worker.geometry import Cameras, cat_cameras, intrinsics_from_fov, lift, look_at
+
+GRID = (16, 24)
+
+
+def plane_depth(view: Cameras, normal: tuple[float, float, float], offset: float) -> torch.Tensor:
+    """z-depth of the camera-frame plane n . x = offset at every pixel's centre."""
+    return offset / (view.rays() @ torch.tensor(normal, dtype=torch.float64))
+
+
+def test_a_resized_camera_sees_the_same_rays():
+    view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    fine, coarse = view.rays(), view.resized(*GRID).rays()
+    middle = fine.unfold(1, 8, 8).unfold(2, 8, 8).mean(dim=(-1, -2))
+    torch.testing.assert_close(coarse, middle)
+
+
+def test_look_at_faces_the_target_with_y_down():
+    pose = look_at(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 8.0]))
+    torch.testing.assert_close(pose[:3, :3], torch.eye(3, dtype=torch.float64))
+
+
+def test_camera_from_world_is_the_inverse():
+    view = camera((0.3, -0.4, 9.0), (2.0, 1.0, -1.0))
+    identity = view.camera_from_world @ view.world_from_camera
+    torch.testing.assert_close(identity[0], torch.eye(4, dtype=torch.float64))
+
+
+def test_field_of_view_spans_the_width():
+    focal, _, cx, _ = intrinsics_from_fov(math.radians(90), 128, 192)
+    assert focal == pytest.approx(96) and cx == 96
+
+
+def test_cameras_of_two_sizes_are_not_joined():
+    with pytest.raises(ValueError, match="different image sizes"):
+        cat_cameras([camera((0, 0, 0), (0, 0, 1.0)), camera((0, 0, 0), (0, 0, 1.0), height=64)])
+
+
+@pytest.mark.parametrize("normal", [(0.0, 0.0, 1.0), (0.3, 0.0, 1.0), (0.4, -0.6, 1.0)])
+def test_a_plane_is_lifted_onto_itself(normal):
+    view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    lifted = lift(plane_depth(view, normal, 3.0), view, GRID)
+    assert lifted.valid.all()
+    offsets = lifted.positions.double() @ torch.tensor(normal, dtype=torch.float64)
+    torch.testing.assert_close(offsets, torch.full_like(offsets, 3.0), rtol=1e-5, atol=0)
+
+
+def test_slant_is_the_depth_that_a_cell_spans():
+    view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    lifted = lift(plane_depth(view, (0.5, 0.0, 1.0), 3.0), view, GRID)
+    neighbours = lifted.depth.diff(dim=2).abs()
+    spans = lifted.slant[..., 2]
+    between = torch.minimum(spans[:, :, 1:], spans[:, :, :-1])
+    assert (neighbours / between - 1).abs().max() < 0.2
+    assert lift(torch.full((1, 128, 192), 2.0), view, GRID).slant.abs().max() < 1e-4
+
+
+def test_a_seam_of_nothing_and_a_wall_leaves_no_floaters():
+    view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    for column in range(88, 97):
+        depth = torch.full((1, 128, 192), 4.0)
+        depth[:, :, :column] = 0.0
+        z = lift(depth, view, GRID).depth
+        assert not ((z > 0.2) & (z < 3.8)).any()
+        assert (z[:, :, 12:] == 4.0).all() and (z[:, :, :11] == 0).all()
+
+
+def test_a_cell_on_an_edge_takes_the_nearer_surface_and_never_an_average():
+    view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    for column in range(88, 97):  # the near surface fills 0 .. 8 of the cell's 8 columns
+        depth = torch.full((1, 128, 192), 4.0)
+        depth[:, :, 88:column] = 1.0
+        z = lift(depth, view, GRID).depth[:, :, 11]
+        assert (z == (1.0 if column >= 90 else 4.0)).all()
+
+
+@pytest.mark.parametrize("invalid", [0.0, -1.0, math.nan, math.inf])
+def test_invalid_depth_is_not_lifted(invalid):
+    lifted = lift(torch.full((1, 128, 192), invalid), camera((0, 0, 0), (0, 0, 1.0)), GRID)
+    assert not lifted.valid.any() and (lifted.depth == 0).all()
+
+
+@pytest.mark.parametrize(("rows", "excluded"), [(3, False), (4, True), (5, True)])
+def test_a_mask_counts_by_area(rows, excluded):
+    mask = torch.zeros(1, 128, 192, dtype=torch.bool)
+    mask[:, 8 : 8 + rows, :] = True  # of the 8 pixel rows of cell row 1, not its first corner only
+    lifted = lift(torch.full((1, 128, 192), 2.0), camera((0, 0, 0), (0, 0, 1.0)), GRID, mask)
+    assert lifted.valid[:, 1].any() != excluded
+    assert lifted.valid[:, 0].all() and lifted.valid[:, 2:].all()
+
+
+def test_a_mask_may_have_the_grids_size():
+    mask = torch.zeros(1, *GRID, dtype=torch.bool)
+    mask[0, 3, 5] = True
+    lifted = lift(torch.full((1, 128, 192), 2.0), camera((0, 0, 0), (0, 0, 1.0)), GRID, mask)
+    assert torch.equal(~lifted.valid, mask)
+
+
+def test_masked_pixels_do_not_enter_the_depth():
+    depth = torch.full((1, 128, 192), 3.0)
+    mask = torch.zeros(1, 128, 192, dtype=torch.bool)
+    mask[:, ::8] = True
+    depth[mask] = 2.9
+    lifted = lift(depth, camera((0, 0, 0), (0, 0, 1.0)), GRID, mask)
+    torch.testing.assert_close(lifted.depth, torch.full((1, *GRID), 3.0))
+
+
+@pytest.mark.parametrize("size", [(16, 24), (100, 150), (90, 24)])
+def test_any_depth_resolution_is_accepted(size):
+    view = camera((0.2, 0.0, -1.0), (0.0, 0.2, 2.0))
+    depth = room_depth(view.resized(*size))
+    lifted = lift(depth, view, GRID)
+    truth = room_depth(view.resized(*GRID))
+    assert lifted.valid.all()
+    assert ((lifted.depth - truth).abs() / truth).median() < 0.02
+
+
+def test_a_world_far_away_is_as_sharp():
+    depth = room_depth(camera((0.25, 0.0, -1.0), (0.0, 0.25, 2.0)))
+    view = camera((0.25, 0.0, -1.0), (0.0, 0.25, 2.0))
+    offset = torch.tensor([10_000.0, 0.0, -10_000.0], dtype=torch.float64)
+    far = view.recentred(-offset)
+    here = lift(depth, view, GRID, origin=view.world_from_camera[0, :3, 3])
+    there = lift(depth, far, GRID, origin=far.world_from_camera[0, :3, 3])
+    assert torch.equal(here.positions, there.positions)
+
+
+@pytest.mark.parametrize("name", oracle.CASES)
+def test_reference_convention_reproduces_the_public_points(name):
+    case = oracle.load(name)
+    mask = torch.zeros_like(case["depths"], dtype=torch.bool)
+    mask[0] = case["mask0"]
+    grid = case["exact_z"].shape
+    lifted = lift(case["depths"], oracle.cameras(case), grid, mask, convention="reference")
+    assert torch.equal(lifted.valid[0].flatten(), case["valid0"])
+    rest = lifted.positions[1:][lifted.valid[1:]]
+    ours = torch.cat([lifted.positions[0].reshape(-1, 3), rest])[case["valid"]]
+    expected = case["points"][case["valid"]]
+    assert ((ours - expected).norm(dim=-1) / expected.norm(dim=-1)).max() < 1e-5
+
+
+def test_wrong_shapes_are_named():
+    view = camera((0, 0, 0), (0, 0, 1.0))
+    with pytest.raises(ValueError, match="one camera per frame"):
+        lift(torch.ones(2, 128, 192), view, GRID)
+    with pytest.raises(ValueError, match="coarser than the grid"):
+        lift(torch.ones(1, 8, 12), view, GRID)
+    with pytest.raises(ValueError, match="mask must have"):
+        lift(torch.ones(1, 128, 192), view, GRID, torch.zeros(1, 3, 3, dtype=torch.bool))
