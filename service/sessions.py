@@ -230,7 +230,8 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     outcome: str = answer[0].decode()
     if outcome in ("ok", "deleted"):
         await redis.zrem(keys.index(answer[1].decode()), session)
-    if outcome in ("ok", "deleted", "unknown") and await redis.zscore(keys.EXPIRY, session):
+    listed = await redis.zscore(keys.EXPIRY, session) is not None
+    if listed and outcome in ("ok", "deleted", "unknown"):
         await redis.zadd(keys.GRAVES, {session: time.time()})
         await redis.zrem(keys.EXPIRY, session)
     return outcome

@@ -13,6 +13,7 @@ import torch
 from service.control import ControlPlane
 from service.errors import MirageError
 from service.settings import Settings, load_settings
+from service.telemetry import configure_logging
 from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
 from worker.faults import Faults, parse_fault
@@ -60,6 +61,7 @@ def main() -> int:
     try:
         settings = load_settings()
         faults = parse_fault(os.environ.get("MIRAGE_FAULT", ""))
+        configure_logging(settings.log_level)
         asyncio.run(serve(settings, create_engine(settings), faults))
     except (MirageError, WeightsError, ValueError) as error:
         print(f"worker can't run: {error}", file=sys.stderr)

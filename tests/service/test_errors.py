@@ -1,0 +1,51 @@
+"""The error tree and its table."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from service import errors
+from service.errors import FieldProblem, FramesGone, MirageError, TooManyRequests, problem_of
+
+KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)
+         if issubclass(kind, MirageError) and kind is not MirageError]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_has_a_row_and_a_place_in_the_drawn_tree(kind: type[MirageError]) -> None:
+    problem = errors.PROBLEMS[kind]
+    assert 400 <= problem.status < 600
+    assert 1000 <= problem.close_code <= 1015 or problem.close_code == 4000 + problem.status
+    assert kind.__name__ in (errors.__doc__ or "")
+
+
+def test_types_are_distinct() -> None:
+    slugs = [problem.type for problem in errors.PROBLEMS.values()]
+    assert len(slugs) == len(set(slugs))
+
+
+def test_an_error_without_a_row_is_its_parents() -> None:
+    class Special(TooManyRequests):
+        pass
+
+    assert problem_of(Special("no")).status == 429
+
+
+def test_the_document_says_what_was_seen_and_what_is_allowed() -> None:
+    error = errors.InvalidRequest("no", fields=(FieldProblem("poses", "[]", "at least one"),))
+    document = errors.problem_document(error)
+    assert document["type"] == "urn:mirage:problem:invalid-request"
+    assert document["status"] == 422 and document["detail"] == "no"
+    assert document["errors"] == [{"field": "poses", "seen": "[]", "allowed": "at least one"}]
+
+
+def test_gone_frames_name_the_first_that_is_kept() -> None:
+    document = errors.problem_document(FramesGone("gone", first_available=12))
+    assert (document["status"], document["first_available"]) == (410, 12)
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    document = errors.problem_document(TooManyRequests("full", retry_after_s=2.0))
+    assert (document["status"], document["retry_after_s"]) == (429, 2.0)

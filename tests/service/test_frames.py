@@ -1,0 +1,130 @@
+"""The frame bus: in order, resumable by number, older frames from segments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import time
+
+import pytest
+from plane import frame, leases_of, new_session, step
+
+from service import keys
+from service.control import ControlPlane
+from service.errors import FramesGone, SessionDeleted, UnknownFrame
+from service.frames import ManifestEntry
+from service.requests import Generate
+from service.segments import FrameMeta, SegmentHeader, segment_id
+from service.sessions import IDENTITY, Session
+
+
+def tiny_segment(session: Session, first: int, count: int) -> bytes:
+    """The bytes of a segment that holds frames and nothing else."""
+    frames = [frame(number) for number in range(first, first + count)]
+    header = SegmentHeader(
+        session=session.id, index=first, parent="", kind="generate", weights="w", branch=1,
+        frame_indices=[one.frame for one in frames],
+        frames=[FrameMeta(**one.model_dump(exclude={"image"})) for one in frames],
+        intrinsics=session.intrinsics.model_dump(), created_s=time.time(),
+    )  # fmt: skip
+    sizes = b"".join(struct.pack("<q", len(one.image)) for one in frames)
+    body = sizes + b"".join(one.image for one in frames)
+    table = {
+        "__metadata__": {"header": header.model_dump_json()},
+        "frame_sizes": {"dtype": "I64", "shape": [count], "data_offsets": [0, len(sizes)]},
+        "frames": {"dtype": "U8", "shape": [], "data_offsets": [len(sizes), len(body)]},
+    }
+    text = json.dumps(table).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+async def publish(control: ControlPlane, session: Session, chunks: int, size: int = 4) -> list[str]:
+    """Commit `chunks` chunks as an owner would; 8 frames are kept in the stream."""
+    leases, names = leases_of(control), []
+    lease = await leases.acquire(session.id)
+    assert lease
+    for chunk in range(chunks):
+        if chunk:
+            await control.requests.append(session.id, Generate(poses=[IDENTITY]))
+        data = tiny_segment(session, chunk * size, size)
+        name = segment_id(chunk, lease, data)
+        await control.segments.put(session.id, name, data)
+        owned = await leases.load(session.id)
+        await leases.commit(session.id, lease, step(owned, chunk * size, size, name))
+        names.append(name)
+    return names
+
+
+async def test_frames_come_in_order_after_any_number(control: ControlPlane) -> None:
+    session = await new_session(control)
+    await publish(control, session, 2)
+    frames = await control.frames.read(session.id)
+    assert [one.frame for one in frames] == list(range(8))
+    assert frames[3].image == b"image 3" and frames[3].meta()["frame"] == 3
+    assert "image" not in frames[3].meta()
+    assert [one.frame for one in await control.frames.read(session.id, 4, limit=2)] == [5, 6]
+    assert await control.frames.read(session.id, 7) == []
+
+
+async def test_frames_that_left_the_stream_come_from_segments(control: ControlPlane) -> None:
+    session = await new_session(control)
+    await publish(control, session, 5)
+    assert await control.redis.xlen(keys.frames(session.id)) == 8
+    found, after = [], -1
+    while more := await control.frames.read(session.id, after, limit=3):
+        found += more
+        after = more[-1].frame
+    assert [one.frame for one in found] == list(range(20))
+    assert [one.image for one in found] == [b"image %d" % i for i in range(20)]
+    assert (await control.frames.get(session.id, 2)).image == b"image 2"
+
+
+async def test_frames_survive_the_loss_of_the_stream(control: ControlPlane) -> None:
+    session = await new_session(control)
+    await publish(control, session, 2)
+    await control.redis.delete(keys.frames(session.id))
+    assert (await control.frames.get(session.id, 7)).image == b"image 7"
+
+
+async def test_what_no_longer_exists_names_the_first_that_does(control: ControlPlane) -> None:
+    session = await new_session(control)
+    names = await publish(control, session, 5)
+    await control.segments.delete(session.id, names[0])
+    with pytest.raises(FramesGone) as caught:
+        await control.frames.get(session.id, 1)
+    assert caught.value.first_available == 4
+
+
+@pytest.mark.parametrize("number", [-1, 4, 99])
+async def test_a_frame_that_was_not_made_is_unknown(control: ControlPlane, number: int) -> None:
+    session = await new_session(control)
+    await publish(control, session, 1)
+    with pytest.raises(UnknownFrame, match=str(number)):
+        await control.frames.get(session.id, number)
+
+
+async def test_a_reader_waits_for_the_next_frame(control: ControlPlane) -> None:
+    session = await new_session(control)
+    started = time.perf_counter()
+    assert await control.frames.read(session.id, wait_s=0.1) == []
+    assert 0.09 < time.perf_counter() - started < 2
+    reading = asyncio.create_task(control.frames.read(session.id, wait_s=5))
+    await asyncio.sleep(0.05)
+    await publish(control, session, 1)
+    assert [one.frame for one in await reading] == [0, 1, 2, 3]
+
+
+async def test_a_reader_learns_that_the_session_was_deleted(control: ControlPlane) -> None:
+    session = await new_session(control)
+    reading = asyncio.create_task(control.frames.read(session.id, wait_s=0.2))
+    await asyncio.sleep(0.05)
+    await control.sessions.delete(session.id)
+    with pytest.raises(SessionDeleted):
+        await reading
+
+
+def test_an_entry_holds_the_frames_of_its_own_branch() -> None:
+    entry = ManifestEntry(id="x", kind="live", branch=2, first_frame=4, num_frames=4, num_bytes=1)
+    held = [n for n in range(12) if entry.holds(2, n)]
+    assert held == [4, 5, 6, 7] and not entry.holds(1, 5)

@@ -1,0 +1,106 @@
+"""The segment store on a real directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
+from service.segments import (
+    SegmentStore,
+    Upload,
+    pack_upload,
+    parse_segment,
+    segment_id,
+    unpack_upload,
+)
+
+UPLOAD = Upload(
+    np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.ones((2, 4), np.float32), None
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SegmentStore:
+    return SegmentStore(tmp_path.as_uri() + "/segments")
+
+
+async def test_what_is_put_is_what_comes_back(store: SegmentStore) -> None:
+    name = segment_id(3, "w1.2", b"data")
+    assert name.startswith("00000003-w1.2-")
+    await store.put("s", name, b"data")
+    assert await store.get("s", name) == b"data"
+    assert await store.ids("s") == [name]
+
+
+async def test_segments_of_two_leases_stand_side_by_side(store: SegmentStore) -> None:
+    """An orphan of a crashed worker never blocks its successor."""
+    names = [segment_id(0, lease, b"same") for lease in ("w1.1", "w2.1")]
+    for name in names:
+        await store.put("s", name, b"same")
+    assert await store.ids("s") == names
+
+
+async def test_a_missing_and_a_damaged_segment_are_told_apart(
+    store: SegmentStore, tmp_path: Path
+) -> None:
+    name = segment_id(0, "w1.1", b"data")
+    with pytest.raises(SegmentMissing, match=name):
+        await store.get("s", name)
+    await store.put("s", name, b"data")
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(b"dat4")
+    with pytest.raises(SegmentCorrupt, match="checksum"):
+        await store.get("s", name)
+
+
+async def test_deleting_a_session_removes_every_object_and_directory(
+    store: SegmentStore, tmp_path: Path
+) -> None:
+    await store.put_upload("s", UPLOAD)
+    await store.put("s", segment_id(0, "w1.1", b"x"), b"x")
+    kept = segment_id(0, "w1.1", b"y")
+    await store.put("other", kept, b"y")
+    assert await store.delete_session("s") == 2
+    assert await store.delete_session("s") == 0
+    assert await store.ids("other") == [kept]
+    assert not list(tmp_path.rglob("sessions/s"))
+    await store.delete("other", kept)
+    await store.delete("other", kept)  # twice is harmless
+
+
+async def test_the_same_upload_is_one_blob(store: SegmentStore) -> None:
+    blob = await store.put_upload("s", UPLOAD)
+    assert await store.put_upload("s", UPLOAD) == blob
+    found = await store.get_upload("s", blob)
+    np.testing.assert_array_equal(found.image, UPLOAD.image)
+    np.testing.assert_array_equal(found.depth, UPLOAD.depth)
+    assert found.mask is None
+
+
+def test_an_upload_never_unpickles() -> None:
+    evil = Upload(np.array([[{}]], dtype=object))
+    with pytest.raises(SegmentCorrupt):
+        unpack_upload(pack_upload(evil))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x05", b"\x02" + bytes(7) + b"{}", b"\xff" * 40])
+def test_rubbish_is_no_segment(data: bytes) -> None:
+    with pytest.raises(SegmentCorrupt):
+        parse_segment(data)
+
+
+async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    store = SegmentStore(tmp_path.as_uri() + "/segments")
+    await store.ping()
+    (tmp_path / "segments").rmdir()
+    (tmp_path / "segments").write_text("a file where the directory was")
+    with pytest.raises(StoreDown):
+        await store.ping()
+
+
+def test_a_url_of_no_store_is_refused() -> None:
+    with pytest.raises(StoreDown, match="nowhere://"):
+        SegmentStore("nowhere://bucket")

@@ -1,0 +1,137 @@
+"""Session records on a real Valkey."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from plane import IMAGE, INTRINSICS, leases_of, new_session, step
+
+from service import keys
+from service.control import ControlPlane
+from service.errors import Conflict, LeaseLost, SessionDeleted, TooManyRequests, UnknownSession
+from service.requests import Generate
+from service.sessions import (
+    IDENTITY,
+    TRANSITIONS,
+    NewSession,
+    Sessions,
+    SessionState,
+    states_before,
+)
+from service.settings import Settings
+
+
+async def test_a_new_session_waits_with_its_first_request_queued(control: ControlPlane) -> None:
+    session = await new_session(control, seed=7, memory="null")
+    assert (session.state, session.version, session.next_frame) == ("waiting", 1, 0)
+    assert (session.seed, session.memory, session.tip) == (7, "null", "")
+    assert session.intrinsics == INTRINSICS and session.pose == IDENTITY
+    first = await control.requests.get(session.id, session.init_request)
+    assert (first.kind, first.state, first.total) == ("init", "queued", 1)
+    assert await control.redis.xlen(keys.WAKE) == 1
+    assert await control.sessions.get(session.id) == session
+
+
+async def test_a_seed_of_63_bits_survives(control: ControlPlane) -> None:
+    session = await new_session(control, seed=2**63 - 1)
+    assert (await control.sessions.get(session.id)).seed == 2**63 - 1
+
+
+async def test_unknown_and_deleted_are_told_apart(control: ControlPlane) -> None:
+    with pytest.raises(UnknownSession, match="'nobody'"):
+        await control.sessions.get("nobody")
+    session = await new_session(control)
+    await control.sessions.delete(session.id)
+    for call in (control.sessions.get, control.sessions.delete, control.sessions.touch):
+        with pytest.raises(SessionDeleted):
+            await call(session.id)
+
+
+async def test_delete_at_a_version(control: ControlPlane) -> None:
+    session = await new_session(control)
+    await leases_of(control).acquire(session.id)  # version 2
+    with pytest.raises(Conflict, match="version 1"):
+        await control.sessions.delete(session.id, if_version=1)
+    await control.sessions.delete(session.id, if_version=2)
+
+
+async def test_a_tombstone_refuses_the_owners_commit(control: ControlPlane) -> None:
+    session, leases = await new_session(control), leases_of(control)
+    lease = await leases.acquire(session.id)
+    assert lease
+    owned = await leases.load(session.id)
+    await control.sessions.delete(session.id)
+    with pytest.raises(LeaseLost, match="deleted"):
+        await leases.commit(session.id, lease, step(owned, 0, 1))
+    assert await leases.renew({session.id: lease}) == {session.id}
+
+
+async def test_lists_are_per_owner_newest_first_and_paged(control: ControlPlane) -> None:
+    mine = [(await new_session(control, owner="me")).id for _ in range(5)]
+    await new_session(control, owner="you")
+    found, cursor = [], None
+    while True:
+        page = await control.sessions.list("me", limit=2, cursor=cursor)
+        found += [item.id for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(found) == sorted(mine) and found == sorted(found, reverse=True)
+
+
+async def test_expired_sessions_go_with_their_objects(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session, kept = await new_session(control), await new_session(control)
+    await control.redis.hset(keys.record(session.id), "expires_s", time.time() - 1)
+    await control.redis.zadd(keys.EXPIRY, {session.id: 0, kept.id: 0})
+    await control.sweeper.sweep()
+    with pytest.raises(SessionDeleted):
+        await control.sessions.get(session.id)
+    assert (await control.sessions.list()).items == [await control.sessions.get(kept.id)]
+    assert not list(settings.data_dir.rglob(f"sessions/{session.id}"))
+    assert await control.redis.keys(f"*{session.id}*") == [keys.record(session.id).encode()]
+    expiry = await control.redis.zscore(keys.EXPIRY, kept.id)
+    assert expiry and expiry > time.time()  # the record's own expiry, not the index's
+
+
+async def test_touch_prolongs(control: ControlPlane) -> None:
+    session = await new_session(control)
+    await control.redis.hset(keys.record(session.id), "expires_s", 1)
+    await control.sessions.touch(session.id)
+    assert (await control.sessions.get(session.id)).expires_s > time.time() + 1000
+
+
+async def test_a_creation_that_died_half_way_leaves_nothing(
+    control: ControlPlane, settings: Settings
+) -> None:
+    await control.redis.zadd(keys.EXPIRY, {"half": 0})
+    await control.segments.put_upload("half", IMAGE)
+    await control.sweeper.sweep()
+    assert await control.redis.zcard(keys.EXPIRY) == 0
+    assert not list(settings.data_dir.rglob("*.npz"))
+
+
+async def test_the_cap_on_sessions_holds(control: ControlPlane, settings: Settings) -> None:
+    few = settings.model_copy(update={"max_sessions": 1})
+    sessions = Sessions(control.redis, few, control.segments, control.requests)
+    await sessions.create(NewSession(intrinsics=INTRINSICS), IMAGE)
+    with pytest.raises(TooManyRequests) as caught:
+        await sessions.create(NewSession(intrinsics=INTRINSICS), IMAGE)
+    assert caught.value.retry_after_s
+    assert await control.redis.zcard(keys.EXPIRY) == 1
+
+
+def test_nothing_leaves_deleted_and_everything_reaches_it() -> None:
+    assert TRANSITIONS.keys() == set(SessionState)
+    assert not TRANSITIONS[SessionState.DELETED]
+    assert states_before(SessionState.DELETED) == set(SessionState) - {SessionState.DELETED}
+    assert SessionState.FAILED not in states_before(SessionState.ACTIVE)
+
+
+async def test_a_failed_session_takes_no_requests_and_no_owner(control: ControlPlane) -> None:
+    session = await new_session(control)
+    await control.redis.hset(keys.record(session.id), "state", "failed")
+    with pytest.raises(Conflict, match="failed"):
+        await control.requests.append(session.id, Generate(poses=[IDENTITY]))

@@ -1,0 +1,57 @@
+"""Settings: typed, frozen, and fatal when wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import ConfigurationError
+from service.settings import Settings, load_settings
+
+
+def test_defaults_need_no_variable() -> None:
+    settings = load_settings({"PATH": "/bin"})
+    assert settings == Settings()
+    assert (settings.frame_width, settings.frame_height, settings.redis_url) == (192, 128, "")
+
+
+def test_variables_are_parsed_and_flags_win() -> None:
+    environ = {"MIRAGE_PORT": "81", "MIRAGE_DETERMINISTIC": "true", "MIRAGE_DATA_DIR": "/x"}
+    settings = load_settings(environ, port=82)
+    assert (settings.port, settings.deterministic, settings.data_dir) == (82, True, Path("/x"))
+    assert settings.segments_url == "file:///x/segments"
+
+
+def test_every_unknown_or_malformed_variable_is_named_with_what_was_seen() -> None:
+    environ = {"MIRAGE_PROT": "81", "MIRAGE_PORT": "eighty", "MIRAGE_FRAME_WIDTH": "100"}
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ)
+    named = {field.field: field for field in caught.value.fields}
+    assert named.keys() == set(environ)
+    assert "no such setting" in named["MIRAGE_PROT"].allowed
+    assert named["MIRAGE_PORT"].seen == "eighty"
+    assert "multiple of 16" in named["MIRAGE_FRAME_WIDTH"].allowed
+
+
+def test_an_empty_number_is_malformed_not_a_default() -> None:
+    with pytest.raises(ConfigurationError):
+        load_settings({"MIRAGE_PORT": ""})
+
+
+def test_the_fault_of_a_worker_is_no_setting() -> None:
+    load_settings({"MIRAGE_FAULT": "after_put:1"})
+
+
+def test_secrets_are_masked() -> None:
+    settings = load_settings({"MIRAGE_REDIS_URL": "rediss://user:hunter2@host:6379/0"})
+    assert settings.describe()["redis_url"] == "rediss://user:***@host:6379/0"
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({"MIRAGE_PORT": "redis://u:hunter2@h"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]

@@ -1,0 +1,109 @@
+"""Segments: bit-equal there and back, readable without torch, and a World is their replay."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from fakes import HEIGHT, WIDTH, fake_engine
+from PIL import Image
+
+from service.errors import SegmentCorrupt
+from service.segments import SegmentHeader, parse_segment
+from worker.geometry import Cameras
+from worker.snapshot import encode_image, pack_segment, unpack_segment
+from worker.world import Increment
+
+
+def views(*at_m: float) -> Cameras:
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(at_m), 1, 1)
+    poses[:, 2, 3] = torch.tensor(at_m, dtype=torch.float64)
+    intrinsics = torch.tensor([50.0, 50, 32, 16], dtype=torch.float64)
+    return Cameras(intrinsics.expand(len(at_m), 4), poses, HEIGHT, WIDTH)
+
+
+def header(increment: Increment, index: int = 0) -> SegmentHeader:
+    return SegmentHeader(
+        session="s", index=index, parent="", kind="generate", weights="fake@0", branch=1,
+        frame_indices=list(increment.frame_indices), frames=[], created_s=time.time(),
+        intrinsics={"fx": 50, "fy": 50, "cx": 32, "cy": 16, "width": WIDTH, "height": HEIGHT},
+    )  # fmt: skip
+
+
+def increments() -> list[Increment]:
+    """An observation and two chunks of one World."""
+    engine = fake_engine()
+    world = engine.open(seed=3)
+    image = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    )
+    first = engine.observe(world, image, views(0.0))
+    chunks = [engine.step([world], [views(0.1 / 3 * i, 0.2, 0.3)])[0] for i in (1, 2)]
+    return [first, *chunks]
+
+
+def test_an_increment_comes_back_bit_for_bit() -> None:
+    for increment in increments():
+        given = header(increment)
+        found_header, found = unpack_segment(pack_segment(given, increment, [b"a", b"bc"]))
+        assert found_header == given
+        assert found.frame_indices == increment.frame_indices
+        pairs = [
+            (found.latents, increment.latents),
+            (found.coverage, increment.coverage),
+            (found.cameras.intrinsics, increment.cameras.intrinsics),
+            (found.cameras.world_from_camera, increment.cameras.world_from_camera),
+        ]
+        pairs += [(getattr(found.delta, name), value) for name, value in vars(increment.delta).items()]
+        for one, other in pairs:
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+def test_a_world_is_the_replay_of_its_segments() -> None:
+    engine, parts = fake_engine(), increments()
+    whole, restored = engine.open(seed=3), engine.open(seed=3)
+    for part in parts:
+        engine.replay(whole, part)
+        engine.replay(restored, unpack_segment(pack_segment(header(part), part, []))[1])
+    ahead = views(0.5, 0.6)
+    one, other = engine.step([whole], [ahead])[0], engine.step([restored], [ahead])[0]
+    assert torch.equal(one.latents, other.latents) and torch.equal(one.images, other.images)
+    for name, tensor in whole.memory.state().items():
+        assert torch.equal(tensor, restored.memory.state()[name]), name
+
+
+def test_frames_are_read_without_torch() -> None:
+    increment = increments()[1]
+    images = [encode_image(image, "webp", 80) for image in increment.images]
+    found, frames = parse_segment(pack_segment(header(increment), increment, images))
+    assert frames == images and found.frame_indices == [1, 2, 3]
+
+
+def test_a_segment_is_a_plain_safetensors_file() -> None:
+    increment = increments()[0]
+    data = pack_segment(header(increment), increment, [])
+    tensors = {name: one for name, one in safetensors.numpy.deserialize(data)}
+    assert "delta.positions" in tensors and tensors["delta.tokens"]["dtype"] == "BF16"
+
+
+@pytest.mark.parametrize("cut", [10, 200, -1])
+def test_a_truncated_segment_is_corrupt(cut: int) -> None:
+    increment = increments()[0]
+    data = pack_segment(header(increment), increment, [b"image"])
+    with pytest.raises(SegmentCorrupt):
+        unpack_segment(data[:cut])
+
+
+@pytest.mark.parametrize("form", ["webp", "jpeg"])
+def test_images_are_encoded_as_said_and_always_alike(form: str) -> None:
+    ramp = torch.arange(WIDTH, dtype=torch.uint8)[None, :, None].expand(HEIGHT, WIDTH, 3)
+    data = encode_image(ramp.contiguous(), form, 90)  # type: ignore[arg-type]
+    assert data == encode_image(ramp.contiguous(), form, 90)  # type: ignore[arg-type]
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == form.upper() and picture.size == (WIDTH, HEIGHT)
+        error = np.abs(np.asarray(picture).astype(int) - ramp.numpy())
+    assert error.mean() < 4
