@@ -1,8 +1,10 @@
-"""Image codec of the mini model: (3, H, W) pixels <-> (16, H/8, W/8) latents, one latent frame per video frame.
+"""Image codec of the mini model: (3, H, W) pixels <-> (16, H/8, W/8) latents, one latent frame per
+video frame.
 
-Convolutional and norm-free, so that it is nearly equivariant: tokens are moved to other cells by the memory and must still
-decode there (worker/train/codec.py trains it through the splat for that). Space-to-depth by 4 at the pixel end keeps all
-convolutions at 1/4 and 1/8 of the resolution, where they cost 16 times less than at full size.
+Convolutional and norm-free, so that it is nearly equivariant: tokens are moved to other cells by
+the memory and must still decode there (worker/train/codec.py trains it through the splat for that).
+Space-to-depth by 4 at the pixel end keeps all convolutions at 1/4 and 1/8 of the resolution, where
+they cost 16 times less than at full size.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class CodecConfig:
 
 
 class Codec(nn.Module):
-    """Encoder and decoder with the latents' normalisation; latents are about unit variance per channel."""
+    """Encoder and decoder with the latents' normalisation; latents are about unit variance per
+    channel.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -71,14 +75,17 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def normalise_to(self, latents: Tensor) -> None:
-        """Fold the statistics of these latents (n, c, h, w) into the codec, so that its latents have zero mean, unit variance."""
+        """Fold the statistics of these latents (n, c, h, w) into the codec, so that its latents
+        have zero mean, unit variance.
+        """
         mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
         self.shift += mean * self.scale
         self.scale *= std
 
 
 def psnr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Peak signal-to-noise ratio in dB per picture of (..., 3, H, W) in [-1, 1]; mask (..., H, W) bool restricts the pixels.
+    """Peak signal-to-noise ratio in dB per picture of (..., 3, H, W) in [-1, 1]; mask (..., H, W)
+    bool restricts the pixels.
 
     A picture whose mask is empty gives NaN.
     """

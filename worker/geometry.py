@@ -106,6 +106,16 @@ def cat_cameras(parts: Sequence[Cameras]) -> Cameras:
     )
 
 
+def stack_cameras(parts: Sequence[Cameras]) -> Cameras:
+    """Cameras (t,) of each session -> (b, t); all share one image size and one t."""
+    return Cameras(
+        torch.stack([part.intrinsics for part in parts]),
+        torch.stack([part.world_from_camera for part in parts]),
+        parts[0].height,
+        parts[0].width,
+    )
+
+
 def intrinsics_from_fov(fov_x_rad: float, height: int, width: int) -> Tensor:
     """(4,) float64 fx, fy, cx, cy: centred, square pixels, this horizontal field of view."""
     focal = 0.5 * width / torch.tan(torch.tensor(0.5 * fov_x_rad, dtype=torch.float64))

@@ -1,14 +1,14 @@
-"""A World: everything one session must remember between chunks, and the Increment that each step adds to it.
+"""A World: everything one session must remember between chunks, and the Increment that each step
+adds to it.
 
-A World is nothing but the replay of its increments, so any worker that has them can continue it bit for bit. Noise is a
-function of (seed, frame index) alone; no generator state is kept.
+A World is nothing but the replay of its increments, so any worker that has them can continue it bit
+for bit. Noise is a function of (seed, frame index) alone; no generator state is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +18,9 @@ from worker.memory.base import Delta, Memory
 
 @dataclass(frozen=True)
 class Increment:
-    """What one observation or one chunk added to a World; immutable once made, the payload of a segment."""
+    """What one observation or one chunk added to a World; immutable once made, the payload of a
+    segment.
+    """
 
     delta: Delta
     frame_indices: tuple[int, ...]  # of the frames shown; empty for an observation that shows none
@@ -38,23 +40,15 @@ class World:
     num_recent: int
     next_frame: int = 0
     next_source: int = 0  # frames and observations are numbered together as sources of points
-    latents: Tensor | None = None  # (p, c, h, w) the last frames' latents, oldest first
+    latents: Tensor | None = None  # (p, c, h, w) of the latest views, oldest first
     cameras: Cameras | None = None  # (p,) and their cameras
 
     def apply(self, increment: Increment) -> None:
         """Advance by an increment whose delta the memory already holds."""
         self.next_source += len(increment.latents)
         self.next_frame += len(increment.frame_indices)
-        if not increment.frame_indices:
-            return
         latents, cameras = increment.latents, increment.cameras
         if self.latents is not None and self.cameras is not None:
             latents = torch.cat([self.latents, latents.to(self.latents.device)])
             cameras = cat_cameras([self.cameras, cameras])
         self.latents, self.cameras = latents[-self.num_recent :], cameras[-self.num_recent :]
-
-
-def frame_noise(seed: int, frame_index: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise of one frame: the same on every device, in every batch and after every restore."""
-    philox = np.random.Philox(key=[seed % 2**64, frame_index])
-    return torch.from_numpy(np.random.Generator(philox).standard_normal(shape, dtype=np.float32))

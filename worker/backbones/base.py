@@ -1,6 +1,8 @@
-"""What a world model must offer to be served: five calls on tensors, nothing about sessions, files or poses' origin.
+"""What a world model must offer to be served: five calls on tensors, nothing about sessions, files
+or poses' origin.
 
-Axis legend: b sessions, t frames of the chunk, p preceding frames, n any batch, c token channels, h w latent grid, H W pixels.
+Axis legend: b sessions, t frames of the chunk, p preceding frames, n any batch, c token channels, h
+w latent grid, H W pixels.
 """
 
 from __future__ import annotations
@@ -45,5 +47,7 @@ class Backbone(Protocol):
         ...
 
     def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-        """(n, c, h, w) seen by cameras (n,) -> z-depth in metres and confidence in [0, 1], both (n, h, w)."""
+        """(n, c, h, w) seen by cameras (n,) -> z-depth in metres and confidence in [0, 1], both (n,
+        h, w).
+        """
         ...

@@ -1,8 +1,10 @@
-"""The denoiser of the mini model: a U-Net over the chunk's frames with attention among all frames at the coarse levels.
+"""The denoiser of the mini model: a U-Net over the chunk's frames with attention among all frames
+at the coarse levels.
 
-Convolutions at latent resolution repair what moving the tokens did to them (covered cells); attention among target and preceding
-frames at 1/2 and 1/4 of it imagines the rest consistently. It predicts the clean latents as a residual on the readout, so
-that an untrained network already shows what the memory holds.
+Convolutions at latent resolution repair what moving the tokens did to them (covered cells);
+attention among target and preceding frames at 1/2 and 1/4 of it imagines the rest consistently. It
+predicts the clean latents as a residual on the readout, so that an untrained network already shows
+what the memory holds.
 
 Axis legend: b sessions, f frames (p preceding, then t targets), c channels, h w latent grid.
 """
@@ -87,7 +89,9 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """noisy (b, t, c, h, w), level (b, t, h, w) noise standard deviation per cell -> clean latents (b, t, c, h, w)."""
+        """noisy (b, t, c, h, w), level (b, t, h, w) noise standard deviation per cell -> clean
+        latents (b, t, c, h, w).
+        """
         b, num_targets, _, h, w = noisy.shape
         num_recent = condition.recent.shape[1]
         frames = self._inputs(noisy, level, condition)
@@ -103,7 +107,7 @@ class Denoiser(nn.Module):
             rearrange(level_, "(b f) c h w -> b f c h w", b=b)[:, num_recent:].flatten(0, 1)
             for level_ in (mid, fine)
         )
-        out = self.head(fine + self.up_fine(mid))[..., :h, :w]
+        out: Tensor = self.head(fine + self.up_fine(mid))[..., :h, :w]
         base = condition.tokens * condition.coverage[:, :, None]
         return base + out.unflatten(0, (b, num_targets)).to(base.dtype)
 
@@ -112,7 +116,7 @@ class Denoiser(nn.Module):
         """Run a transformer over all cells of all frames of each session."""
         h = x.shape[-2]
         tokens = layer(rearrange(x, "(b f) c h w -> b (f h w) c", b=b))
-        mixed = rearrange(tokens, "b (f h w) c -> (b f) c h w", f=len(x) // b, h=h)
+        mixed: Tensor = rearrange(tokens, "b (f h w) c -> (b f) c h w", f=len(x) // b, h=h)
         return mixed.contiguous(memory_format=torch.channels_last)
 
     def _inputs(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:

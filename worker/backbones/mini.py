@@ -15,7 +15,7 @@ from worker.backbones.sampler import sample
 from worker.codec import STRIDE, Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead, to_depth
 from worker.geometry import Cameras
-from worker.layers import module_dtype
+from worker.layers import channels_last, module_dtype
 from worker.weights import load_module
 
 
@@ -38,7 +38,7 @@ class MiniBackbone:
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
         for module in (codec, denoiser, depth_head):
             module.eval().requires_grad_(False)
-            module.to(dtype=cfg.dtype, memory_format=torch.channels_last)
+            channels_last(module.to(cfg.dtype))
 
     def encode(self, images: Tensor) -> Tensor:
         pixels = images.to(self.cfg.dtype).contiguous(memory_format=torch.channels_last)
@@ -50,7 +50,8 @@ class MiniBackbone:
     def denoise(self, condition: Condition, noise: Tensor) -> Tensor:
         def predict(x: Tensor, level: Tensor) -> Tensor:
             with torch.autocast(x.device.type, self.cfg.dtype, self.cfg.dtype != torch.float32):
-                return self.denoiser(x, level, condition).float()
+                clean: Tensor = self.denoiser(x, level, condition)
+            return clean.float()
 
         return sample(predict, condition.tokens, condition.coverage, noise, self.cfg.num_steps)
 

@@ -9,10 +9,11 @@ from worker.geometry import Cameras
 
 
 def pluecker(cameras: Cameras, reference: Cameras) -> Tensor:
-    """Rays of cameras (b, f) at grid size in the frame of each reference camera (b,) -> (b, f, 6, h, w) float32.
+    """Rays of cameras (b, f) at grid size in the frame of each reference camera (b,) -> (b, f, 6,
+    h, w) float32.
 
-    Channels are the unit direction and the moment origin x direction (metres, squashed by asinh), so that they do not depend
-    on where the world's origin lies.
+    Channels are the unit direction and the moment origin x direction (metres, squashed by asinh),
+    so that they do not depend on where the world's origin lies.
     """
     relative = reference.camera_from_world[:, None] @ cameras.world_from_camera
     rotation = relative[..., None, :3, :3].transpose(-1, -2)
@@ -23,5 +24,7 @@ def pluecker(cameras: Cameras, reference: Cameras) -> Tensor:
 
 
 def view_rays(cameras: Cameras) -> Tensor:
-    """(n, 2, h, w) float32: x and y of each cell's ray with z = 1; tells a single view its field of view."""
+    """(n, 2, h, w) float32: x and y of each cell's ray with z = 1; tells a single view its field of
+    view.
+    """
     return cameras.rays()[..., :2].movedim(-1, -3).float()

@@ -1,9 +1,11 @@
-"""Rectified flow from the memory's readout to the clean latents, with a noise level of its own for every cell.
+"""Rectified flow from the memory's readout to the clean latents, with a noise level of its own for
+every cell.
 
-The flow does not start from pure noise but from x0 = readout + level * noise: almost the readout itself where the memory covers a
-cell, standard noise where it does not (a data-dependent coupling: Albergo et al., arXiv 2310.03725). So covered cells are
-repaired and uncovered ones imagined by the same few steps, and no step adds variance to what is remembered.
-x_t = (1 - t) x0 + t x1; the network predicts x1.
+The flow does not start from pure noise but from x0 = readout + level * noise: almost the readout
+itself where the memory covers a cell, standard noise where it does not (a data-dependent coupling:
+Albergo et al., arXiv 2310.03725). So covered cells are repaired and uncovered ones imagined by the
+same few steps, and no step adds variance to what is remembered. x_t = (1 - t) x0 + t x1; the
+network predicts x1.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def source(tokens: Tensor, coverage: Tensor, noise: Tensor) -> Tensor:
     return known + start_level(coverage)[:, :, None] * noise
 
 
-def sample(predict: Predict, tokens: Tensor, coverage: Tensor, noise: Tensor, num_steps: int) -> Tensor:
+def sample(
+    predict: Predict, tokens: Tensor, coverage: Tensor, noise: Tensor, num_steps: int
+) -> Tensor:
     """Integrate from x0 to x1 with num_steps Euler steps; float32 throughout."""
     x = source(tokens, coverage, noise)
     level = start_level(coverage)

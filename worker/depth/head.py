@@ -1,7 +1,8 @@
 """Latent depth head: z-depth and its uncertainty from latents alone, no decoding.
 
-A U-Net over the latent grid whose coarsest level attends to the whole picture: scale comes from the layout of the room, edges
-from the cells. Trained on the Laplace likelihood of log depth, so that confidence is calibrated by construction.
+A U-Net over the latent grid whose coarsest level attends to the whole picture: scale comes from the
+layout of the room, edges from the cells. Trained on the Laplace likelihood of log depth, so that
+confidence is calibrated by construction.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class DepthConfig:
 
 
 class DepthHead(nn.Module):
-    """(n, c, h, w) latents and (n, 2, h, w) view rays -> log z-depth and log scale of its error, both (n, h, w)."""
+    """(n, c, h, w) latents and (n, 2, h, w) view rays -> log z-depth and log scale of its error,
+    both (n, h, w).
+    """
 
     def __init__(self, cfg: DepthConfig) -> None:
         super().__init__()
@@ -63,7 +66,9 @@ class DepthHead(nn.Module):
 
 
 def to_depth(log_depth: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """z-depth in metres and confidence in [0, 1]: the modelled probability that depth is right within 25 %."""
+    """z-depth in metres and confidence in [0, 1]: the modelled probability that depth is right
+    within 25 %.
+    """
     depth = log_depth.exp().clamp(NEAR_M, FAR_M)
     confidence = 1.0 - torch.exp(-0.2231 * torch.exp(-log_scale))
     return depth, confidence

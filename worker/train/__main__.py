@@ -1,7 +1,8 @@
-"""Train the mini model: `python -m worker.train` runs all stages, or those named, and resumes what was begun.
+"""Train the mini model: `python -m worker.train` runs all stages, or those named, and resumes what
+was begun.
 
-Stages: data (render), codec, depth, denoiser. Each is time-boxed (--minutes stage=9), writes its log and checkpoints
-to --folder and its weights and card to --weights.
+Stages: data (render), codec, depth, denoiser. Each is time-boxed (--minutes stage=9), writes its
+log and checkpoints to --folder and its weights and card to --weights.
 """
 
 from __future__ import annotations
@@ -44,8 +45,12 @@ def main() -> None:
         if name != "data":
             cfg = dataclasses.replace(RECIPE[name], minutes=args.minutes[name], seed=args.seed)
             module, progress = stages[name](cfg, walks, args.folder, args.weights)
-            save_module(module, args.weights / f"{name}.safetensors", card(name, cfg, walks, progress))
-            print(f"{name}: {progress.step} steps, {progress.elapsed_s / 60:.1f} minutes", flush=True)
+            save_module(
+                module, args.weights / f"{name}.safetensors", card(name, cfg, walks, progress)
+            )
+            print(
+                f"{name}: {progress.step} steps, {progress.elapsed_s / 60:.1f} minutes", flush=True
+            )
 
 
 def codec_stage(
@@ -96,7 +101,9 @@ def card(name: str, cfg: RunConfig, walks: Walks, progress: Progress) -> dict[st
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.train", description=__doc__)
-    parser.add_argument("stages", nargs="*", default=list(STAGES), metavar=f"{{{','.join(STAGES)}}}")
+    parser.add_argument(
+        "stages", nargs="*", default=list(STAGES), metavar=f"{{{','.join(STAGES)}}}"
+    )
     parser.add_argument("--folder", type=Path, default=Path("out/train"))
     parser.add_argument("--weights", type=Path, default=SHIPPED)
     parser.add_argument("--scenes", type=int, default=1000, help="walks to render (default 1000)")

@@ -1,8 +1,9 @@
 """Stage 1: the codec, trained so that its tokens survive being moved.
 
-Per sample two context views and one target view of the same world. A context view is decoded from its own latents, the target
-from the context views' latents warped to it by true geometry (worth 2 dB on a bare readout, at no cost to plain reconstruction: docs/log.md).
-Noise on the latents makes the decoder tolerate what a denoiser gets wrong.
+Per sample two context views and one target view of the same world. A context view is decoded from
+its own latents, the target from the context views' latents warped to it by true geometry (worth 2
+dB on a bare readout, at no cost to plain reconstruction: docs/log.md). Noise on the latents makes
+the decoder tolerate what a denoiser gets wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from worker.codec import STRIDE, Codec, CodecConfig, psnr
 from worker.geometry import Cameras
+from worker.layers import channels_last
 from worker.train.data import Walks, window
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.warp import at_cell_centres, inverse_warp
@@ -25,7 +27,9 @@ LATENT_PENALTY = 1e-4
 MOVED_WEIGHT = 0.7
 SPAN = 8  # target and context lie within so many frames of each other
 
-Batch = tuple[Tensor, Tensor, Cameras]  # images (b, 3, 3, H, W), depths (b, 3, H, W), cameras (b, 3)
+Batch = tuple[
+    Tensor, Tensor, Cameras
+]  # images (b, 3, 3, H, W), depths (b, 3, H, W), cameras (b, 3)
 
 
 def batches(walks: Walks, batch_size: int) -> Callable[[torch.Generator], Batch]:
@@ -33,9 +37,7 @@ def batches(walks: Walks, batch_size: int) -> Callable[[torch.Generator], Batch]
 
     def make(generator: torch.Generator) -> Batch:
         scenes = torch.randint(walks.cfg.num_scenes, (batch_size,), generator=generator)
-        start = torch.randint(
-            walks.cfg.num_frames - SPAN + 1, (batch_size, 1), generator=generator
-        )
+        start = torch.randint(walks.cfg.num_frames - SPAN + 1, (batch_size, 1), generator=generator)
         frames = start + window(SPAN, 3, generator, batch_size)
         return (
             walks.images(scenes, frames),
@@ -47,10 +49,12 @@ def batches(walks: Walks, batch_size: int) -> Callable[[torch.Generator], Batch]
 
 
 def moved_latents(latents: Tensor, depths: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Target latents (b, c, h, w) put together from the context views, and where they are (b, h, w) bool.
+    """Target latents (b, c, h, w) put together from the context views, and where they are (b, h, w)
+    bool.
 
-    latents (b, k, c, h, w) of the k context views, depths (b, k + 1, H, W) and cameras (b, k + 1) with the target last. Each
-    cell takes the view that saw its point from nearest: views are chosen, not averaged.
+    latents (b, k, c, h, w) of the k context views, depths (b, k + 1, H, W) and cameras (b, k + 1)
+    with the target last. Each cell takes the view that saw its point from nearest: views are
+    chosen, not averaged.
     """
     target_depth = at_cell_centres(depths[:, -1], STRIDE)
     result = torch.zeros_like(latents[:, 0])
@@ -66,7 +70,9 @@ def moved_latents(latents: Tensor, depths: Tensor, cameras: Cameras) -> tuple[Te
 
 
 def difference(prediction: Tensor, target: Tensor) -> Tensor:
-    """Charbonnier distance per pixel (n, H, W): nearly L1, but smooth where the picture is already good."""
+    """Charbonnier distance per pixel (n, H, W): nearly L1, but smooth where the picture is already
+    good.
+    """
     return ((prediction.float() - target).square() + 2e-4).sqrt().mean(1)
 
 
@@ -101,12 +107,14 @@ def train_codec(
     cfg: RunConfig, walks: Walks, folder: Path, codec_cfg: CodecConfig | None = None
 ) -> tuple[Codec, Progress]:
     torch.manual_seed(cfg.seed)
-    codec = Codec(codec_cfg or CodecConfig()).to(memory_format=torch.channels_last)
+    codec = channels_last(Codec(codec_cfg or CodecConfig()))
     run = Run(cfg, codec, folder)
     progress = run.train(
         batches(walks, cfg.batch_size), lambda batch, g: codec_loss(codec, batch, g)
     )
     scenes = torch.arange(min(64, walks.cfg.num_scenes))
     with torch.no_grad():
-        codec.normalise_to(codec.encode(walks.images(scenes, torch.zeros_like(scenes)[:, None])[:, 0]))
+        codec.normalise_to(
+            codec.encode(walks.images(scenes, torch.zeros_like(scenes)[:, None])[:, 0])
+        )
     return codec, progress

@@ -1,8 +1,9 @@
 """Rendered walks on disk: what all training stages read.
 
-A set is a folder of plain arrays (rgb, depth, poses, intrinsics), rendered scene by scene from consecutive seeds and resumable: a
-counter file says how many scenes are done. Three quarters are random walks, the rest the first legs of the closed loops.
-Seeds below HELD_OUT_SEED train; the rest validate and test.
+A set is a folder of plain arrays (rgb, depth, poses, intrinsics), rendered scene by scene from
+consecutive seeds and resumable: a counter file says how many scenes are done. Three quarters are
+random walks, the rest the first legs of the closed loops. Seeds below HELD_OUT_SEED train; the rest
+validate and test.
 """
 
 from __future__ import annotations

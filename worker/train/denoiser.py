@@ -1,9 +1,10 @@
 """Stage 3: the denoiser, on readouts of real memories that were filled the way they are at work.
 
-Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a memory written from some of the other
-frames: often the frame before the chunk and a few more, sometimes nothing at all. Depth is the truth, the truth with a wrong
-scale, or the head's own; tokens are sometimes noisy. What the memory then shows is the condition; the loss is the
-distance to the true latents at a random point of the flow.
+Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a
+memory written from some of the other frames: often the frame before the chunk and a few more,
+sometimes nothing at all. Depth is the truth, the truth with a wrong scale, or the head's own;
+tokens are sometimes noisy. What the memory then shows is the condition; the loss is the distance to
+the true latents at a random point of the flow.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from worker.backbones.base import Condition
 from worker.backbones.denoiser import Denoiser, DenoiserConfig
 from worker.backbones.sampler import interpolate, source, start_level
-from worker.engine import stack_cameras
+from worker.geometry import stack_cameras
+from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
 from worker.train.latents import LatentWalks
@@ -155,7 +157,7 @@ def train_denoiser(
     denoiser_cfg: DenoiserConfig | None = None,
 ) -> tuple[Denoiser, Progress]:
     torch.manual_seed(cfg.seed)
-    denoiser = Denoiser(denoiser_cfg or DenoiserConfig()).to(memory_format=torch.channels_last)
+    denoiser = channels_last(Denoiser(denoiser_cfg or DenoiserConfig()))
     run = Run(cfg, denoiser, folder)
     progress = run.train(
         batches(walks, predicted, cfg.batch_size),

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from worker.backbones.rays import view_rays
 from worker.depth.head import DepthConfig, DepthHead
+from worker.layers import channels_last
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
 MAX_NOISE = 0.2
-MAX_RATIO_LOG = 1.5  # errors beyond a factor of e^1.5 count linearly no further: guards against bad cells
+MAX_RATIO_LOG = (
+    1.5  # errors beyond a factor of e^1.5 count linearly no further: guards against bad cells
+)
 
 Batch = tuple[Tensor, Tensor, Tensor]  # latents (b, c, h, w), rays (b, 2, h, w), depth (b, h, w)
 
@@ -55,7 +58,7 @@ def train_depth(
     cfg: RunConfig, walks: LatentWalks, folder: Path, head_cfg: DepthConfig | None = None
 ) -> tuple[DepthHead, Progress]:
     torch.manual_seed(cfg.seed)
-    head = DepthHead(head_cfg or DepthConfig()).to(memory_format=torch.channels_last)
+    head = channels_last(DepthHead(head_cfg or DepthConfig()))
     run = Run(cfg, head, folder)
     progress = run.train(
         batches(walks, cfg.batch_size), lambda batch, g: depth_loss(head, batch, g)

@@ -1,4 +1,6 @@
-"""Walks as the later stages see them: latents and per-cell depth, computed once from the images with a trained codec."""
+"""Walks as the later stages see them: latents and per-cell depth, computed once from the images
+with a trained codec.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from worker.backbones.rays import view_rays
 from worker.codec import STRIDE, Codec
 from worker.depth.head import DepthHead, to_depth
 from worker.geometry import Cameras, lift
+from worker.layers import channels_last
 from worker.train.data import Walks
 
 
@@ -55,4 +58,4 @@ def predict_depths(head: DepthHead, walks: LatentWalks) -> Tensor:
 def _bfloat16_copy(codec: Codec) -> Codec:
     copy = Codec(codec.cfg)
     copy.load_state_dict(codec.state_dict())
-    return copy.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+    return channels_last(copy.bfloat16())

@@ -1,9 +1,11 @@
-"""One training loop for every stage: time-boxed, resumable, with float32 masters, an EMA and a validation log.
+"""One training loop for every stage: time-boxed, resumable, with float32 masters, an EMA and a
+validation log.
 
-A stage gives a module, a function that makes a batch from a generator and one that turns the batch into a loss. The learning rate
-follows the progress (steps or minutes, whichever is further along): a short warm-up, a plateau, then a linear decay to zero
-over the last 40 %. A run that is stopped goes on from its last checkpoint; the batches come from (seed, step), so that
-a resumed run sees the same ones.
+A stage gives a module, a function that makes a batch from a generator and one that turns the batch
+into a loss. The learning rate follows the progress (steps or minutes, whichever is further along):
+a short warm-up, a plateau, then a linear decay to zero over the last 40 %. A run that is stopped
+goes on from its last checkpoint; the batches come from (seed, step), so that a resumed run sees the
+same ones.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,8 @@ from torch import Tensor, nn
 from worker.train.optimiser import MatrixMuon
 
 DECAY_SHARE = 0.4
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class Run:
 
     def train(
         self,
-        make_batch: Callable[[torch.Generator], object],
-        loss_of: Callable[[object, torch.Generator], tuple[Tensor, dict[str, float]]],
+        make_batch: Callable[[torch.Generator], B],
+        loss_of: Callable[[B, torch.Generator], tuple[Tensor, dict[str, float]]],
     ) -> Progress:
         """Train until the time or the steps are used up."""
         saved_at = time.monotonic()
@@ -96,8 +101,8 @@ class Run:
 
     def _step(
         self,
-        make_batch: Callable[[torch.Generator], object],
-        loss_of: Callable[[object, torch.Generator], tuple[Tensor, dict[str, float]]],
+        make_batch: Callable[[torch.Generator], B],
+        loss_of: Callable[[B, torch.Generator], tuple[Tensor, dict[str, float]]],
     ) -> dict[str, float]:
         generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.progress.step)
         loss, figures = loss_of(make_batch(generator), generator)
@@ -106,8 +111,8 @@ class Run:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.cfg.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient is {float(norm)} at step {self.progress.step}: lower the learning rate "
-                f"(now {self.cfg.learning_rate}) and start again from the last checkpoint in {self.folder}"
+                f"the gradient is {float(norm)} at step {self.progress.step}: lower the learning "
+                f"rate (now {self.cfg.learning_rate}) and resume from {self.folder}"
             )
         self.optimiser.step(learning_rate(self.cfg, self.progress))
         decay = min(self.cfg.ema_decay, (self.progress.step + 1) / (self.progress.step + 10))

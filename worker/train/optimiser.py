@@ -1,7 +1,8 @@
 """Muon for the weights that are matrices, AdamW for the rest.
 
-A convolution's weight is seen as the matrix (out, kh * kw * in) that it multiplies patches with. Muon (Jordan et al. 2024, in torch.optim)
-orthogonalises each update, which needs about half of AdamW's steps on these small networks (docs/log.md).
+A convolution's weight is seen as the matrix (out, kh * kw * in) that it multiplies patches with.
+Muon (Jordan et al. 2024, in torch.optim) orthogonalises each update, which needs about half of
+AdamW's steps on these small networks (docs/log.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ class MatrixMuon:
         self.matrices = [nn.Parameter(as_matrix(weight.detach())) for weight in self.weights]
         rest = [parameter for parameter in parameters if parameter.ndim not in (2, 4)]
         self.muon = torch.optim.Muon(
-            self.matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            self.matrices,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            adjust_lr_fn="match_rms_adamw",
         )
         self.adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
 
@@ -42,5 +46,7 @@ class MatrixMuon:
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """(out, in) as it is, (out, in, kh, kw) as (out, kh * kw * in): a view where memory is channels-last."""
+    """(out, in) as it is, (out, in, kh, kw) as (out, kh * kw * in): a view where memory is
+    channels-last.
+    """
     return weight if weight.ndim == 2 else weight.permute(0, 2, 3, 1).flatten(1)

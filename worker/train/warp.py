@@ -1,7 +1,9 @@
-"""Inverse warping of latents by true geometry: the differentiable, batched stand-in for the memory in codec training.
+"""Inverse warping of latents by true geometry: the differentiable, batched stand-in for the memory
+in codec training.
 
-For each target cell, its true 3D point is looked up in a context view (bilinear among four tokens) where that view really saw
-it. The memory splats forward instead; both move tokens by sub-cell amounts, which is what a codec must survive.
+For each target cell, its true 3D point is looked up in a context view (bilinear among four tokens)
+where that view really saw it. The memory splats forward instead; both move tokens by sub-cell
+amounts, which is what a codec must survive.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def inverse_warp(
     target_depth: Tensor,  # (n, h, w) at the target's cell centres
     target: Cameras,  # (n,)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents (n, c, h, w) as the target sees them, visible (n, h, w) bool, and their depth in the context view."""
+    """Latents (n, c, h, w) as the target sees them, visible (n, h, w) bool, and their depth in the
+    context view.
+    """
     h, w = latents.shape[-2:]
     grid = target.resized(h, w)
     points = grid.rays() * target_depth.double()[..., None]

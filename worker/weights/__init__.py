@@ -1,7 +1,9 @@
-"""Weight files: safetensors in bfloat16, a JSON card of the same name beside each, checked before use.
+"""Weight files: safetensors in bfloat16, a JSON card of the same name beside each, checked before
+use.
 
-The card holds the module's config, the SHA-256 of the file and how the weights were made (recipe, commit, seeds, steps, minutes,
-device, validation figures). A missing or altered file is refused by name: a worker never starts with random weights.
+The card holds the module's config, the SHA-256 of the file and how the weights were made (recipe,
+commit, seeds, steps, minutes, device, validation figures). A missing or altered file is refused by
+name: a worker never starts with random weights.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,7 +39,7 @@ def save_module(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
         for name, value in module.state_dict().items()
     }
     save_file(tensors, path)
-    config = dataclasses.asdict(module.cfg)  # type: ignore[arg-type]
+    config = dataclasses.asdict(cast(Any, module.cfg))
     card = {"file": path.name, "sha256": checksum(path), "config": config, **card}
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
 

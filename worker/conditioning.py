@@ -1,0 +1,55 @@
+"""What the denoiser is told: readouts, cameras, preceding latents and noise of several Worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.backbones.base import Condition
+from worker.geometry import Cameras, stack_cameras
+from worker.memory.base import Readout
+from worker.world import World
+
+
+class NotObservedError(ValueError):
+    """A chunk was asked of a World that has not seen its first image."""
+
+
+def condition_on(
+    worlds: Sequence[World],
+    cameras: Sequence[Cameras],  # (t,) of each World
+    readouts: Sequence[Readout],  # of these cameras
+    grid: tuple[int, int],
+) -> Condition:
+    """Batch b Worlds; raises NotObservedError."""
+    recent, recent_cameras = [], []
+    for world in worlds:
+        if world.latents is None or world.cameras is None:
+            raise NotObservedError("this World has no frame yet: observe an image first")
+        recent.append(world.latents.float())
+        recent_cameras.append(world.cameras)
+    tokens = torch.stack([readout.tokens for readout in readouts])
+    return Condition(
+        tokens=tokens,
+        coverage=torch.stack([readout.coverage for readout in readouts]),
+        depth=torch.stack([readout.depth for readout in readouts]),
+        cameras=stack_cameras(cameras).resized(*grid),
+        recent=torch.stack(recent).to(tokens.device),
+        recent_cameras=stack_cameras(recent_cameras).resized(*grid),
+    )
+
+
+def chunk_noise(world: World, like: Tensor) -> Tensor:
+    """Standard normal noise (t, c, h, w) of the World's next t frames."""
+    frames = range(world.next_frame, world.next_frame + len(like))
+    noise = [frame_noise(world.seed, frame, tuple(like.shape[1:])) for frame in frames]
+    return torch.stack(noise).to(like.device)
+
+
+def frame_noise(seed: int, frame: int, shape: tuple[int, ...]) -> Tensor:
+    """Noise of one frame: the same on every device, in every batch and after every restore."""
+    philox = np.random.Philox(key=[seed % 2**64, frame])
+    return torch.from_numpy(np.random.Generator(philox).standard_normal(shape, dtype=np.float32))

@@ -1,0 +1,141 @@
+"""Closed loops, two protocols (and one variant), run through the engine as a session would be.
+
+- observed: the outward leg is given as RGB-D observations (every third frame), the return leg is
+  generated and scored on poses that
+  were never observed. Measures the memory. `observed_pred` gives the same views without their
+  depth.
+- imagined: one true frame is given, everything else is generated; the return leg is scored.
+  Measures the system.
+
+A baseline sees the same frames with the same weights, seed and noise: `null` has no memory, `last-
+frame` only that of the latest frame; both start from the last observed view. `readout` decodes what
+the latent memory shows, without a denoiser.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.engine import Engine
+from worker.eval.baselines import LastFrameMemory
+from worker.geometry import Cameras, lift
+from worker.memory.base import Readout
+from worker.pixels import from_uint8, to_uint8
+from worker.scenes.paths import LoopKind, sample_cameras
+from worker.scenes.render import render
+from worker.scenes.scene import sample_scenes
+from worker.world import Increment, World
+
+OBSERVE_EVERY = 3
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One held-out scene walked out and back: pose n - 1 - i is pose i again."""
+
+    seed: int
+    kind: LoopKind
+    images: Tensor  # (n, 3, H, W) float32 in [-1, 1]
+    depth: Tensor  # (n, H, W) metres
+    cell_depth: Tensor  # (n, h, w) metres
+    cell_valid: Tensor  # (n, h, w) bool
+    cameras: Cameras  # (n,)
+
+    @property
+    def num_out(self) -> int:
+        return (len(self.images) + 1) // 2
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What one method showed on the frames `index` of the loop."""
+
+    index: list[int]
+    images: Tensor  # (m, 3, H, W)
+    readout: Readout  # what its memory held for those frames before they were generated
+    depth: Tensor  # (m, h, w) metres, the head's on the generated latents
+    s_per_frame: float
+    memory_bytes: int
+    first_visit: dict[int, Tensor]  # frame -> (3, H, W) of the outward leg, where it was generated
+
+
+def make_loop(seed: int, kind: LoopKind, num_frames: int, engine: Engine) -> Loop:
+    scene = sample_scenes([seed])
+    cameras = sample_cameras(scene, kind, num_frames, engine.cfg.height, engine.cfg.width, [seed])
+    frames = render(scene, cameras)
+    depth, views = frames.depth[0], cameras[0]
+    lifted = lift(depth, views, engine.grid)
+    return Loop(seed, kind, frames.rgb[0], depth, lifted.depth.float(), lifted.valid, views)
+
+
+def observed(engine: Engine, loop: Loop, method: str, true_depth: bool, chunk: int) -> Walk:
+    """The return leg after an outward leg of observations."""
+    views = list(range(0, loop.num_out, OBSERVE_EVERY))
+    memory = {"readout": "latent"}.get(method, method)
+    world = open_world(engine, loop, memory)
+    for i in views if memory == "latent" else views[-1:]:
+        image = to_uint8(loop.images[i : i + 1])[0]
+        engine.observe(world, image, loop.cameras[i : i + 1], loop.depth[i] if true_depth else None)
+    back = list(range(loop.num_out, len(loop.images)))
+    if method == "readout":
+        return bare_readout(engine, world, loop, back)
+    return generate(engine, world, loop, back, chunk)
+
+
+def imagined(engine: Engine, loop: Loop, method: str, chunk: int) -> Walk:
+    """The whole loop from its first frame."""
+    world = open_world(engine, loop, method)
+    first = engine.observe(world, to_uint8(loop.images[:1])[0], loop.cameras[:1])
+    walk = generate(engine, world, loop, list(range(1, len(loop.images))), chunk)
+    walk.first_visit[0] = from_uint8(first.images)[0]
+    for i, image in zip(walk.index, walk.images, strict=True):
+        if i < loop.num_out:
+            walk.first_visit[i] = image
+    return walk
+
+
+def open_world(engine: Engine, loop: Loop, memory: str) -> World:
+    if memory != "last-frame":
+        return engine.open(loop.seed, memory)
+    world = engine.open(loop.seed, "null")
+    world.memory = LastFrameMemory(engine.backbone.channels, engine.grid)
+    return world
+
+
+def generate(engine: Engine, world: World, loop: Loop, frames: list[int], chunk: int) -> Walk:
+    readouts: list[Readout] = []
+    increments: list[Increment] = []
+    started = time.perf_counter()
+    read_s = 0.0
+    for at in range(0, len(frames), chunk):
+        views = loop.cameras[frames[at : at + chunk]]
+        before = time.perf_counter()
+        readouts.append(world.memory.read(views))  # for scoring only, so not on the clock
+        read_s += time.perf_counter() - before
+        increments += engine.step([world], [views])
+    s_per_frame = (time.perf_counter() - started - read_s) / len(frames)
+    images = torch.cat([from_uint8(increment.images) for increment in increments])
+    latents = torch.cat([increment.latents for increment in increments]).float()
+    with torch.inference_mode():
+        depth, _ = engine.backbone.depth(latents, loop.cameras[frames])
+    num_bytes = world.memory.stats().num_bytes
+    return Walk(frames, images, cat_readouts(readouts), depth, s_per_frame, num_bytes, {})
+
+
+def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int]) -> Walk:
+    started = time.perf_counter()
+    with torch.inference_mode():
+        readout = world.memory.read(loop.cameras[frames])
+        images = engine.backbone.decode(readout.tokens).clamp(-1, 1)
+    s_per_frame = (time.perf_counter() - started) / len(frames)
+    num_bytes = world.memory.stats().num_bytes
+    return Walk(frames, images, readout, readout.depth, s_per_frame, num_bytes, {})
+
+
+def cat_readouts(parts: list[Readout]) -> Readout:
+    names = ("tokens", "coverage", "depth", "winner", "source", "quality")
+    return Readout(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
