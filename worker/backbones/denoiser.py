@@ -109,7 +109,8 @@ class Denoiser(nn.Module):
         )
         out: Tensor = self.head(fine + self.up_fine(mid))[..., :h, :w]
         base = condition.tokens * condition.coverage[:, :, None]
-        return base + out.unflatten(0, (b, num_targets)).to(base.dtype)
+        repair: Tensor = out.unflatten(0, (b, num_targets)).to(base.dtype)
+        return base + repair
 
     @staticmethod
     def _mixed(layer: nn.Module, x: Tensor, b: int) -> Tensor:

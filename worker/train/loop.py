@@ -107,7 +107,7 @@ class Run:
         generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.progress.step)
         loss, figures = loss_of(make_batch(generator), generator)
         self.module.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.cfg.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(

@@ -32,7 +32,8 @@ class MatrixMuon:
     def step(self, learning_rate: float) -> None:
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
             matrix.grad = None if weight.grad is None else as_matrix(weight.grad)
-        for optimiser in (self.muon, self.adamw):
+        optimisers: tuple[torch.optim.Optimizer, ...] = (self.muon, self.adamw)
+        for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
             optimiser.step()
