@@ -33,7 +33,7 @@ class ControlPlane:
         """Connect; raises ConfigurationError, ControlPlaneDown, StoreDown."""
         if not settings.redis_url:
             raise ConfigurationError(
-                "MIRAGE_REDIS_URL is empty: `mirage up` starts a Redis of its own, everything else needs one"
+                "MIRAGE_REDIS_URL is empty: only `mirage up` starts a Redis of its own"
             )
         try:
             redis = Redis.from_url(settings.redis_url, socket_timeout=keys.SOCKET_TIMEOUT_S)

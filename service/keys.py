@@ -1,7 +1,8 @@
 """Every Redis key, time to live and limit of the control plane.
 
-Keys of one session share the hash tag {id}, so that one script may touch all of them, also in Redis Cluster. Keys without a
-session cross slots: they are written in a second, idempotent step that the sweeper repairs.
+Keys of one session share the hash tag {id}, so that one script may touch all of them, also in Redis
+Cluster. Keys without a session cross slots: they are written in a second, idempotent step that the
+sweeper repairs.
 """
 
 from __future__ import annotations
@@ -77,3 +78,8 @@ def worker(worker_id: str) -> str:
 def inbox(worker_id: str) -> str:
     """Stream of session ids that their owner should look at."""
     return f"{PREFIX}:inbox:{worker_id}"
+
+
+def idempotency(key: str) -> str:
+    """The stored answer of a POST that may be sent again."""
+    return f"{PREFIX}:idempotency:{key}"

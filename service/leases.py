@@ -1,7 +1,8 @@
 """Fenced leases, and the commit: the only ways in which a worker changes a session.
 
-A lease is a string, `<worker id>.<counter>`, that no other acquisition ever repeats (the worker id is random per process), held
-under an expiry by Redis' own clock. It is compared for equality inside each script, so a paused owner that returns writes nothing.
+A lease is a string, `<worker id>.<counter>`, that no other acquisition ever repeats (the worker id
+is random per process), held under an expiry by Redis' own clock. It is compared for equality inside
+each script, so a paused owner that returns writes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from redis.asyncio import Redis
@@ -16,8 +18,10 @@ from redis.asyncio import Redis
 from service import keys, scripts
 from service.errors import LeaseLost
 from service.frames import Frame, ManifestEntry, event_id
-from service.requests import REQUEST, Entry, Progress
+from service.requests import REQUEST, Entry, Progress, Request
 from service.sessions import Session, SessionState, parse_record, states_before
+
+LOG_AHEAD = 8  # requests that an owner looks ahead; it does one at a time
 
 
 @dataclass(frozen=True)
@@ -98,25 +102,32 @@ class Leases:
         """Everything the owner needs to go on; raises LeaseLost if the session is gone."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(keys.record(session))
-            pipe.xrange(keys.log(session))
-            pipe.hgetall(keys.requests(session))
+            pipe.xrange(keys.log(session), count=LOG_AHEAD)
             pipe.smembers(keys.cancels(session))
-            record, log, requests, cancels = await pipe.execute()
+            record, log, cancels = await pipe.execute()
         if not record or record[b"state"] == b"deleted":
             raise LeaseLost(f"session {session!r} is gone")
         entries = [_entry(name, fields) for name, fields in log]
-        known = {entry.id.encode() for entry in entries} & requests.keys()
-        progress = {
-            name.decode(): Progress.model_validate_json(requests[name]).model_copy(
-                update={"cancel_requested": name in cancels}
-            )
-            for name in known
-        }
+        progress = await self._progress(session, [entry.id for entry in entries], cancels)
         cursor, done = record[b"cursor"].decode(), int(record[b"cursor_done"])
         return Owned(parse_record(record), cursor, done, entries, progress)
 
+    async def _progress(
+        self, session: str, ids: list[str], cancels: set[bytes]
+    ) -> dict[str, Progress]:
+        found = await self._redis.hmget(keys.requests(session), ids) if ids else []
+        return {
+            name: Progress.model_validate_json(value).model_copy(
+                update={"cancel_requested": name.encode() in cancels}
+            )
+            for name, value in zip(ids, found, strict=True)
+            if value is not None
+        }
+
     async def commit(self, session: str, lease: str, commit: Commit) -> Committed:
-        """Publish a step; raises LeaseLost with the reason if it is refused: drop the World, restore it if needed."""
+        """Publish a step; raises LeaseLost with the reason if it is refused: drop the World,
+        restore it if needed.
+        """
         names = (
             keys.record, keys.lease, keys.log, keys.manifest,
             keys.frames, keys.requests, keys.cancels,
@@ -138,7 +149,13 @@ class Leases:
 
 
 def _entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:
-    return Entry(name.decode(), fields[b"id"].decode(), REQUEST.validate_json(fields[b"body"]))
+    return Entry(name.decode(), fields[b"id"].decode(), _message(fields[b"body"]))
+
+
+@lru_cache(maxsize=32)
+def _message(body: bytes) -> Request:
+    """Parsed once, not once per chunk: a long path is a few hundred kilobytes."""
+    return REQUEST.validate_json(body)
 
 
 def _arguments(commit: Commit, frames_kept: int) -> list[scripts.Argument]:

@@ -1,8 +1,9 @@
-"""The request log: what clients want of one session, in order, as small messages; and how far each request has come.
+"""The request log: what clients want of one session, in order, and how far each request has come.
 
-Gateways append, the session's owner reads from a committed cursor = (entry, poses done), so there is no pending-entries
-list and nothing to reclaim. Blobs (images, depth) are referenced, never inlined. Cancel is a flag that the next commit returns.
-A live pose replaces the live pose before it that nobody started: newest wins, and the log stays short without a worker.
+Gateways append, the session's owner reads from a committed cursor = (entry, poses done), so there
+is no pending-entries list and nothing to reclaim. Blobs (images, depth) are referenced, never
+inlined. Cancel is a flag that the next commit returns. A live pose replaces the live pose before it
+that nobody started: newest wins, and the log stays short without a worker.
 """
 
 from __future__ import annotations
@@ -133,9 +134,11 @@ class RequestLog:
     async def append(
         self, session: str, message: Observe | Generate | LivePose, request_id: str | None = None
     ) -> Progress:
-        """Add to the log and wake whoever should look; the same `request_id` twice is appended once.
+        """Add to the log and wake whoever should look; the same `request_id` twice is appended
+        once.
 
-        Raises UnknownSession, SessionDeleted, Conflict (failed), InvalidRequest (path too long), TooManyRequests (backlog).
+        Raises UnknownSession, SessionDeleted, Conflict (failed), InvalidRequest (path too long),
+        TooManyRequests (backlog).
         """
         self._check(message)
         now = time.time()
@@ -178,7 +181,9 @@ class RequestLog:
             )
 
     async def wake(self, session: str, lease: str = "", expires_s: float | None = None) -> None:
-        """Tell the owner, or all workers, that there is work. Idempotent; the sweeper repairs what is lost."""
+        """Tell the owner, or all workers, that there is work. Idempotent; the sweeper repairs what
+        is lost.
+        """
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zadd(keys.BUSY, {session: time.time() + self._settings.lease_s})
             if expires_s is not None:
@@ -221,6 +226,14 @@ class RequestLog:
             raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
         scripts.raise_for_state(session, answer[0])
         return _progress(answer[1], answer[2])
+
+    async def last_pose(self, session: str) -> Pose | None:
+        """Where the camera will be once everything asked for is done; None if nothing waits."""
+        last = await self._redis.xrevrange(keys.log(session), count=1)
+        if not last:
+            return None
+        message = REQUEST.validate_json(last[0][1][b"body"])
+        return message.poses[-1] if isinstance(message, Generate) else message.pose
 
 
 def _progress(value: bytes, cancel: object) -> Progress:

@@ -1,9 +1,10 @@
 """The segment store: immutable objects in a directory or a bucket, named by what they contain.
 
-A segment is a safetensors file whose metadata holds a JSON header, so that the gateway reads frames out of it without torch.
-Its id is index + lease + sha256 of the whole file: an orphan left by a crash never stands in its successor's way, every read
-is verified, and since each header names its parent, a tip vouches for the whole World. Local puts are atomic (written
-aside, then linked) but not fsynced: they survive the loss of a process, not of the host's power.
+A segment is a safetensors file whose metadata holds a JSON header, so that the gateway reads frames
+out of it without torch. Its id is index + lease + sha256 of the whole file: an orphan left by a
+crash never stands in its successor's way, every read is verified, and since each header names its
+parent, a tip vouches for the whole World. Local puts are atomic (written aside, then linked) but
+not fsynced: they survive the loss of a process, not of the host's power.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def segment_id(index: int, lease: str, data: bytes) -> str:
 
 
 def parse_segment(data: bytes) -> tuple[SegmentHeader, list[bytes]]:
-    """The header and the encoded frames of a segment; numpy and json only. Raises SegmentCorrupt."""
+    """A segment's header and encoded frames, with numpy alone. Raises SegmentCorrupt."""
     try:
         (length,) = struct.unpack("<Q", data[:8])
         table = json.loads(data[8 : 8 + length])
@@ -125,7 +126,9 @@ def unpack_upload(data: bytes) -> Upload:
 
 
 class SegmentStore:
-    """Objects under `sessions/<id>/`: segments and uploaded blobs. Every error is a SegmentError or StoreDown."""
+    """Objects under `sessions/<id>/`: segments and uploaded blobs. Every error is a SegmentError or
+    StoreDown.
+    """
 
     def __init__(self, url: str) -> None:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""

@@ -1,7 +1,8 @@
-"""Session records: a client's handle on a World. Created, read, listed, kept alive and deleted here; advanced by commits.
+"""Session records, a client's handle on a World: created, read, kept alive and deleted here.
 
-A record is one Redis hash. Its `version` counts state changes and is the ETag. Deleting leaves a tombstone, so that whoever
-still owns the session can write nothing more; its objects in the store go with the next sweep.
+A record is one Redis hash, advanced by commits. Its `version` counts state changes and is the ETag.
+Deleting leaves a tombstone, so that whoever still owns the session can write nothing more; its
+objects in the store go with the next sweep.
 """
 
 from __future__ import annotations
@@ -124,10 +125,11 @@ class Sessions:
         self._store, self._requests = store, requests
 
     async def create(self, new: NewSession, upload: Upload) -> Session:
-        """Store the first image and open a session on it; raises TooManyRequests past `max_sessions`.
+        """Store the first image and open a session on it; raises TooManyRequests past
+        `max_sessions`.
 
-        A short expiry is written first: if this process dies half-way, the sweeper removes what it left; if not, the sweeper
-        finds the record's own expiry and moves it there.
+        A short expiry is written first: if this process dies half-way, the sweeper removes what it
+        left; if not, the sweeper finds the record's own expiry and moves it there.
         """
         if await self._redis.zcard(keys.EXPIRY) >= self._settings.max_sessions:
             raise TooManyRequests(

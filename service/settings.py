@@ -1,6 +1,7 @@
 """One frozen object of settings for gateway and worker, read from `MIRAGE_*` variables.
 
-Unknown or malformed variables are fatal: a typo must never run with a default. `describe` prints it with secrets masked.
+Unknown or malformed variables are fatal: a typo must never run with a default. `describe` prints it
+with secrets masked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ PASSWORD = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
 
 
 class Settings(BaseModel):
-    """Every setting. Sizes are bytes, times seconds, lengths pixels, unless the name says otherwise."""
+    """Every setting. Sizes are bytes, times seconds, lengths pixels, unless the name says
+    otherwise.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

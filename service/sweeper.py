@@ -1,7 +1,8 @@
-"""Repairs what crosses sessions: expires idle ones, empties graves, wakes sessions that have work and no owner.
+"""Repairs what crosses sessions: expires idle ones, empties graves, wakes what has no owner.
 
-Every worker sweeps, and gateways may; each repair is idempotent, so any number of sweepers agree. Sessions known to have work are
-looked at once per lease; all others in turn, a batch per sweep, which finds even what a gateway died before announcing.
+Every worker sweeps, and gateways may; each repair is idempotent, so any number of sweepers agree.
+Sessions known to have work are looked at once per lease; all others in turn, a batch per sweep,
+which finds even what a gateway died before announcing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The wake queue: session ids that need an owner. One stream, one consumer group: pulling is load balancing.
+"""The wake queue: session ids that need an owner, one stream with one consumer group.
 
-A message is acknowledged once its session's first step is committed, so a puller's death leaves it to be claimed by another.
-Waking is a hint: whoever pulls still has to win the lease, and a wake that is lost is repaired by the sweeper.
+Pulling is load balancing. A message is acknowledged once its session's first step is committed, so
+a puller's death leaves it to be claimed by another. Waking is a hint: whoever pulls still has to
+win the lease, and a wake that is lost is repaired by the sweeper.
 """
 
 from __future__ import annotations
@@ -38,13 +39,19 @@ class WakeQueue:
 
     async def pull(self, count: int, wait_s: float) -> list[Wake]:
         """Sessions that need an owner; blocks up to `wait_s`."""
-        answer = await self._redis.xreadgroup(
-            keys.WAKE_GROUP,
-            self._worker_id,
-            {keys.WAKE: ">"},
-            count=count,
-            block=max(1, int(1000 * wait_s)),
-        )
+        try:
+            answer = await self._redis.xreadgroup(
+                keys.WAKE_GROUP,
+                self._worker_id,
+                {keys.WAKE: ">"},
+                count=count,
+                block=max(1, int(1000 * wait_s)),
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.open()  # Redis lost its data
+            return []
         return _wakes(answer)
 
     async def claim(self, count: int) -> list[Wake]:

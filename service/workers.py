@@ -1,4 +1,4 @@
-"""Which workers are alive: each writes a small record with a short time to live, a few times per lease."""
+"""Which workers are alive: each writes a small record with a short time to live, thrice a lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Shared fixtures: a real Valkey for the whole test session, an empty store and control plane for each test."""
+"""Shared fixtures: a real Valkey for the whole test session, an empty store and control plane for
+each test.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A worker is killed with SIGKILL at named points of a step, another is started: the client notices nothing but a pause."""
+"""A worker is killed with SIGKILL at named points of a step, another is started: the client notices
+nothing but a pause.
+"""
 
 from __future__ import annotations
 
@@ -105,10 +107,7 @@ async def test_a_killed_worker_is_replaced_and_nobody_notices(
     session = await walk(control)
     with worker_process(settings, f"{point}:3") as victim:
         reading = asyncio.create_task(read_all(control, session.id))
-        async with asyncio.timeout(15):
-            while victim.poll() is None:
-                await asyncio.sleep(0.01)
-        assert victim.returncode == -signal.SIGKILL
+        assert await asyncio.to_thread(victim.wait, 15) == -signal.SIGKILL
         assert not reading.done()
         with worker_process(settings):
             frames = await reading

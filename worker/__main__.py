@@ -1,4 +1,4 @@
-"""`python -m worker`: load the backbone, then serve sessions until SIGTERM or Ctrl-C, which drain."""
+"""`python -m worker`: load the backbone, then serve until SIGTERM or Ctrl-C, which drain."""
 
 from __future__ import annotations
 

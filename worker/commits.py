@@ -1,4 +1,4 @@
-"""What a finished, failed or skipped job changes in its session: pure functions from a Job to a Commit. Torch-free."""
+"""What a finished, failed or skipped job changes: pure functions from Job to Commit. Torch-free."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _advanced(job: Job, frames: Sequence[Frame]) -> Progress | None:
 def failed(job: Job, error: MirageError) -> Commit:
     """The request is over; the session goes on, unless it could not even be opened.
 
-    A live pose keeps no progress, so its error is shown by the session's record until the next frame.
+    A live pose keeps no progress, so its error is shown by the session's record until the next
+    frame.
     """
     problem = problem_document(error)
     record: dict[str, str | int | float] = {}

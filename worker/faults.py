@@ -1,6 +1,7 @@
-"""Named points of a step at which tests of survival let the process die: `MIRAGE_FAULT=after_put:3` kills it at the third time.
+"""Named points of a step at which tests of survival let the process die.
 
-The loop gets this as an explicit object; only `python -m worker` ever makes one that does something.
+`MIRAGE_FAULT=after_put:3` kills it at the third time. The loop gets this as an explicit object;
+only `python -m worker` ever makes one that does something.
 """
 
 from __future__ import annotations

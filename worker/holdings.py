@@ -1,4 +1,5 @@
-"""The sessions that this worker owns: taken from the wake queue, renewed, released, handed over. Torch-free.
+"""The sessions that this worker owns: taken from the wake queue, renewed, released, handed over.
+Torch-free.
 
 What is lost or refused is forgotten; the truth is what was committed.
 """

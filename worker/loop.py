@@ -1,8 +1,9 @@
 """A worker's loop: claim -> schedule -> step -> commit.
 
-Tasks beside the loop pull sessions, listen for news of those owned, renew leases, report and sweep; the step itself runs
-in a thread of its own. Whatever goes wrong, a World is only as good as what was committed: if its step failed or its commit was
-refused it is dropped and restored from its segments. Publishing does not overlap with the next step yet.
+Tasks beside the loop pull sessions, listen for news of those owned, renew leases, report and sweep;
+the step itself runs in a thread of its own. Whatever goes wrong, a World is only as good as what
+was committed: if its step failed or its commit was refused it is dropped and restored from its
+segments. Publishing does not overlap with the next step yet.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Worker:
         except TRANSIENT:
             self._drop(batch)
             raise
-        except Exception as error:  # the job boundary: whatever the model raises
+        except Exception as error:  # noqa: BLE001 the job boundary
             sessions = [job.session.id for job in batch]
             LOG.error("step failed", sessions=sessions, trace=traceback.format_exc())
             self._drop(batch)

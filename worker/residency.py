@@ -1,7 +1,8 @@
-"""The Worlds that a worker keeps at hand, under a budget of bytes: least recently used ones go first, they are durable.
+"""The Worlds that a worker keeps at hand, under a budget of bytes.
 
-Torch-free. A World belongs to the tip it was built to: asked for with another tip it is stale and dropped. Worlds that are part of
-a step are pinned and stay whatever the budget says, so the budget can be exceeded by one batch.
+Torch-free. The least recently used go first: they are durable. A World belongs to the tip it was
+built to: asked for with another tip it is stale and dropped. Worlds that are part of a step are
+pinned and stay whatever the budget says, so the budget can be exceeded by one batch.
 """
 
 from __future__ import annotations

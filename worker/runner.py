@@ -1,6 +1,7 @@
-"""The torch side of a worker's loop: Worlds opened, restored and stepped; increments turned into segments and frames.
+"""The torch side of the loop: Worlds opened, restored, stepped; increments made into segments.
 
-Everything here blocks and is called from one thread, so that renewals and heartbeats go on meanwhile.
+Everything here blocks and is called from one thread, so that renewals and heartbeats go on
+meanwhile.
 
 Axis legend: t poses, H W pixels.
 """
@@ -52,7 +53,7 @@ class Runner:
             raise GenerationFailed(f"the session has frames of {size} (H, W), this worker {ours}")
         if session.weights not in ("", self.weights):
             raise GenerationFailed(
-                f"the session's world was made with {session.weights}, this worker has {self.weights}"
+                f"the world was made with {session.weights}, this worker has {self.weights}"
             )
 
     def restore(self, session: Session, segments: Sequence[bytes]) -> World:

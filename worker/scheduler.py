@@ -1,7 +1,8 @@
-"""What the next step contains: one job per session that has work, and a fair choice of jobs that fit into one batch.
+"""What the next step contains: a job per session that has work, and a fair choice of a batch.
 
-Torch-free. A path is cut into chunks, of live poses only the newest counts, an observation is a job of its own. Jobs of one
-step render the same number of poses. The session that was served longest ago always goes first, so none starves.
+Torch-free. A path is cut into chunks, of live poses only the newest counts, an observation is a job
+of its own. Jobs of one step render the same number of poses. The session that was served longest
+ago always goes first, so none starves.
 """
 
 from __future__ import annotations

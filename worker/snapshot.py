@@ -1,7 +1,8 @@
-"""Increment <-> bytes of a segment: safetensors with a JSON header, never pickle; and the encoding of frames, once.
+"""Increment <-> bytes of a segment, and the encoding of frames, once.
 
-Everything that a World needs to go on is stored as it is in memory, bit for bit; the images only as encoded for
-clients, since nothing is ever generated from them. Replaying a World's segments in order restores it.
+A segment is safetensors with a JSON header, never pickle. Everything that a World needs to go on is
+stored as it is in memory, bit for bit; the images only as encoded for clients, since nothing is
+ever generated from them. Replaying a World's segments in order restores it.
 
 Axis legend: t frames, H W pixels.
 """

@@ -1,4 +1,6 @@
-"""What tests of the control plane share: a small session, and a worker's half of it without a model."""
+"""What tests of the control plane share: a small session, and a worker's half of it without a
+model.
+"""
 
 from __future__ import annotations
 

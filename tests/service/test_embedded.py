@@ -39,7 +39,7 @@ async def test_what_was_written_is_there_at_the_next_start(
         assert server.pid is None and pid and not is_running(pid)
 
 
-async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, sys, pathlib; from service.embedded import EmbeddedValkey\n"
         "server = EmbeddedValkey(pathlib.Path(sys.argv[1])); asyncio.run(server.start())\n"

@@ -1,4 +1,4 @@
-"""Leases and commits: one owner at a time, everything or nothing, and no request is left waiting."""
+"""Leases and commits: one owner at a time, all or nothing, and no request is left waiting."""
 
 from __future__ import annotations
 

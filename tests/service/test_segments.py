@@ -17,14 +17,21 @@ from service.segments import (
     unpack_upload,
 )
 
-UPLOAD = Upload(
-    np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.ones((2, 4), np.float32), None
-)
+UPLOAD = Upload(np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.ones((2, 4), np.float32), None)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> SegmentStore:
     return SegmentStore(tmp_path.as_uri() + "/segments")
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    return list(folder.rglob(pattern))
+
+
+def damage(folder: Path) -> None:
+    (path,) = find(folder, "*.safetensors")
+    path.write_bytes(b"dat4")
 
 
 async def test_what_is_put_is_what_comes_back(store: SegmentStore) -> None:
@@ -50,8 +57,7 @@ async def test_a_missing_and_a_damaged_segment_are_told_apart(
     with pytest.raises(SegmentMissing, match=name):
         await store.get("s", name)
     await store.put("s", name, b"data")
-    (path,) = tmp_path.rglob("*.safetensors")
-    path.write_bytes(b"dat4")
+    damage(tmp_path)
     with pytest.raises(SegmentCorrupt, match="checksum"):
         await store.get("s", name)
 
@@ -66,7 +72,7 @@ async def test_deleting_a_session_removes_every_object_and_directory(
     assert await store.delete_session("s") == 2
     assert await store.delete_session("s") == 0
     assert await store.ids("other") == [kept]
-    assert not list(tmp_path.rglob("sessions/s"))
+    assert find(tmp_path, "sessions/s") == []
     await store.delete("other", kept)
     await store.delete("other", kept)  # twice is harmless
 

@@ -1,4 +1,6 @@
-"""A backbone of a few lines: a deterministic function of noise, readout, preceding latents and cameras."""
+"""A backbone of a few lines: a deterministic function of noise, readout, preceding latents and
+cameras.
+"""
 
 from __future__ import annotations
 

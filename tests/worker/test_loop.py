@@ -260,3 +260,35 @@ async def test_sessions_share_steps_and_each_gets_its_frames(
         for session in sessions:
             frames = await read_until(control, session.id, 6)
             assert [frame.frame for frame in frames] == list(range(7))
+
+
+async def test_a_draining_worker_hands_its_sessions_to_another(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    path = await control.requests.append(session.id, Generate(poses=[pose(i) for i in range(200)]))
+    async with serving(control, settings):
+        await read_until(control, session.id, 8)
+    parted = await control.sessions.get(session.id)
+    assert parted.state == SessionState.WAITING and 8 < parted.next_frame < 200
+    async with serving(control, settings):
+        frames = await read_until(control, session.id, 200)
+    assert [frame.frame for frame in frames] == list(range(201))
+    assert (await control.requests.get(session.id, path.id)).state == RequestState.DONE
+
+
+async def test_a_store_that_fails_is_waited_out_and_said(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    segments = settings.data_dir / "segments" / "sessions" / session.id / "segments"
+    segments.write_text("a file where the directory should be")
+    async with serving(control, settings):
+
+        async def complained() -> bool:
+            return any("StoreDown" in one.problem for one in await control.workers.alive())
+
+        await until(complained)
+        assert (await control.sessions.get(session.id)).next_frame == 0
+        segments.unlink()
+        assert [frame.frame for frame in await read_until(control, session.id, 0)] == [0]

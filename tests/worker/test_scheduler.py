@@ -14,7 +14,9 @@ from worker.scheduler import Job, Scheduler, next_job
 INTRINSICS = Intrinsics(fx=1, fy=1, cx=1, cy=1, width=64, height=32)
 
 
-def owned(*messages: Any, name: str = "s", done: int = 0, state: str = "active", **progress: Any) -> Owned:
+def owned(
+    *messages: Any, name: str = "s", done: int = 0, state: str = "active", **progress: Any
+) -> Owned:
     session = Session(
         id=name, state=state, version=1, branch=1, tip="", next_frame=0, intrinsics=INTRINSICS,
         init_request="r0", created_s=0, touched_s=0, expires_s=0,

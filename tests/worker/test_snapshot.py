@@ -58,7 +58,9 @@ def test_an_increment_comes_back_bit_for_bit() -> None:
             (found.cameras.intrinsics, increment.cameras.intrinsics),
             (found.cameras.world_from_camera, increment.cameras.world_from_camera),
         ]
-        pairs += [(getattr(found.delta, name), value) for name, value in vars(increment.delta).items()]
+        pairs += [
+            (getattr(found.delta, name), value) for name, value in vars(increment.delta).items()
+        ]
         for one, other in pairs:
             assert one.dtype == other.dtype and torch.equal(one, other)
 
@@ -86,7 +88,7 @@ def test_frames_are_read_without_torch() -> None:
 def test_a_segment_is_a_plain_safetensors_file() -> None:
     increment = increments()[0]
     data = pack_segment(header(increment), increment, [])
-    tensors = {name: one for name, one in safetensors.numpy.deserialize(data)}
+    tensors = dict(safetensors.numpy.deserialize(data))
     assert "delta.positions" in tensors and tensors["delta.tokens"]["dtype"] == "BF16"
 
 
