@@ -38,6 +38,7 @@ from service.errors import GenerationFailed
 from service.poses import flat
 from service.video import decode_frame, mux_images
 
+FILES = ("walk.mp4", "sheet.png", "report.json")
 KINDS = {"latent": "with memory", "null": "without memory"}
 WAIT_S = 5.0  # of one request for frames that do not exist yet
 STALLED_S = 180.0  # no frame for so long: something is wrong, say so
@@ -54,49 +55,68 @@ class DemoOptions:
 
 
 def run_demo(base_url: str, options: DemoOptions) -> dict[str, Any]:
-    """Walk twice through the service at `base_url`, write the files, return the report (also in
-    report.json).
+    """Walk twice through the service at `base_url`, write the files, return the report (which is
+    also report.json).
 
     Raises GenerationFailed when the service refuses, fails or stalls.
     """
+
+    async def run() -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=base_url, timeout=WAIT_S + 30) as client:
+            return await walk_and_write(client, options)
+
+    return asyncio.run(run())
+
+
+async def walk_and_write(client: httpx.AsyncClient, options: DemoOptions) -> dict[str, Any]:
+    """The same with a client of one's own."""
     started = time.monotonic()
-    walks = asyncio.run(_walk_both(base_url, options))
+    walks = await _walk_both(client, options)
     truth = options.source.truth and fitted(options.source.truth, *walks[0].images.shape[1:3])
     report = _report(walks, truth, options, time.monotonic() - started)
     shown = [*walks, *([truth] if truth else [])]
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "walk.mp4").write_bytes(mux_images(video_frames(shown), FRAMES_PER_S))
-    contact_sheet(shown, revisits(options.source.poses)).save(
-        options.output / "sheet.png", optimize=True
-    )
-    (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    await asyncio.to_thread(_write, shown, report, options)
     return report
 
 
-async def _walk_both(base_url: str, options: DemoOptions) -> list[Walk]:
+def _write(shown: Sequence[Walk], report: dict[str, Any], options: DemoOptions) -> None:
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    video, sheet, figures = (output / name for name in FILES)
+    video.write_bytes(mux_images(video_frames(shown), FRAMES_PER_S))
+    contact_sheet(shown, revisits(options.source.poses)).save(sheet)
+    figures.write_text(json.dumps(report, indent=2) + "\n")
+
+
+async def _walk_both(client: httpx.AsyncClient, options: DemoOptions) -> list[Walk]:
+    """One after the other: walked together they would share steps, and the times would mix."""
     total = len(KINDS) * len(options.source.poses)
-    async with httpx.AsyncClient(base_url=base_url, timeout=WAIT_S + 30) as client:
-        with tqdm(total=total, unit="frame", desc="walking, with and without memory") as bar:
-            walks = [_walk(client, options, memory, bar) for memory in KINDS]
-            return list(await asyncio.gather(*walks))
+    with tqdm(total=total, unit="frame") as bar:
+        return [await _walk(client, options, memory, bar) for memory in KINDS]
 
 
 async def _walk(
     client: httpx.AsyncClient, options: DemoOptions, memory: str, bar: tqdm[Any]
 ) -> Walk:
     """Open a session, ask for the whole path, fetch its frames as they come, delete the session."""
-    source = options.source
+    source, started = options.source, time.monotonic()
+    bar.set_description(KINDS[memory])
     form = {**source.form, "memory": memory, "seed": str(options.seed)}
     session = await _json(client.post("/v1/sessions", data=form, files=source.files))
     url = f"/v1/sessions/{session['id']}"
     path = {"poses": [{"matrix": flat(pose)} for pose in source.poses[1:]]}
     await _json(client.post(f"{url}/generations", json=path))
     frames = await _fetch(client, url, len(source.poses), bar)
+    wall_s = time.monotonic() - started
     stats = await _json(client.get(f"{url}/memory"))
     await client.delete(url)
-    images = np.stack([decode_frame(image) for _, image in frames])
-    memory_facts = {name: int(stats[name]) for name in ("num_points", "num_bytes")}
-    return Walk(KINDS[memory], images, [meta["timings_ms"] for meta, _ in frames], memory_facts)
+    return Walk(
+        title=KINDS[memory],
+        images=np.stack([decode_frame(image) for _, image in frames]),
+        timings_ms=[meta["timings_ms"] for meta, _ in frames],
+        memory={name: int(stats[name]) for name in ("num_points", "num_bytes")},
+        wall_s=wall_s,
+    )
 
 
 async def _fetch(
@@ -150,10 +170,12 @@ def _report(
         "num_frames": len(source.poses),
         "num_revisits": len(pairs),
         "wall_s": round(wall_s, 2),
+        "files": [str(options.output / name) for name in FILES],
         "walks": {
             memory: {
                 "revisit_psnr_db": _rounded(revisit_psnr(walk, pairs)),
                 "truth_psnr_db": _rounded(truth_psnr(walk, truth)) if truth else None,
+                "s_per_frame": _rounded(walk.wall_s / len(walk.images), 4),
                 "stage_ms_per_frame": {k: _rounded(v) for k, v in stage_ms(walk).items()},
                 "memory": walk.memory,
             }
@@ -162,28 +184,30 @@ def _report(
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report as a small table for a terminal."""
-    walks = report["walks"]
-    rows: list[tuple[str, ...]] = [("", *(KINDS[memory] for memory in walks))]
-    rows.append(
-        ("return against first visit", *(_db(w["revisit_psnr_db"]) for w in walks.values()))
-    )
-    if any(w["truth_psnr_db"] is not None for w in walks.values()):
-        rows.append(("against ground truth", *(_db(w["truth_psnr_db"]) for w in walks.values())))
-    stages = sorted({stage for w in walks.values() for stage in w["stage_ms_per_frame"]})
-    for stage in stages:
-        times = (w["stage_ms_per_frame"].get(stage, 0.0) for w in walks.values())
-        rows.append((f"  {stage}", *(f"{value / 1000:.3f} s/frame" for value in times)))
-    rows.append(("memory", *(f"{w['memory']['num_bytes']:,} bytes" for w in walks.values())))
-    rows.append(("remembered points", *(f"{w['memory']['num_points']:,}" for w in walks.values())))
-    return "\n".join(
-        f"{name:<28}" + "".join(f"{cell:>18}" for cell in cells) for name, *cells in rows
-    )
+    """The report as a small table for a terminal; seconds are per frame."""
+    walks = list(report["walks"].values())
+    rows = [("", *(KINDS[memory] for memory in report["walks"]))]
+    rows.append(("return against first visit", *(_db(walk["revisit_psnr_db"]) for walk in walks)))
+    if any(walk["truth_psnr_db"] is not None for walk in walks):
+        rows.append(("against ground truth", *(_db(walk["truth_psnr_db"]) for walk in walks)))
+    rows.append(("seconds per frame, in all", *(f"{walk['s_per_frame']:.3f} s" for walk in walks)))
+    for stage in {stage: None for walk in walks for stage in walk["stage_ms_per_frame"]}:
+        times_ms = (walk["stage_ms_per_frame"].get(stage, 0.0) for walk in walks)
+        rows.append((f"  {stage}", *(f"{time_ms / 1000:.3f} s" for time_ms in times_ms)))
+    rows.append(("memory", *(f"{walk['memory']['num_bytes']:,} bytes" for walk in walks)))
+    rows.append(("points remembered", *(f"{walk['memory']['num_points']:,}" for walk in walks)))
+    table = "\n".join(_line(row) for row in rows)
+    return f"{table}\n\n" + "\n".join(report["files"])
+
+
+def _line(row: Sequence[str]) -> str:
+    name, *cells = row
+    return f"{name:<28}" + "".join(f"{cell:>18}" for cell in cells)
 
 
 def _db(value: float | None) -> str:

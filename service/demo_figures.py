@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,8 @@ class Walk:
 
     title: str
     images: Images  # (t, h, w, 3)
-    timings_ms: list[dict[str, float]] = field(default_factory=list)  # per frame
+    timings_ms: list[dict[str, float]] = field(default_factory=list)  # of each frame's chunk
+    wall_s: float = 0.0  # from opening the session to the last frame
     memory: dict[str, int] = field(default_factory=dict)
     recorded: bool = False  # not generated: both visits are the same picture
 
@@ -89,11 +91,15 @@ def fitted(walk: Walk, height: int, width: int) -> Walk:
 
 
 def stage_ms(walk: Walk) -> dict[str, float]:
-    """Mean milliseconds per generated frame and stage."""
-    generated = [timings for timings in walk.timings_ms if timings]
-    stages = sorted({stage for timings in generated for stage in timings})
+    """Mean milliseconds per generated frame and stage; frame 0 was given and does not count.
+
+    The frames of one chunk are made together and all carry the chunk's times.
+    """
+    generated = walk.timings_ms[1:]
+    chunks = [timings for timings, _ in groupby(generated)]
+    stages = {stage: None for timings in chunks for stage in timings}  # in their order
     return {
-        stage: sum(timings.get(stage, 0.0) for timings in generated) / len(generated)
+        stage: sum(timings.get(stage, 0.0) for timings in chunks) / len(generated)
         for stage in stages
     }
 

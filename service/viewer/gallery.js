@@ -74,11 +74,11 @@ export class Gallery {
   }
 
   #worldRow(session) {
-    const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, session.next_frame - 1) });
+    const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, session.num_frames - 1) });
     thumbnail.onerror = () => thumbnail.classList.add("missing");
-    const facts = [`${session.next_frame} frames`, `memory: ${session.memory}`, session.state];
+    const facts = [`${session.num_frames} frames`, `memory: ${session.memory}`, session.state];
     const row = element("button", { className: "row" }, thumbnail,
-      element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${when(session.created_s)}` }),
+      element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${when(session.created_at)}` }),
         element("small", { textContent: facts.join(" · ") })));
     row.onclick = () => this.openWorld(session.id);
     return row;
@@ -89,4 +89,4 @@ function fill(box, items, whenEmpty) {
   box.replaceChildren(...(items.length ? items : [element("p", { className: "empty", textContent: whenEmpty })]));
 }
 
-const when = (time_s) => new Date(time_s * 1000).toLocaleString();
+const when = (time) => new Date(time).toLocaleString();

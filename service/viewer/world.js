@@ -57,7 +57,7 @@ export class World {
 
   /** Stand where the last visit ended, and draw the way that led there. */
   async #recall() {
-    const newest = this.session.next_frame - 1;
+    const newest = this.session.num_frames - 1;
     this.lastFrame = Math.max(-1, newest - RECALLED_FRAMES);
     const frames = await api.listFrames(this.id, this.lastFrame);
     for (const frame of frames) this.visits.add(frame.frame, frame.matrix);
@@ -98,6 +98,7 @@ export class World {
   }
 
   async #refresh() {
+    if (!this.stream.connected) return; // the page says that it reconnects; no need to alert as well
     this.session = await api.getSession(this.id);
     this.hud.state(this.session, this.stream.connected);
     if (this.newestMemory !== this.stream.lastFrame) {

@@ -164,6 +164,8 @@ async def working(worker: FakeWorker) -> AsyncIterator[FakeWorker]:
     try:
         yield worker
     finally:
-        task.cancel()
+        while not task.done():  # the Redis client loses a cancellation now and then
+            task.cancel()
+            await asyncio.wait([task], timeout=0.2)
         with suppress(asyncio.CancelledError):
-            await task
+            task.result()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import av
+import httpx
 import numpy as np
 import pytest
+from fake_worker import FakeWorker, working
 from PIL import Image
 
-from service.demo import format_report
+from service.app import create_app
+from service.demo import DemoOptions, format_report, walk_and_write
 from service.demo_figures import (
     SCALE,
     STRIP_HEIGHT,
@@ -25,8 +31,10 @@ from service.demo_figures import (
     video_frames,
 )
 from service.demo_source import from_image, from_sample, out_and_back
-from service.errors import InvalidRequest
+from service.embedded import EmbeddedValkey
+from service.errors import GenerationFailed, InvalidRequest
 from service.poses import flat
+from service.settings import load_settings
 from service.video import decode_frame
 
 WIDTH, HEIGHT = 48, 32
@@ -70,10 +78,11 @@ def test_revisit_and_truth_figures() -> None:
     assert truth_psnr(walk, truth) == 99.0
 
 
-def test_stage_times_are_means_over_generated_frames() -> None:
-    walk = Walk("x", noise(3), [{}, {"read": 1.0, "decode": 4.0}, {"read": 3.0}])
-    assert stage_ms(walk) == {"decode": 2.0, "read": 2.0}
-    assert stage_ms(Walk("x", noise(1), [{}])) == {}
+def test_stage_times_are_shared_by_the_frames_of_a_chunk() -> None:
+    first, second = {"read": 1.0, "decode": 4.0}, {"read": 3.0}
+    walk = Walk("x", noise(4), [{"encode": 9.0}, first, first, dict(first), second])
+    assert stage_ms(walk) == {"read": 1.0, "decode": 1.0}
+    assert stage_ms(Walk("x", noise(1), [{"encode": 9.0}])) == {}
 
 
 def test_the_sheet_has_two_rows_per_walk_and_one_for_a_recording() -> None:
@@ -148,10 +157,61 @@ def test_the_table_names_both_walks_and_every_stage() -> None:
     walk = {
         "revisit_psnr_db": 31.5,
         "truth_psnr_db": None,
+        "s_per_frame": 0.25,
         "stage_ms_per_frame": {"read": 3.0, "denoise": 120.0},
         "memory": {"num_points": 1234, "num_bytes": 56789},
     }
-    table = format_report({"walks": {"latent": walk, "null": {**walk, "revisit_psnr_db": None}}})
-    for text in ("with memory", "without memory", "31.50 dB", "0.120 s/frame", "56,789 bytes"):
+    walks = {"latent": walk, "null": {**walk, "revisit_psnr_db": None}}
+    table = format_report({"walks": walks, "files": ["out/sheet.png"]})
+    for text in ("with memory", "without memory", "31.50 dB", "0.120 s", "0.250 s", "56,789 bytes"):
         assert text in table
-    assert "truth" not in table
+    assert "truth" not in table and table.endswith("out/sheet.png")
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The real gateway in this process, a real Valkey and a worker without a model."""
+    async with EmbeddedValkey(tmp_path / "valkey") as url:
+        settings = load_settings({}, redis_url=url, data_dir=tmp_path / "data")
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), working(FakeWorker(settings)):
+            async with httpx.AsyncClient(transport=transport, base_url="http://demo") as client:
+                yield client
+
+
+async def test_two_walks_over_http_become_three_files(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "photo.png", tmp_path / "out"
+    Image.fromarray(noise(1)[0]).save(path)
+    report = await walk_and_write(client, DemoOptions(from_image(path), output))
+    assert report["num_frames"] == 33 and report["num_revisits"] == 16
+    assert json.loads((output / "report.json").read_text()) == report
+    # the fake worker's pictures differ by the frame's number alone: known, and the same for both
+    latent, null = report["walks"]["latent"], report["walks"]["null"]
+    assert latent["revisit_psnr_db"] == null["revisit_psnr_db"] < 40
+    assert latent["memory"] == {"num_points": 3300, "num_bytes": 165000}
+    with Image.open(output / "sheet.png") as sheet:
+        assert sheet.height == 4 * (128 * SCALE + STRIP_HEIGHT)
+    with av.open(str(output / "walk.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 33
+    assert (await client.get("/v1/sessions")).json()["sessions"] == []
+
+
+async def test_a_refusal_is_shown_with_the_services_words(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_text("no picture")
+    with pytest.raises(GenerationFailed, match="image"):
+        await walk_and_write(client, DemoOptions(from_image(path), tmp_path))
+
+
+async def test_a_walk_that_fails_ends_the_demo(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(noise(1)[0]).save(path)
+    far = replace(from_image(path), poses=out_and_back(2))
+    far.poses[1:, 0, 3] += 6000.0
+    with pytest.raises(GenerationFailed, match="too far away"):
+        await walk_and_write(client, DemoOptions(far, tmp_path))
