@@ -28,9 +28,12 @@ from worker.geometry import Cameras, Convention
 Mode = Literal["nearest", "soft"]
 
 NEAR_M = 0.05
-FRONT_RATIO = 1 / 16  # points this much behind the nearest one still belong to the front surface
-MAX_FOOTPRINT = 4.0  # cells; beyond it a point is too coarse to close the surface
-OVERLAP = 1.125  # footprints are widened by this, so that rotated grids leave no cracks
+FRONT_RATIO = 1 / 8  # points this much behind the nearest one still belong to the front surface
+MAX_SPAN = 4.0  # cells; beyond it a point is too coarse to close the surface
+TIGHT = 1.03125  # surfaces are widened by this, so that rounding leaves no cracks between them
+FILL = 1.25  # and by this where nothing else is, so that turned grids leave none
+RIM_COVERAGE = 0.5  # of a cell that is filled only so
+LAST = 2.0**40  # factor on the depth of a filler: exact, and behind everything else
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
 CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 NOTHING = torch.iinfo(torch.int64).max
@@ -56,7 +59,7 @@ class Splat:
     fragments: Fragments
     winner: Tensor  # (t, h, w) int64 point index, -1 where nothing is seen
     depth: Tensor  # (t, h, w) float32 z-depth of the winner, 0 where nothing is seen
-    coverage: Tensor  # (t, h, w) float32, 1 where something is seen
+    coverage: Tensor  # (t, h, w) float32, 1 on a surface, RIM_COVERAGE on its widened rim, else 0
     mode: Mode
 
 
@@ -69,8 +72,8 @@ class Hits:
     u: Tensor  # float32 cells, corner origin
     v: Tensor  # float32
     z: Tensor  # float32 metres
-    footprint_u: Tensor  # float32 cells that the point's surface spans, 1 .. MAX_FOOTPRINT
-    footprint_v: Tensor  # float32
+    span_u: Tensor  # float32 cells that the point's surface spans, at most MAX_SPAN
+    span_v: Tensor  # float32
 
     def __getitem__(self, rows: Tensor) -> Hits:
         return Hits(*(column.index_select(0, rows) for column in vars(self).values()))
@@ -93,17 +96,19 @@ def splat(
     """
     grid = (len(cameras), cameras.height, cameras.width)
     ratio = FRONT_RATIO if convention == "centre" else 0.0
-    hits, cell, front = _front_surface(
+    hits, cell, limit = _front_surface(
         _project_chunks(positions, size, cameras, convention, slant), grid, ratio
     )
+    rim = limit >= LAST * NEAR_M
+    front = torch.where(rim, limit / LAST, limit)
     if convention == "reference":
-        return _nearest(_first(hits.z, hits.point, cell, len(front)), hits, cell, grid)
+        return _nearest(_first(hits.z, hits.point, cell, len(front)), hits, cell, rim, grid)
     rank = _source_rank(quality[hits.point], source[hits.point])
     best = _minimum(rank, cell, len(front))
     keep = (rank == best[cell]).nonzero()[:, 0]
     hits, cell = hits[keep], cell[keep]
     chosen = _first(_distance(hits, cell, grid), hits.point, cell, len(front))
-    result = _nearest(chosen, hits, cell, grid)
+    result = _nearest(chosen, hits, cell, rim, grid)
     if mode == "nearest":
         return result
     soft = _soft_fragments(hits, front, best & NO_SOURCE, source, grid)
@@ -176,7 +181,7 @@ def _project(
     x, y, z = _rotated(positions, matrix.movedim(0, 2))
     x, y, z = (value + matrix[:, i, 3] for i, value in enumerate((x, y, z)))
     u, v = x * fx / z + cx, y * fy / z + cy
-    near, margin = NEAR_M, 0.5 * (MAX_FOOTPRINT - 1)
+    near, margin = NEAR_M, 0.5 * (FILL * MAX_SPAN - 1)
     if convention == "reference":
         u, v, near, margin = u.round(), v.round(), 0.0, 0.0
     seen = (z > near) & (u >= -margin) & (u < cameras.width + margin)
@@ -185,19 +190,16 @@ def _project(
     x, y, z, u, v = (value.flatten().index_select(0, pair) for value in (x, y, z, u, v))
     view, point = pair // len(positions), pair % len(positions)
     if convention == "reference":
-        return Hits(view, point, u, v, z, torch.ones_like(z), torch.ones_like(z))
-    focal_u, focal_v = (OVERLAP * value[:, 0].index_select(0, view) / z for value in (fx, fy))
+        return Hits(view, point, u, v, z, torch.zeros_like(z), torch.zeros_like(z))
+    focal_u, focal_v = (value[:, 0].index_select(0, view) / z for value in (fx, fy))
     width = size.index_select(0, point)
-    footprint_u, footprint_v = width * focal_u, width * focal_v
+    span_u, span_v = width * focal_u, width * focal_v
     if slant is not None:  # the patch recedes by (a, b, c) in the camera's frame
         rows = matrix[0] if len(matrix) == 1 else matrix[view, :, :, 0].movedim(0, -1)
         a, b, c = _rotated(slant.index_select(0, point).float(), rows)
-        footprint_u += ((a - c * x / z) * focal_u).abs()
-        footprint_v += ((b - c * y / z) * focal_v).abs()
-    footprint_u, footprint_v = (
-        value.clamp(1.0, MAX_FOOTPRINT) for value in (footprint_u, footprint_v)
-    )
-    return Hits(view, point, u, v, z, footprint_u, footprint_v)
+        span_u += ((a - c * x / z) * focal_u).abs()
+        span_v += ((b - c * y / z) * focal_v).abs()
+    return Hits(view, point, u, v, z, span_u.clamp(max=MAX_SPAN), span_v.clamp(max=MAX_SPAN))
 
 
 def _rotated(vector: Tensor, matrix: Tensor) -> tuple[Tensor, ...]:
@@ -212,25 +214,44 @@ def _front_surface(
     """Hits on the nearest surface of their cell, one per cell covered, the cells, and the limits.
 
     The limit of a cell, (t * h * w,) float32, is the depth up to which points belong to its front
-    surface, 0 where nothing is. What is hidden by an earlier part is dropped at once.
+    surface, 0 where nothing is, times LAST where only the rims of surfaces reach. What is hidden by
+    an earlier part is dropped at once.
     """
     front, kept = None, []
     for hits in parts:
         if front is None:
             front = hits.z.new_full((grid[0] * grid[1] * grid[2],), torch.inf)
-        hit, cell = _covered_cells(hits, hits.footprint_u, hits.footprint_v, grid)
-        z = hits.z.index_select(0, hit)
+        hit, cell = _covered_cells(hits, *_widths(hits, FILL), grid)
+        some = hits[hit]
+        z = some.z * torch.where(_is_tight(some, cell, grid), 1.0, LAST)
         front.scatter_reduce_(0, cell, z, "amin")
         keep = (z <= front.index_select(0, cell) * (1 + ratio)).nonzero()[:, 0]
-        kept.append((hits[hit[keep]], cell[keep]))
+        kept.append((some[keep], cell[keep], z[keep]))
     assert front is not None
     limit = front.masked_fill(front == torch.inf, 0.0) * (1 + ratio)
-    if len(kept) == 1:
-        return *kept[0], limit
-    columns = zip(*(vars(hits).values() for hits, _ in kept), strict=True)
-    hits, cell = Hits(*map(torch.cat, columns)), torch.cat([cell for _, cell in kept])
-    keep = (hits.z <= limit[cell]).nonzero()[:, 0]
+    hits = Hits(*map(torch.cat, zip(*(vars(part[0]).values() for part in kept), strict=True)))
+    cell, z = (torch.cat(column) for column in list(zip(*kept, strict=True))[1:])
+    keep = (z <= limit[cell]).nonzero()[:, 0]
     return hits[keep], cell[keep], limit
+
+
+def _widths(hits: Hits, factor: float) -> tuple[Tensor, Tensor]:
+    """The boxes, in cells, that hits cover: at least the cell they fall into."""
+    return (hits.span_u * factor).clamp(min=1), (hits.span_v * factor).clamp(min=1)
+
+
+def _is_tight(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """(m,) bool: the cell's centre lies within the surface itself, not in its widened rim."""
+    width_u, width_v = _widths(hits, TIGHT)
+    du, dv = _offsets(hits, cell, grid)
+    inside = (du >= -0.5 * width_u) & (du < 0.5 * width_u)
+    return inside & (dv >= -0.5 * width_v) & (dv < 0.5 * width_v)
+
+
+def _offsets(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Where the hits lie from the cells' centres, in cells."""
+    _, h, w = grid
+    return hits.u - (cell % w + 0.5), hits.v - (cell // w % h + 0.5)
 
 
 def _first_cell(u: Tensor, width: Tensor) -> Tensor:
@@ -293,20 +314,22 @@ def _source_rank(quality: Tensor, source: Tensor) -> Tensor:
 
 
 def _distance(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    _, h, w = grid
-    du = hits.u - (cell % w + 0.5)
-    dv = hits.v - (cell // w % h + 0.5)
+    du, dv = _offsets(hits, cell, grid)
     return du * du + dv * dv
 
 
-def _nearest(chosen: Tensor, hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Splat:
+def _nearest(
+    chosen: Tensor, hits: Hits, cell: Tensor, rim: Tensor, grid: tuple[int, int, int]
+) -> Splat:
     won = (chosen[cell] == hits.point).nonzero()[:, 0]
     depth = torch.zeros(len(chosen), device=chosen.device)
     depth[cell[won]] = hits.z[won]
     covered = (chosen >= 0).nonzero()[:, 0]
     fragments = Fragments(covered, chosen[covered], torch.ones_like(depth[covered]))
-    winner = chosen.reshape(grid)
-    return Splat(fragments, winner, depth.reshape(grid), (winner >= 0).float(), "nearest")
+    coverage = (chosen >= 0).float() * torch.where(rim, RIM_COVERAGE, 1.0)
+    return Splat(
+        fragments, chosen.reshape(grid), depth.reshape(grid), coverage.reshape(grid), "nearest"
+    )
 
 
 def _soft_fragments(
@@ -321,16 +344,15 @@ def _soft_fragments(
     fresh = torch.ones_like(pair, dtype=torch.bool)
     fresh[1:] = pair[1:] != pair[:-1]
     hits = visible[fresh.nonzero()[:, 0]]
-    radius_u, radius_v = ((s / OVERLAP).clamp(min=1) for s in (hits.footprint_u, hits.footprint_v))
+    radius_u, radius_v = _widths(hits, 1.0)
     hit, cell = _covered_cells(hits, 2 * radius_u, 2 * radius_v, grid)
     same = NO_SOURCE - source[hits.point[hit]].long() == frame[cell]
     keep = (same & (hits.z[hit] <= front[cell])).nonzero()[:, 0]
     hit, cell = hit[keep], cell[keep]
-    hits, radius_u, radius_v = hits[hit], radius_u[hit], radius_v[hit]
-    _, h, w = grid
-    du = (hits.u - (cell % w + 0.5)).abs() / radius_u
-    dv = (hits.v - (cell // w % h + 0.5)).abs() / radius_v
-    tent = (1 - du).clamp(min=0) * (1 - dv).clamp(min=0)
+    hits = hits[hit]
+    tent = torch.ones_like(hits.z)
+    for offset, radius in zip(_offsets(hits, cell, grid), _widths(hits, 1.0), strict=True):
+        tent = tent * (1 - offset.abs() / radius).clamp(min=0)
     keep = (tent >= MIN_TENT).nonzero()[:, 0]
     tent, cell, point = (tent[keep] * WEIGHT_ONE).round().long(), cell[keep], hits.point[keep]
     total = torch.zeros(len(front), dtype=torch.int64, device=tent.device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEAR_M, OVERLAP, MAX_FOOTPRINT, FRONT, MIN_TENT = 0.05, 1.125, 4.0, 17 / 16, 1 / 64
+NEAR_M, TIGHT, FILL, MAX_SPAN, FRONT, MIN_TENT = 0.05, 33 / 32, 5 / 4, 4.0, 9 / 8, 1 / 64
 
 
 @dataclass
@@ -14,8 +14,8 @@ class Seen:
     u: float
     v: float
     z: float
-    width_u: float
-    width_v: float
+    span_u: float
+    span_v: float
 
 
 class AmbiguousError(Exception):
@@ -36,26 +36,33 @@ def look(
         a, b, c = inverse[:3, :3] @ points["slant"][i]
         span_u = (points["size"][i] + abs(a - c * x / z)) * fx / z
         span_v = points["size"][i] * fy / z + abs(b - c * y / z) * fy / z
-        widths = [min(max(OVERLAP * span, 1.0), MAX_FOOTPRINT) for span in (span_u, span_v)]
-        found.append(Seen(i, x * fx / z + cx, y * fy / z + cy, z, *widths))
+        spans = (min(span_u, MAX_SPAN), min(span_v, MAX_SPAN))
+        found.append(Seen(i, x * fx / z + cx, y * fy / z + cy, z, *spans))
     return found
 
 
-def covers(seen: Seen, row: int, column: int) -> bool:
-    du, dv = column + 0.5 - seen.u, row + 0.5 - seen.v
-    for distance, width in ((du, seen.width_u), (dv, seen.width_v)):
-        if width != 1.0 and abs(abs(distance) - width / 2) < 1e-5:
+def covers(seen: Seen, row: int, column: int, factor: float) -> bool:
+    inside = True
+    for centre, at, span in ((column, seen.u, seen.span_u), (row, seen.v, seen.span_v)):
+        half, offset = max(span * factor, 1.0) / 2, centre + 0.5 - at
+        if half != 0.5 and abs(abs(offset) - half) < 1e-5:
             raise AmbiguousError
-    return -seen.width_u / 2 < du <= seen.width_u / 2 and -seen.width_v / 2 < dv <= seen.width_v / 2
+        inside &= -half < offset <= half
+    return inside
 
 
 def tent(seen: Seen, row: int, column: int) -> float:
-    radius_u, radius_v = max(seen.width_u / OVERLAP, 1.0), max(seen.width_v / OVERLAP, 1.0)
-    weight = max(0.0, 1 - abs(column + 0.5 - seen.u) / radius_u)
-    weight *= max(0.0, 1 - abs(row + 0.5 - seen.v) / radius_v)
+    weight = max(0.0, 1 - abs(column + 0.5 - seen.u) / max(seen.span_u, 1.0))
+    weight *= max(0.0, 1 - abs(row + 0.5 - seen.v) / max(seen.span_v, 1.0))
     if abs(weight - MIN_TENT) < 1e-5:
         raise AmbiguousError
     return weight if weight >= MIN_TENT else 0.0
+
+
+def candidates_of(seen: list[Seen], row: int, column: int) -> list[Seen]:
+    """The points that cover the cell; if none does, those whose rim does."""
+    surface = [s for s in seen if covers(s, row, column, TIGHT)]
+    return surface or [s for s in seen if covers(s, row, column, FILL)]
 
 
 def choose(
@@ -87,7 +94,7 @@ def splat_view(
     cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
     chosen = {}
     for row, column in cells:
-        candidates = [s for s in seen if covers(s, row, column)]
+        candidates = candidates_of(seen, row, column)
         if candidates:
             chosen[row, column] = choose(candidates, points, row, column)
     visible = {s.point: s for group in chosen.values() for s in group}
@@ -96,7 +103,7 @@ def splat_view(
         winner[row, column], depth[row, column] = first.point, first.z
         tokens[row, column] = points["tokens"][first.point]
         if soft:
-            front = min(s.z for s in seen if covers(s, row, column)) * FRONT
+            front = min(s.z for s in candidates_of(seen, row, column)) * FRONT
             frame = points["source"][first.point]
             same = [s for s in visible.values() if points["source"][s.point] == frame]
             weights = {s.point: tent(s, row, column) for s in same if s.z <= front}

@@ -26,7 +26,7 @@ class Readout:
     """What a memory shows to T cameras."""
 
     tokens: Tensor  # (T, C, h, w) float32, 0 where uncovered
-    coverage: Tensor  # (T, h, w) float32, 0 or 1
+    coverage: Tensor  # (T, h, w) float32: 1 on a remembered surface, 0.5 just beside one, else 0
     depth: Tensor  # (T, h, w) float32 z-depth of the front surface in metres, 0 where uncovered
     winner: Tensor  # (T, h, w) int64 row of the winning point, -1 where uncovered
     source: Tensor  # (T, h, w) int64 frame that the winner was seen in, -1 where uncovered

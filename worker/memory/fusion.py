@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from worker.geometry import Cameras
+from worker.memory.base import Readout
 from worker.memory.points import Points, extent
-from worker.splat import project, splat
+from worker.splat import Splat, project, splat
 
 OUTRANKS = 32.0  # a quality ratio that resolution alone does not reach: observed against generated
+
+SAME_EXTENT = 1.25  # an old point up to this much larger is covered by the new one alone
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,12 @@ def _seen(cells: Cells, view: Cameras) -> Tensor:
         "nearest",
         slant=cells.slant,
     )
-    return result.winner[0]
+    return sure_winner(result)[0]
+
+
+def sure_winner(seen: Splat | Readout) -> Tensor:
+    """(T, h, w) the winners that cover their cell, -1 where only the rim of a surface reaches."""
+    return torch.where(seen.coverage == 1, seen.winner, -1)
 
 
 def superseded(
@@ -100,7 +108,14 @@ def superseded(
     depth = _depth_of(cells.positions[at], views, at[0])
     hides = (hits.z[inside] < depth) & (new_quality > OUTRANKS * old_quality)
     gone = ((apart <= reach) | hides) & (new_quality > better_ratio * old_quality)
+    gone &= _interior(replaces)[at] | (points.extent[row] <= SAME_EXTENT * cells.extent[at])
     return points["ids"][row[gone].unique()]
+
+
+def _interior(replaces: Tensor) -> Tensor:
+    """Cells whose eight neighbours are replaced too: what lies there needs no old point outside."""
+    kept = torch.nn.functional.pad((~replaces).float(), (1, 1, 1, 1), value=1.0)
+    return torch.nn.functional.max_pool2d(kept, 3, stride=1) == 0
 
 
 def _verdict(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from worker.geometry import Cameras, Convention, Lifted, lift
 from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
-from worker.memory.fusion import Cells, keep_new, superseded
+from worker.memory.fusion import Cells, keep_new, superseded, sure_winner
 from worker.memory.points import COLUMNS, Points, extent
 from worker.splat import Splat, accumulate, splat
 
@@ -78,7 +78,7 @@ class LatentMemory:
         lifted = lift(depth, cameras, self._grid, mask, origin, self._cfg.convention)
         cells = self._cells(lifted, tokens, source, confidence, observed)
         views = cameras.resized(*self._grid).recentred(origin)
-        winner = readout.winner if readout else self._splat(views, "nearest").winner
+        winner = sure_winner(readout or self._splat(views, "nearest"))
         kept, replaces = keep_new(
             cells, views, self._points, winner, observed, self._cfg.better_ratio
         )
