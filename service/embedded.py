@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
+import os
 import signal
 import socket
 import subprocess
@@ -36,7 +38,9 @@ class EmbeddedValkey:
         there).
         """
         self.data_dir, self._port = data_dir.absolute() / "valkey", port
+        self._log = self.data_dir / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
         self._socket_dir = tempfile.TemporaryDirectory(prefix="mirage-") if port is None else None
 
     @property
@@ -64,24 +68,36 @@ class EmbeddedValkey:
     async def start(self) -> None:
         """Start and wait until it answers; raises ControlPlaneDown with the server's last words."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        log = self.data_dir / "valkey.log"
-        self._process = process = self._spawn(log)
         try:
+            self._lock = lock = self._take_lock()
+            self._process = process = self._spawn(lock)
             await self._wait_ready(process)
-        except ControlPlaneDown as error:
+        except ControlPlaneDown:
             await self.stop()
-            words = log.read_text(errors="replace")[-500:]
-            raise ControlPlaneDown(f"{error.detail}; its last words in {log}: {words}") from None
+            raise
 
-    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+    def _take_lock(self) -> int:
+        """Two servers would destroy each other's append-only file; the child shares the lock."""
+        lock = os.open(self.data_dir / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ControlPlaneDown(
+                f"{self.data_dir} is in use by another server; stop it or set MIRAGE_DATA_DIR"
+            ) from None
+        return lock
+
+    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
         """In the calling thread: the parent-death signal is sent when that thread ends."""
-        with log.open("ab") as output:
+        with self._log.open("ab") as output:
             return subprocess.Popen(
                 self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C is for us: we stop it last
             )
 
@@ -95,6 +111,9 @@ class EmbeddedValkey:
             except subprocess.TimeoutExpired:
                 process.kill()
                 await asyncio.to_thread(process.wait)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         if self._socket_dir is not None:
             self._socket_dir.cleanup()
 
@@ -112,14 +131,20 @@ class EmbeddedValkey:
         try:
             while loop.time() < deadline:
                 if process.poll() is not None:
-                    raise ControlPlaneDown(f"the embedded Valkey ended with {process.returncode}")
+                    raise self._down(f"ended with {process.returncode}")
                 with contextlib.suppress(RedisError, OSError):
                     await redis.ping()
                     return
                 await asyncio.sleep(0.01)
         finally:
             await redis.aclose()
-        raise ControlPlaneDown(f"the embedded Valkey did not answer within {READY_S} s")
+        raise self._down(f"did not answer within {READY_S} s")
+
+    def _down(self, what: str) -> ControlPlaneDown:
+        words = self._log.read_text(errors="replace")[-500:]
+        return ControlPlaneDown(
+            f"the embedded Valkey {what}; its last words in {self._log}: {words}"
+        )
 
 
 def valkey_binary() -> Path:

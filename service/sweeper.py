@@ -1,13 +1,14 @@
 """Repairs what crosses sessions: expires idle ones, empties graves, wakes what has no owner.
 
 Every worker sweeps, and gateways may; each repair is idempotent, so any number of sweepers agree.
-Sessions known to have work are looked at once per lease; all others in turn, a batch per sweep,
-which finds even what a gateway died before announcing.
+Sessions known to have work are looked at when their lease could end; all others in turn, now and
+then, which finds even what a gateway died before announcing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from service.segments import SegmentStore
 from service.sessions import bury
 
 LOG = structlog.get_logger()
+SCAN_EVERY = 10  # sweeps
 
 
 class Sweeper:
@@ -31,6 +33,7 @@ class Sweeper:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._store, self._requests = store, requests
         self._lease_s = lease_s
+        self._rounds = itertools.count()
         self._scanned = 0  # cursor of the slow scan over all sessions
 
     async def forever(self) -> None:
@@ -47,6 +50,8 @@ class Sweeper:
         await self.expire()
         await self.wake_orphans()
         await self.empty_graves()
+        if next(self._rounds) % SCAN_EVERY == 0:
+            await self.scan()
 
     async def expire(self) -> None:
         """Bury sessions that are past their expiry."""
@@ -68,6 +73,9 @@ class Sweeper:
         """Wake the sessions that have work and no owner."""
         for name in await self._due(keys.BUSY, time.time()):
             await self._look(name)
+
+    async def scan(self) -> None:
+        """Look at the next few of all sessions."""
         self._scanned, some = await self._redis.zscan(
             keys.EXPIRY, self._scanned, count=keys.SWEEP_BATCH
         )
@@ -78,11 +86,11 @@ class Sweeper:
         seen_at = await self._redis.zscore(keys.BUSY, session)
         names = (keys.record, keys.lease, keys.log)
         answer = await scripts.run(self._redis, "inspect", [name(session) for name in names], [])
-        if answer == b"orphan":
+        if answer[0] == b"orphan":
             await self._requests.wake(session)
-        elif answer == b"owned" and seen_at is not None:
-            later = {session: time.time() + self._lease_s / 2}
-            await self._redis.zadd(keys.BUSY, later, xx=True)
+        elif answer[0] == b"owned" and seen_at is not None:
+            at_expiry = {session: time.time() + answer[1] / 1000}
+            await self._redis.zadd(keys.BUSY, at_expiry, xx=True)
         elif seen_at is not None:
             await self._forget(session, seen_at)
 

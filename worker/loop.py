@@ -87,6 +87,10 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             self._thread.shutdown()
+        await self._guarded(self._leave)
+
+    async def _leave(self) -> None:
+        """What can't be said now, the expiry of the leases says later."""
         await self._holdings.hand_over()
         await self._control.workers.leave(self.id)
 

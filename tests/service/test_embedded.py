@@ -39,6 +39,14 @@ async def test_what_was_written_is_there_at_the_next_start(
         assert server.pid is None and pid and not is_running(pid)
 
 
+async def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    async with EmbeddedValkey(tmp_path):
+        with pytest.raises(ControlPlaneDown, match="in use by another"):
+            await EmbeddedValkey(tmp_path).start()
+    async with EmbeddedValkey(tmp_path):
+        pass
+
+
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, sys, pathlib; from service.embedded import EmbeddedValkey\n"

@@ -149,9 +149,28 @@ async def test_the_sweeper_wakes_a_session_whose_owner_died(control: ControlPlan
     session, leases = await new_session(control), leases_of(control, lease_s=0.2)
     await leases.acquire(session.id)
     await control.redis.delete(keys.WAKE)  # and the wake was lost with it
+    await control.redis.zadd(keys.BUSY, {session.id: 0})
     await control.sweeper.wake_orphans()
     assert await control.redis.xlen(keys.WAKE) == 0
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(0.25)  # it looks again when the lease could end
     await control.sweeper.wake_orphans()
     assert await control.redis.xlen(keys.WAKE) == 1
     assert (await control.sessions.get(session.id)).state == "waiting"
+
+
+async def test_the_sweeper_finds_what_was_never_announced(control: ControlPlane) -> None:
+    await new_session(control)
+    await control.redis.delete(keys.WAKE, keys.BUSY)
+    await control.sweeper.scan()
+    assert await control.redis.xlen(keys.WAKE) == 1
+
+
+async def test_the_sweeper_stops_looking_at_what_is_done(control: ControlPlane) -> None:
+    session, leases = await new_session(control), leases_of(control)
+    lease = await leases.acquire(session.id)
+    assert lease
+    await leases.commit(session.id, lease, step(await leases.load(session.id), 0, 1))
+    await leases.release(session.id, lease)
+    await control.redis.zadd(keys.BUSY, {session.id: 0})
+    await control.sweeper.wake_orphans()
+    assert await control.redis.zcard(keys.BUSY) == 0
