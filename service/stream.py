@@ -76,9 +76,18 @@ async def converse(
             if task.done():
                 task.result()  # raises what ended it
     finally:
-        for task in tasks:
+        await _end(tasks)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until they are gone: before Python 3.12 `asyncio.wait_for`, which the Redis client
+    uses for every command, may swallow a cancellation (gh-86296)."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next(talk: Conversation, tasks: list[asyncio.Task[None]]) -> ServerMessage | None:

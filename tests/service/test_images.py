@@ -1,0 +1,250 @@
+"""Uploads: crop, intrinsics and depth that stay together, and everything that can be wrong with a file."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import encoded, npy, png
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.errors import InvalidUpload
+from service.uploads.depth_maps import decode_depth
+from service.uploads.images import centre_crop, decode_image, observation_from
+from service.uploads.pictures import UploadLimits
+
+LIMITS = UploadLimits(max_bytes=20 << 20, max_pixels=50_000_000)
+FRAME = (64, 32)
+
+
+def plain(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), (10, 200, 30))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_formats(kind: str) -> None:
+    observation = observation_from(encoded(plain(128, 64), kind), None, FRAME, LIMITS)
+    assert observation.image.shape == (32, 64, 3)
+    np.testing.assert_allclose(observation.image[10, 10], (10, 200, 30), atol=4)
+    assert observation.depth_m is None
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA", "CMYK"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    assert decode_image(encoded(plain(64, 64).convert(mode), kind), LIMITS).pixels.shape == (
+        64,
+        64,
+        3,
+    )
+
+
+def test_sixteen_bit_grey_keeps_its_brightness() -> None:
+    grey = Image.fromarray(np.full((40, 40), 0x8000, np.uint16))
+    assert decode_image(encoded(grey, "PNG"), LIMITS).pixels[0, 0].tolist() == [128, 128, 128]
+
+
+def test_the_crop_is_centred_and_intrinsics_follow() -> None:
+    assert vars(centre_crop(100, 100, 64, 32)) == {"x": 0, "y": 25, "width": 100, "height": 50}
+    assert vars(centre_crop(400, 100, 64, 32)) == {"x": 100, "y": 0, "width": 200, "height": 100}
+    lens = (80.0, 90.0, 190.0, 55.0)
+    observation = observation_from(
+        encoded(plain(400, 100), "PNG"), None, FRAME, LIMITS, intrinsics=lens
+    )
+    scale = 64 / 200
+    assert observation.intrinsics == pytest.approx((80 * scale, 90 * scale, 90 * scale, 55 * scale))
+    assert observation.lens_source == "intrinsics"
+
+
+def test_a_point_of_the_upload_stays_under_its_ray() -> None:
+    """A bright dot lands where the new intrinsics project its direction."""
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[58:62, 198:202] = 255
+    observation = observation_from(
+        encoded(Image.fromarray(pixels), "PNG"), None, FRAME, LIMITS, intrinsics=(150, 150, 140, 90)
+    )
+    fx, fy, cx, cy = observation.intrinsics
+    x, y = (200 - 140) / 150 * fx + cx, (60 - 90) / 150 * fy + cy
+    weights = observation.image[..., 0].astype(float)
+    rows, columns = np.mgrid[0:32, 0:64] + 0.5
+    seen = (weights * columns).sum() / weights.sum(), (weights * rows).sum() / weights.sum()
+    assert seen == pytest.approx((x, y), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "fov_deg", "source"),
+    [({}, 60, "default"), ({"fov_deg": 90.0}, 90, "fov_deg")],
+)
+def test_field_of_view(options: dict[str, float], fov_deg: float, source: str) -> None:
+    observation = observation_from(encoded(plain(128, 64), "PNG"), None, FRAME, LIMITS, **options)
+    fx, fy, cx, cy = observation.intrinsics
+    assert math.degrees(2 * math.atan(32 / fx)) == pytest.approx(fov_deg)
+    assert (fx, cx, cy) == pytest.approx((fy, 32, 16))
+    assert observation.lens_source == source
+
+
+def photo(width: int, height: int, orientation: int, focal_35mm: int | None) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if focal_35mm is not None:
+        exif.get_ifd(0x8769)[0xA405] = focal_35mm
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2] = 255
+    return encoded(Image.fromarray(pixels), "JPEG", exif=exif.tobytes())
+
+
+def test_exif_gives_orientation_and_focal_length() -> None:
+    observation = observation_from(photo(120, 80, 1, 36), None, FRAME, LIMITS)
+    assert observation.lens_source == "exif"
+    assert observation.intrinsics[0] == pytest.approx(36 / 36 * 120 * 64 / 120)
+    upright = decode_image(photo(120, 80, 6, 18), LIMITS)  # stored lying on its side
+    assert (upright.width, upright.height) == (80, 120)
+    assert upright.pixels[5, 40].mean() > 200 > 50 > upright.pixels[115, 40].mean()
+    assert upright.exif_focal_px == pytest.approx(18 / 36 * 120)
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises 400 megapixels in a few bytes."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    body = struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + body + encoded(plain(64, 64), "PNG")[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (b"", "0 bytes"),
+        (b"hello, this is no picture", "no picture"),
+        (encoded(plain(64, 64), "GIF"), "no picture"),
+        (png()[:200], "truncated"),
+        (encoded(plain(64, 64), "JPEG")[:-40], "truncated"),
+        (bomb(), "pixels"),
+        (encoded(plain(8, 100), "PNG"), "8 x 100 pixels"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 21_000_000, "21,000,008 bytes"),
+    ],
+    ids=["empty", "text", "gif", "half a png", "half a jpeg", "bomb", "tiny", "21 MB"],
+)
+def test_a_bad_picture_is_refused_with_what_was_seen(data: bytes, seen: str) -> None:
+    with pytest.raises(InvalidUpload) as caught:
+        decode_image(data, LIMITS)
+    assert caught.value.fields[0].field == "image"
+    assert seen in caught.value.fields[0].seen
+
+
+def test_pixels_are_counted_before_decoding() -> None:
+    with pytest.raises(InvalidUpload, match="64 x 64 pixels"):
+        decode_image(encoded(plain(64, 64), "PNG"), UploadLimits(10_000, 4000))
+
+
+def ramp(width: int, height: int) -> np.ndarray:
+    """Depth that names its place: row + column / 1000."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return (1 + rows + columns / 1000).astype(np.float32)
+
+
+def test_depth_is_sampled_at_the_frames_centres() -> None:
+    observation = observation_from(
+        encoded(plain(128, 128), "PNG"), npy(ramp(128, 128)), FRAME, LIMITS
+    )
+    assert observation.depth_m is not None
+    # the crop is 128 x 64 at y = 32; every second pixel, at its centre's right neighbour
+    assert observation.depth_m.dtype == np.float32
+    np.testing.assert_array_equal(observation.depth_m, ramp(128, 128)[33:97:2, 1::2])
+
+
+def test_depth_at_half_the_images_size() -> None:
+    depth = decode_depth(npy(ramp(64, 32)), LIMITS, 128, 64)
+    assert depth.depth_m.shape == (32, 64)
+    small = observation_from(encoded(plain(128, 64), "PNG"), npy(ramp(64, 32)), FRAME, LIMITS)
+    np.testing.assert_array_equal(small.depth_m, ramp(64, 32))
+
+
+def test_edges_are_not_averaged() -> None:
+    depth = np.where(np.arange(200) < 101, 1.0, 9.0) * np.ones((100, 1))
+    observation = observation_from(
+        encoded(plain(200, 100), "PNG"), npy(depth.astype(np.float32)), FRAME, LIMITS
+    )
+    assert set(np.unique(observation.depth_m)) == {1.0, 9.0}
+
+
+def test_png_millimetres_and_unknown_depths() -> None:
+    millimetres = np.full((64, 96), 2500, np.uint16)
+    millimetres[:10] = 0
+    depth = decode_depth(encoded(Image.fromarray(millimetres), "PNG"), LIMITS, 96, 64).depth_m
+    assert depth[20, 5] == pytest.approx(2.5)
+    assert not depth[:10].any()
+    metres = np.full((64, 96), 2.5, np.float32)
+    metres[0], metres[1], metres[2] = np.nan, np.inf, -1
+    assert not decode_depth(npy(metres), LIMITS, 96, 64).depth_m[:3].any()
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f8", ">f4"])
+def test_other_floats_and_orders(kind: str) -> None:
+    values = np.asfortranarray(ramp(96, 64).astype(kind))
+    depth = decode_depth(npy(values), LIMITS, 96, 64).depth_m
+    np.testing.assert_allclose(depth, ramp(96, 64), rtol=1e-3)
+
+
+def lying_npy() -> bytes:
+    """A header that promises a terabyte."""
+    return npy(np.zeros((2, 3), np.float32)).replace(b"(2, 3), }        ", b"(99999, 99999), }")
+
+
+@pytest.mark.parametrize(
+    ("data", "seen", "allowed"),
+    [
+        (b"whatever", "starting b'whatever'", "float32 NPY"),
+        (npy(np.full((64, 95), 2.0, np.float32)), "95 x 64", "96 x 64"),
+        (npy(np.full((64, 96), 2500.0, np.float32)), "2500 m", "probably millimetres"),
+        (npy(np.full((64, 96), 0.002, np.float32)), "0.002 m", "metres"),
+        (npy(np.zeros((64, 96), np.float32)), "0 of 6144", "at least 1%"),
+        (npy(np.ones((64, 96), np.int32)), "<i4", "float32"),
+        (npy(np.ones((64, 96, 1), np.float32)), "(64, 96, 1)", "two-dimensional"),
+        (npy(np.ones((64, 96), np.float32))[:-9], "bytes of data", "24576 bytes"),
+        (lying_npy(), "24 bytes of data", "39999200004 bytes"),
+        (npy(np.array([{"a": 1}], dtype=object)), "|O", "float32"),
+        (encoded(Image.new("RGB", (96, 64)), "PNG"), "mode RGB", "16-bit"),
+        (encoded(Image.new("L", (96, 64)), "PNG"), "mode L", "16-bit"),
+        (encoded(Image.new("I;16", (96, 64), 900), "PNG")[:70], "truncated", "PNG"),
+    ],
+)
+def test_bad_depth_is_refused_with_what_was_seen(data: bytes, seen: str, allowed: str) -> None:
+    with pytest.raises(InvalidUpload) as caught:
+        decode_depth(data, LIMITS, 96, 64)
+    field = caught.value.fields[0]
+    assert field.field == "depth"
+    assert seen in field.seen
+    assert allowed in field.allowed
+
+
+SEEDS = [
+    png(40, 40),
+    encoded(plain(40, 40), "JPEG"),
+    encoded(plain(40, 40), "WEBP"),
+    photo(60, 40, 6, 28),
+    npy(np.ones((40, 40), np.float32)),
+    encoded(Image.new("I;16", (40, 40), 900), "PNG"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns about damaged metadata; that is no answer
+@given(st.data())
+def test_damaged_files_are_read_or_refused_never_worse(data: st.DataObject) -> None:
+    damaged = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(len(damaged) // 2, len(damaged)))
+    for decode in (
+        lambda file: decode_image(file, LIMITS),
+        lambda file: decode_depth(file, LIMITS, 40, 40),
+    ):
+        try:
+            decode(bytes(damaged[:cut]))
+        except InvalidUpload as error:
+            assert error.fields

@@ -1,0 +1,82 @@
+"""Messages refuse what they don't know and name what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from service.errors import InvalidRequest
+from service.poses import flat
+from service.rest.problems import invalid_request
+from service.schemas import CLIENT_MESSAGE, PathIn, PathMessage, PoseMessage
+
+IDENTITY = flat(np.eye(4))
+
+
+def test_poses_of_both_forms_in_one_path() -> None:
+    path = PathIn.model_validate(
+        {
+            "axes": "ros",
+            "poses": [{"matrix": IDENTITY}, {"position": [1, 0, 0], "quaternion": [0, 0, 0, 1]}],
+        }
+    )
+    poses = path.flat_poses(np.eye(4), 10)
+    assert poses[0] == IDENTITY
+    assert np.reshape(poses[1], (4, 4))[:3, 3].tolist() == [0, 0, 1]
+
+
+def test_actions_continue_from_where_they_are_told() -> None:
+    start = np.eye(4)
+    start[:3, 3] = 5, 6, 7
+    path = PathIn.model_validate({"actions": [{"forward_m": 0.2}]})
+    depths = [np.reshape(pose, (4, 4))[2, 3] for pose in path.flat_poses(start, 10)]
+    assert depths == pytest.approx([7.1, 7.2])
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "allowed"),
+    [
+        ({}, "body", "either `poses` or `actions`"),
+        ({"poses": []}, "poses", "at least 1"),
+        ({"poses": [{}]}, "poses[0]", "either `matrix`"),
+        ({"poses": [{"matrix": IDENTITY, "position": [0, 0, 0]}]}, "poses[0]", "either `matrix`"),
+        ({"poses": [{"matrix": "abc"}]}, "poses[0].matrix", "list"),
+        ({"poses": [{"matrx": IDENTITY}]}, "poses[0].matrx", "no such field"),
+        ({"poses": [{"matrix": IDENTITY}], "speed": 3}, "speed", "no such field"),
+        ({"poses": [{"matrix": IDENTITY}], "axes": "blender"}, "axes", "'opencv'"),
+        ({"actions": [{}]}, "actions[0]", "at least one of forward_m"),
+        ({"actions": [{"forward_m": 1e9}]}, "actions[0].forward_m", "less than or equal to 1000"),
+        ({"actions": [{"forward_m": float("nan")}]}, "actions[0].forward_m", "equal to"),
+        ({"actions": [{"forward_m": 1}], "step_m": 0}, "step_m", "greater than or equal"),
+    ],
+)
+def test_what_is_wrong_is_named(body: dict[str, object], field: str, allowed: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        PathIn.model_validate(body)
+    fields = {one.field: one for one in invalid_request(caught.value).fields}
+    assert field in fields, fields
+    assert allowed in fields[field].allowed
+
+
+def test_long_values_are_cut() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PathIn.model_validate({"poses": "x" * 10_000})
+    assert len(invalid_request(caught.value).fields[0].seen) < 200
+
+
+def test_a_path_of_poses_that_is_too_long_is_refused() -> None:
+    path = PathIn.model_validate({"poses": [{"matrix": IDENTITY}] * 11})
+    with pytest.raises(InvalidRequest, match="11 poses"):
+        path.flat_poses(np.eye(4), 10)
+
+
+def test_stream_messages_are_told_apart_by_type() -> None:
+    pose = CLIENT_MESSAGE.validate_json(json.dumps({"type": "pose", "matrix": IDENTITY}))
+    action = CLIENT_MESSAGE.validate_json('{"type":"action","actions":[{"yaw_deg":4}]}')
+    assert isinstance(pose, PoseMessage)
+    assert isinstance(action, PathMessage)
+    with pytest.raises(ValidationError, match="type"):
+        CLIENT_MESSAGE.validate_json('{"type":"jump"}')
