@@ -157,7 +157,7 @@ def lift(
     depth: Tensor,  # (T, H', W') z-depth, 0 or not finite = invalid
     cameras: Cameras,  # (T,)
     grid: tuple[int, int],  # h, w
-    mask: Tensor | None = None,  # (T, h, w) or (T, H', W') bool, True = exclude
+    mask: Tensor | None = None,  # (T, H", W") bool of any size from the grid's up, True = exclude
     origin: Tensor | None = None,  # (3,) float64, the world's point that positions are relative to
     convention: Convention = "centre",
 ) -> Lifted:
@@ -196,7 +196,9 @@ def pool_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None = None)
     seen = torch.isfinite(pixels) & (pixels > 0)
     if mask is not None:
         hidden = _cell_pixels(mask, grid)
-        seen &= ~hidden & (hidden.float().mean(-1, keepdim=True) < MASKED_SHARE)
+        seen &= hidden.float().mean(-1, keepdim=True) < MASKED_SHARE
+        if mask.shape == depth.shape:
+            seen &= ~hidden
     ordered = torch.where(seen, pixels, torch.inf).sort(dim=-1).values
     # A surface is a run of sorted depths without a jump; a slant has larger steps in a coarse map.
     jump = max(EDGE_RATIO, 0.5 * grid[0] / depth.shape[-2])
@@ -256,11 +258,11 @@ def _check_lift(
             f"depth must be (T, H', W') with one camera per frame; "
             f"got depth {tuple(depth.shape)} and cameras {tuple(cameras.shape)}"
         )
-    if depth.shape[1] < grid[0] or depth.shape[2] < grid[1]:
-        raise ValueError(
-            f"depth {tuple(depth.shape[1:])} is coarser than the grid {grid}; "
-            "give at least one depth per cell"
-        )
-    allowed = (tuple(depth.shape), (len(depth), *grid))
-    if mask is not None and tuple(mask.shape) not in allowed:
-        raise ValueError(f"mask must have one of the shapes {allowed}; got {tuple(mask.shape)}")
+    for name, image in (("depth", depth), ("mask", mask)):
+        if image is None:
+            continue
+        if len(image) != len(depth) or image.shape[1] < grid[0] or image.shape[2] < grid[1]:
+            raise ValueError(
+                f"{name} {tuple(image.shape)} must have {len(depth)} frames "
+                f"of at least one value per cell of the grid {grid}"
+            )

@@ -221,14 +221,17 @@ def _front_surface(
     for hits in parts:
         if front is None:
             front = hits.z.new_full((grid[0] * grid[1] * grid[2],), torch.inf)
-        hit, cell = _covered_cells(hits, *_widths(hits, FILL), grid)
-        some = hits[hit]
-        z = some.z * torch.where(_is_tight(some, cell, grid), 1.0, LAST)
+        hit, cell, num_small = _covered_cells(hits, *_widths(hits, FILL), grid)
+        z = hits.z.index_select(0, hit)
+        tight = _is_tight(hits[hit[num_small:]], cell[num_small:], grid)
+        z[num_small:] *= torch.where(tight, 1.0, LAST)
         front.scatter_reduce_(0, cell, z, "amin")
         keep = (z <= front.index_select(0, cell) * (1 + ratio)).nonzero()[:, 0]
-        kept.append((some[keep], cell[keep], z[keep]))
+        kept.append((hits[hit[keep]], cell[keep], z[keep]))
     assert front is not None
     limit = front.masked_fill(front == torch.inf, 0.0) * (1 + ratio)
+    if len(kept) == 1:
+        return *kept[0][:2], limit
     hits = Hits(*map(torch.cat, zip(*(vars(part[0]).values() for part in kept), strict=True)))
     cell, z = (torch.cat(column) for column in list(zip(*kept, strict=True))[1:])
     keep = (z <= limit[cell]).nonzero()[:, 0]
@@ -265,10 +268,11 @@ def _last_cell(u: Tensor, width: Tensor) -> Tensor:
 
 def _covered_cells(
     hits: Hits, width_u: Tensor, width_v: Tensor, grid: tuple[int, int, int]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, int]:
     """All (hit, cell) pairs where the cell's centre lies in a box of this width around the hit.
 
-    The cells of one hit follow one another.
+    The cells of one hit follow one another. First come the hits whose box is one cell; their number
+    is the third result.
     """
     _, h, w = grid
     left = _first_cell(hits.u, width_u).clamp(min=0).long()
@@ -277,16 +281,15 @@ def _covered_cells(
     rows = (_last_cell(hits.v, width_v).clamp(max=h - 1).long() - top + 1).clamp(min=0)
     start = (hits.view * h + top) * w + left
     count = columns * rows
-    one, many = (count == 1).nonzero()[:, 0], (count > 1).nonzero()[:, 0]
-    if not len(many):
-        return one, start[one]
+    small = (width_u == 1) & (width_v == 1)
+    one, many = (small & (count > 0)).nonzero()[:, 0], (~small & (count > 0)).nonzero()[:, 0]
     count, columns = count[many], columns[many]
     which = torch.repeat_interleave(count)
     offset = torch.arange(len(which), device=which.device) - (count.cumsum(0) - count)[which]
     row = offset // columns[which]
     hit = many[which]
     cell = start[hit] + row * w + offset - row * columns[which]
-    return torch.cat([one, hit]), torch.cat([start[one], cell])
+    return torch.cat([one, hit]), torch.cat([start[one], cell]), len(one)
 
 
 def _minimum(value: Tensor, cell: Tensor, num_cells: int) -> Tensor:
@@ -345,7 +348,7 @@ def _soft_fragments(
     fresh[1:] = pair[1:] != pair[:-1]
     hits = visible[fresh.nonzero()[:, 0]]
     radius_u, radius_v = _widths(hits, 1.0)
-    hit, cell = _covered_cells(hits, 2 * radius_u, 2 * radius_v, grid)
+    hit, cell, _ = _covered_cells(hits, 2 * radius_u, 2 * radius_v, grid)
     same = NO_SOURCE - source[hits.point[hit]].long() == frame[cell]
     keep = (same & (hits.z[hit] <= front[cell])).nonzero()[:, 0]
     hit, cell = hit[keep], cell[keep]

@@ -105,6 +105,13 @@ def test_a_mask_may_have_the_grids_size():
     assert torch.equal(~lifted.valid, mask)
 
 
+def test_a_mask_may_be_finer_than_the_depth():
+    mask = torch.zeros(1, 128, 192, dtype=torch.bool)
+    mask[:, :5, :], mask[:, 8:11, :] = True, True
+    lifted = lift(torch.full((1, *GRID), 2.0), camera((0, 0, 0), (0, 0, 1.0)), GRID, mask)
+    assert not lifted.valid[:, 0].any() and lifted.valid[:, 1:].all()
+
+
 def test_masked_pixels_do_not_enter_the_depth():
     depth = torch.full((1, 128, 192), 3.0)
     mask = torch.zeros(1, 128, 192, dtype=torch.bool)
@@ -152,7 +159,7 @@ def test_wrong_shapes_are_named():
     view = camera((0, 0, 0), (0, 0, 1.0))
     with pytest.raises(ValueError, match="one camera per frame"):
         lift(torch.ones(2, 128, 192), view, GRID)
-    with pytest.raises(ValueError, match="coarser than the grid"):
+    with pytest.raises(ValueError, match="depth .* at least one value per cell"):
         lift(torch.ones(1, 8, 12), view, GRID)
-    with pytest.raises(ValueError, match="mask must have"):
+    with pytest.raises(ValueError, match="mask .* at least one value per cell"):
         lift(torch.ones(1, 128, 192), view, GRID, torch.zeros(1, 3, 3, dtype=torch.bool))

@@ -65,7 +65,7 @@ class Memory(Protocol):
         cameras: Cameras,  # (T,)
         source: Sequence[int],  # T frame numbers >= 0
         confidence: Tensor | None = None,  # (T, h, w) of the depth, > 0
-        mask: Tensor | None = None,  # (T, h, w) or (T, H', W') bool, True = exclude
+        mask: Tensor | None = None,  # (T, H", W") bool of any size, True = exclude
         observed: bool = False,  # RGB-D truth: replaces what is worse; else fills what is uncovered
         readout: Readout
         | None = None,  # of the same cameras since the last write, saves projecting again
