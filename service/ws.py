@@ -10,10 +10,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from service.errors import FieldProblem, InvalidRequest, MirageError, problem_of
 from service.gateway import Gateway, GatewayDep
-from service.rest.problems import invalid_request
+from service.rest.problems import control_plane_down, invalid_request
 from service.schemas import CLIENT_MESSAGE
 from service.stream import ClientMessage, ServerMessage, converse, error_message
 
@@ -36,6 +37,8 @@ async def stream(
         pass  # the client has gone; so may we
     except MirageError as error:
         await _refuse(websocket, error)
+    except RedisError as error:
+        await _refuse(websocket, control_plane_down(error))
     finally:
         gateway.metrics.streams.dec()
 

@@ -15,9 +15,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from service.errors import FieldProblem, InvalidRequest, MirageError, problem_document
+from service.errors import (
+    ControlPlaneDown,
+    FieldProblem,
+    InvalidRequest,
+    MirageError,
+    problem_document,
+)
 from service.limits import MAX_SEEN_CHARS
 from service.schemas import ProblemOut
 
@@ -35,6 +42,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 def add_handlers(app: FastAPI) -> None:
     """Let every error of `app` leave as a problem document."""
     app.add_exception_handler(MirageError, _ours)
+    app.add_exception_handler(RedisError, _redis)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
@@ -45,6 +53,11 @@ def invalid_request(error: ValidationError | RequestValidationError) -> InvalidR
     fields = tuple(_field(item) for item in error.errors())
     names = ", ".join(dict.fromkeys(field.field for field in fields))
     return InvalidRequest(f"These fields can't be used: {names}.", fields=fields)
+
+
+def control_plane_down(error: Exception) -> ControlPlaneDown:
+    """What the client is told when Redis fails in the middle of a request."""
+    return ControlPlaneDown(f"Redis does not answer: {error}", retry_after_s=1.0)
 
 
 def answer(
@@ -83,6 +96,10 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return answer(request, problem_document(error), headers)
+
+
+async def _redis(request: Request, error: Exception) -> JSONResponse:
+    return await _ours(request, control_plane_down(error))
 
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:
