@@ -1,11 +1,14 @@
 """Exact z-buffer splat of latent points into any number of cameras, in plain torch (CPU and CUDA).
 
-Every point covers the cells whose centres lie within half its footprint, so that what was seen from
-afar stays closed when the camera comes near. Per cell three scatter minima decide: the nearest
-depth; among the points on that front surface the source frame that saw it best (then the newest);
-among that frame's points the one nearest to the cell's centre (then the lowest index). Minima over
-packed integer keys don't depend on order, so the result is the same from run to run and for any
-number of threads. No sort, and tokens are touched for winners only.
+Every point covers the cells whose centres lie on its patch of surface, so that what was seen from
+afar stays closed when the camera comes near. Cells that no patch reaches are filled by the rims of
+patches beside them, which close the cracks of a turned grid but never hide what lies behind.
+
+Per cell three scatter minima decide: the nearest depth; among the points on that front surface the
+source frame that saw it best (then the newest); among that frame's points the one nearest to the
+cell's centre (then the lowest index). Minima over packed integer keys don't depend on order, so the
+result is the same from run to run and for any number of threads. No sort, and tokens are touched
+for winners only.
 
 `soft` mode spreads the chosen frame's points with a tent kernel instead of taking one: sub-cell
 accurate, and frames are chosen, never averaged. `splat` returns sparse fragments, `accumulate`
@@ -16,7 +19,7 @@ Axis legend: n points, t cameras, h w the latent grid, m fragments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,18 +27,23 @@ import torch
 from torch import Tensor
 
 from worker.geometry import Cameras, Convention
+from worker.projection import (
+    FILL,
+    NEAR_M,
+    Hits,
+    covered_cells,
+    offsets,
+    project_chunks,
+    widths,
+)
 
 Mode = Literal["nearest", "soft"]
 
-NEAR_M = 0.05
 FRONT_RATIO = 1 / 8  # points this much behind the nearest one still belong to the front surface
-MAX_SPAN = 4.0  # cells; beyond it a point is too coarse to close the surface
-TIGHT = 1.03125  # surfaces are widened by this, so that rounding leaves no cracks between them
-FILL = 1.25  # and by this where nothing else is, so that turned grids leave none
-RIM_COVERAGE = 0.5  # of a cell that is filled only so
-LAST = 2.0**40  # factor on the depth of a filler: exact, and behind everything else
+TIGHT = 1.03125  # patches are widened by this, so that rounding leaves no cracks between them
+RIM_COVERAGE = 0.5  # of a cell that only a rim (patches widened by FILL) reaches
+LAST = 2.0**40  # factor on a rim's depth: exact, and behind everything else
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
-CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 NOTHING = torch.iinfo(torch.int64).max
 NO_SOURCE = 0x7FFFFFFF
 MIN_TENT = 1 / 64  # smaller weights are rounding, and would spoil a view's own readout
@@ -63,22 +71,6 @@ class Splat:
     mode: Mode
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Pairs of a point and a camera that may see it; columns of equal length m."""
-
-    view: Tensor  # int64
-    point: Tensor  # int64
-    u: Tensor  # float32 cells, corner origin
-    v: Tensor  # float32
-    z: Tensor  # float32 metres
-    span_u: Tensor  # float32 cells that the point's surface spans, at most MAX_SPAN
-    span_v: Tensor  # float32
-
-    def __getitem__(self, rows: Tensor) -> Hits:
-        return Hits(*(column.index_select(0, rows) for column in vars(self).values()))
-
-
 def splat(
     positions: Tensor,  # (n, 3) float32
     size: Tensor,  # (n,) float32 metres per cell, across the ray that saw the point
@@ -97,7 +89,7 @@ def splat(
     grid = (len(cameras), cameras.height, cameras.width)
     ratio = FRONT_RATIO if convention == "centre" else 0.0
     hits, cell, limit = _front_surface(
-        _project_chunks(positions, size, cameras, convention, slant), grid, ratio
+        project_chunks(positions, size, cameras, convention, slant), grid, ratio
     )
     rim = limit >= LAST * NEAR_M
     front = torch.where(rim, limit / LAST, limit)
@@ -135,79 +127,6 @@ def accumulate(result: Splat, tokens: Tensor, deterministic: bool = True) -> Ten
     return cells.reshape(t, h, w, -1).permute(0, 3, 1, 2)
 
 
-def project(
-    positions: Tensor,
-    size: Tensor,
-    cameras: Cameras,
-    convention: Convention = "centre",
-    slant: Tensor | None = None,
-) -> Hits:
-    """All pairs of a point and a camera that it may touch."""
-    parts = _project_chunks(positions, size, cameras, convention, slant)
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Hits(*(torch.cat(column) for column in columns))
-
-
-def _project_chunks(
-    positions: Tensor,
-    size: Tensor,
-    cameras: Cameras,
-    convention: Convention,
-    slant: Tensor | None,
-) -> Iterator[Hits]:
-    """Hits of at most CHUNK pairs at a time; a chunk of points meets all views while it is hot."""
-    rows = min(max(1, len(positions)), CHUNK)
-    views = max(1, CHUNK // rows)
-    for start in range(0, max(1, len(positions)), rows):
-        chunk = slice(start, start + rows)
-        recede = None if slant is None else slant[chunk]
-        for first in range(0, max(1, len(cameras)), views):
-            some = cameras[first : first + views]
-            hits = _project(positions[chunk], size[chunk], recede, some, convention)
-            hits.view.add_(first)
-            hits.point.add_(start)
-            yield hits
-
-
-def _project(
-    positions: Tensor,
-    size: Tensor,
-    slant: Tensor | None,
-    cameras: Cameras,
-    convention: Convention,
-) -> Hits:
-    matrix = cameras.camera_from_world.float()[:, :3, :, None]
-    fx, fy, cx, cy = cameras.intrinsics.float()[..., None].unbind(1)
-    x, y, z = _rotated(positions, matrix.movedim(0, 2))
-    x, y, z = (value + matrix[:, i, 3] for i, value in enumerate((x, y, z)))
-    u, v = x * fx / z + cx, y * fy / z + cy
-    near, margin = NEAR_M, 0.5 * (FILL * MAX_SPAN - 1)
-    if convention == "reference":
-        u, v, near, margin = u.round(), v.round(), 0.0, 0.0
-    seen = (z > near) & (u >= -margin) & (u < cameras.width + margin)
-    seen &= (v >= -margin) & (v < cameras.height + margin)
-    pair = seen.flatten().nonzero()[:, 0]
-    x, y, z, u, v = (value.flatten().index_select(0, pair) for value in (x, y, z, u, v))
-    view, point = pair // len(positions), pair % len(positions)
-    if convention == "reference":
-        return Hits(view, point, u, v, z, torch.zeros_like(z), torch.zeros_like(z))
-    focal_u, focal_v = (value[:, 0].index_select(0, view) / z for value in (fx, fy))
-    width = size.index_select(0, point)
-    span_u, span_v = width * focal_u, width * focal_v
-    if slant is not None:  # the patch recedes by (a, b, c) in the camera's frame
-        rows = matrix[0] if len(matrix) == 1 else matrix[view, :, :, 0].movedim(0, -1)
-        a, b, c = _rotated(slant.index_select(0, point).float(), rows)
-        span_u += ((a - c * x / z) * focal_u).abs()
-        span_v += ((b - c * y / z) * focal_v).abs()
-    return Hits(view, point, u, v, z, span_u.clamp(max=MAX_SPAN), span_v.clamp(max=MAX_SPAN))
-
-
-def _rotated(vector: Tensor, matrix: Tensor) -> tuple[Tensor, ...]:
-    """(n, 3) by (3, 3 or 4, ...); elementwise, as a matrix product may round by shape or device."""
-    x, y, z = (column.contiguous() for column in vector.unbind(-1))
-    return tuple(x * row[0] + y * row[1] + z * row[2] for row in matrix[:3])
-
-
 def _front_surface(
     parts: Iterable[Hits], grid: tuple[int, int, int], ratio: float
 ) -> tuple[Hits, Tensor, Tensor]:
@@ -221,7 +140,7 @@ def _front_surface(
     for hits in parts:
         if front is None:
             front = hits.z.new_full((grid[0] * grid[1] * grid[2],), torch.inf)
-        hit, cell, num_small = _covered_cells(hits, *_widths(hits, FILL), grid)
+        hit, cell, num_small = covered_cells(hits, *widths(hits, FILL), grid)
         z = hits.z.index_select(0, hit)
         tight = _is_tight(hits[hit[num_small:]], cell[num_small:], grid)
         z[num_small:] *= torch.where(tight, 1.0, LAST)
@@ -238,58 +157,12 @@ def _front_surface(
     return hits[keep], cell[keep], limit
 
 
-def _widths(hits: Hits, factor: float) -> tuple[Tensor, Tensor]:
-    """The boxes, in cells, that hits cover: at least the cell they fall into."""
-    return (hits.span_u * factor).clamp(min=1), (hits.span_v * factor).clamp(min=1)
-
-
 def _is_tight(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
     """(m,) bool: the cell's centre lies within the surface itself, not in its widened rim."""
-    width_u, width_v = _widths(hits, TIGHT)
-    du, dv = _offsets(hits, cell, grid)
+    width_u, width_v = widths(hits, TIGHT)
+    du, dv = offsets(hits, cell, grid)
     inside = (du >= -0.5 * width_u) & (du < 0.5 * width_u)
     return inside & (dv >= -0.5 * width_v) & (dv < 0.5 * width_v)
-
-
-def _offsets(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Where the hits lie from the cells' centres, in cells."""
-    _, h, w = grid
-    return hits.u - (cell % w + 0.5), hits.v - (cell // w % h + 0.5)
-
-
-def _first_cell(u: Tensor, width: Tensor) -> Tensor:
-    """The first cell with its centre in (u - width / 2, u + width / 2]; floor(u) if width is 1."""
-    return (u + (0.5 - 0.5 * width)).floor()
-
-
-def _last_cell(u: Tensor, width: Tensor) -> Tensor:
-    return (u - (0.5 - 0.5 * width)).floor()
-
-
-def _covered_cells(
-    hits: Hits, width_u: Tensor, width_v: Tensor, grid: tuple[int, int, int]
-) -> tuple[Tensor, Tensor, int]:
-    """All (hit, cell) pairs where the cell's centre lies in a box of this width around the hit.
-
-    The cells of one hit follow one another. First come the hits whose box is one cell; their number
-    is the third result.
-    """
-    _, h, w = grid
-    left = _first_cell(hits.u, width_u).clamp(min=0).long()
-    top = _first_cell(hits.v, width_v).clamp(min=0).long()
-    columns = (_last_cell(hits.u, width_u).clamp(max=w - 1).long() - left + 1).clamp(min=0)
-    rows = (_last_cell(hits.v, width_v).clamp(max=h - 1).long() - top + 1).clamp(min=0)
-    start = (hits.view * h + top) * w + left
-    count = columns * rows
-    small = (width_u == 1) & (width_v == 1)
-    one, many = (small & (count > 0)).nonzero()[:, 0], (~small & (count > 0)).nonzero()[:, 0]
-    count, columns = count[many], columns[many]
-    which = torch.repeat_interleave(count)
-    offset = torch.arange(len(which), device=which.device) - (count.cumsum(0) - count)[which]
-    row = offset // columns[which]
-    hit = many[which]
-    cell = start[hit] + row * w + offset - row * columns[which]
-    return torch.cat([one, hit]), torch.cat([start[one], cell]), len(one)
 
 
 def _minimum(value: Tensor, cell: Tensor, num_cells: int) -> Tensor:
@@ -317,7 +190,7 @@ def _source_rank(quality: Tensor, source: Tensor) -> Tensor:
 
 
 def _distance(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    du, dv = _offsets(hits, cell, grid)
+    du, dv = offsets(hits, cell, grid)
     return du * du + dv * dv
 
 
@@ -347,14 +220,14 @@ def _soft_fragments(
     fresh = torch.ones_like(pair, dtype=torch.bool)
     fresh[1:] = pair[1:] != pair[:-1]
     hits = visible[fresh.nonzero()[:, 0]]
-    radius_u, radius_v = _widths(hits, 1.0)
-    hit, cell, _ = _covered_cells(hits, 2 * radius_u, 2 * radius_v, grid)
+    radius_u, radius_v = widths(hits, 1.0)
+    hit, cell, _ = covered_cells(hits, 2 * radius_u, 2 * radius_v, grid)
     same = NO_SOURCE - source[hits.point[hit]].long() == frame[cell]
     keep = (same & (hits.z[hit] <= front[cell])).nonzero()[:, 0]
     hit, cell = hit[keep], cell[keep]
     hits = hits[hit]
     tent = torch.ones_like(hits.z)
-    for offset, radius in zip(_offsets(hits, cell, grid), _widths(hits, 1.0), strict=True):
+    for offset, radius in zip(offsets(hits, cell, grid), widths(hits, 1.0), strict=True):
         tent = tent * (1 - offset.abs() / radius).clamp(min=0)
     keep = (tent >= MIN_TENT).nonzero()[:, 0]
     tent, cell, point = (tent[keep] * WEIGHT_ONE).round().long(), cell[keep], hits.point[keep]

@@ -159,7 +159,7 @@ def test_wrong_shapes_are_named():
     view = camera((0, 0, 0), (0, 0, 1.0))
     with pytest.raises(ValueError, match="one camera per frame"):
         lift(torch.ones(2, 128, 192), view, GRID)
-    with pytest.raises(ValueError, match="depth .* at least one value per cell"):
+    with pytest.raises(ValueError, match=r"depth .* at least one value per cell"):
         lift(torch.ones(1, 8, 12), view, GRID)
-    with pytest.raises(ValueError, match="mask .* at least one value per cell"):
+    with pytest.raises(ValueError, match=r"mask .* at least one value per cell"):
         lift(torch.ones(1, 128, 192), view, GRID, torch.zeros(1, 3, 3, dtype=torch.bool))

@@ -16,7 +16,8 @@ from torch import Tensor
 from worker.geometry import Cameras
 from worker.memory.base import Readout
 from worker.memory.points import Points, extent
-from worker.splat import Splat, project, splat
+from worker.projection import project
+from worker.splat import Splat, splat
 
 OUTRANKS = 32.0  # a quality ratio that resolution alone does not reach: observed against generated
 
