@@ -39,6 +39,7 @@ export const listSessions = async () => (await json("v1/sessions")).sessions;
 export const getSession = (id) => json(sessionUrl(id));
 export const deleteSession = (id) => request(sessionUrl(id), { method: "DELETE" });
 export const getMemory = (id) => json(`${sessionUrl(id)}/memory`);
+export const listGenerations = async (id) => (await json(`${sessionUrl(id)}/generations`)).generations;
 export const getGeneration = (id, generation) => json(`${sessionUrl(id)}/generations/${generation}`);
 export const cancelGeneration = (id, generation) => post(`${sessionUrl(id)}/generations/${generation}:cancel`, {});
 export const generate = (id, matrices) =>

@@ -61,6 +61,7 @@ export class World {
     this.lastFrame = Math.max(-1, newest - RECALLED_FRAMES);
     const frames = await api.listFrames(this.id, this.lastFrame);
     for (const frame of frames) this.visits.add(frame.frame, frame.matrix);
+    this.finished = (await api.listGenerations(this.id)).findLast((one) => one.kind === "generate" && one.state === "done")?.id;
     if (!frames.length) return;
     const last = frames.at(-1);
     this.camera.set(last.matrix);
@@ -151,7 +152,8 @@ export class World {
     const recording = this.visits.mark >= 0;
     byId("record").textContent = recording ? "Forget recording" : "Record path";
     byId("record").classList.toggle("active", recording);
-    byId("walk-back").disabled = this.walk !== null || this.visits.poses.length < 2;
+    byId("walk-back").hidden = this.walk !== null;
+    byId("walk-back").disabled = this.visits.poses.length < 2;
     byId("stop").hidden = this.walk === null;
     byId("video").disabled = this.finished === undefined;
     this.trace.draw(this.visits.poses, this.visits.mark, this.camera);
