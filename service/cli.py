@@ -18,17 +18,18 @@ from typing import Any
 import httpx
 import uvicorn
 
+from service import demo, demo_source
 from service.app import create_app
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
-from service.demo import demo
 from service.errors import FieldProblem, InvalidRequest, MirageError
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.settings import Settings, load_settings
-from service.stack import environment, supervised
+from service.stack import environment, running_stack
 from service.telemetry import configure_logging
 
 DEFAULT_WALK = "forward 1.0, yaw 40, forward 0.5, yaw -40, back 1.0"
+DEMO_TIMEOUT_S = 60.0  # of one call
 GRACE_S = 5  # for open streams when the gateway stops
 DIRECTIONS = {
     "forward": ("forward_m", 1.0),
@@ -99,7 +100,7 @@ def run_up(options: argparse.Namespace) -> int:
 
 async def _up(settings: Settings) -> int:
     print("starting a worker and a gateway ...", flush=True)
-    async with supervised(settings) as stack:
+    async with running_stack(settings) as stack:
         print(
             f"ready: {stack.url} (API: {stack.url}/docs)\n"
             f"worlds and logs are in {settings.data_dir.absolute()}; Ctrl-C stops everything",
@@ -110,7 +111,23 @@ async def _up(settings: Settings) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    return demo(options.image, options.sample, options.fov_deg, options.seed, options.output)
+    if options.image is not None:
+        source = demo_source.from_image(options.image, options.fov_deg)
+    else:
+        source = demo_source.from_sample(options.sample)
+    settings = load_settings(port=0, data_dir=options.output / "data")
+    demo_options = demo.DemoOptions(source, options.output, options.seed)
+    return _until_signal(_demo(settings, demo_options))
+
+
+async def _demo(settings: Settings, options: demo.DemoOptions) -> int:
+    print("starting a worker and a gateway ...", flush=True)
+    async with running_stack(settings) as stack:
+        timeout = httpx.Timeout(DEMO_TIMEOUT_S)
+        async with httpx.AsyncClient(base_url=stack.url, timeout=timeout) as client:
+            report = await demo.walk_and_write(client, options)
+    print(f"\n{demo.format_report(report)}\n\n  {options.output}/walk.mp4, sheet.png, report.json")
+    return 0
 
 
 def run_gateway(options: argparse.Namespace) -> int:

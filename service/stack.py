@@ -142,16 +142,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(settings: Settings) -> AsyncIterator[str]:
-    """The service runs and accepts work at this URL inside the block."""
-    async with supervised(settings) as stack:
-        yield stack.url
-
-
-@asynccontextmanager
-async def supervised(settings: Settings) -> AsyncIterator[Stack]:
-    """The same for who wants to `watch` it. Port 0 becomes a free one; without a `redis_url` an
-    embedded Valkey is started first and stopped last."""
+async def running_stack(settings: Settings) -> AsyncIterator[Stack]:
+    """The service runs and accepts work inside the block. Port 0 becomes a free one; without a
+    `redis_url` an embedded Valkey is started first and stopped last."""
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {"port": settings.port or free_port()}
         if not settings.redis_url:

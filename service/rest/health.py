@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
 
 from service.errors import Unavailable
 from service.gateway import Gateway, GatewayDep
@@ -39,10 +42,15 @@ async def metrics(gateway: GatewayDep) -> Response:
 
 
 async def _refresh(gateway: Gateway) -> None:
-    alive, metrics = await gateway.control.workers.alive(), gateway.metrics
-    metrics.workers.set(len(alive))
+    metrics = gateway.metrics
     metrics.worker_sessions.clear()
     metrics.worker_memory_bytes.clear()
+    try:
+        alive = await gateway.control.workers.alive()
+    except RedisError:  # the other figures are worth having just then
+        metrics.workers.set(math.nan)
+        return
+    metrics.workers.set(len(alive))
     for worker in alive:
         metrics.worker_sessions.labels(worker.id).set(worker.num_sessions)
         metrics.worker_memory_bytes.labels(worker.id).set(worker.num_bytes)

@@ -1,5 +1,6 @@
-"""A worker without a model: takes requests through the real control plane and answers each pose with a plain picture whose
-colour is the frame's number. No segments: what leaves the stream is gone."""
+"""A worker without a model: takes requests through the real control plane and answers each pose
+with a plain picture whose colour is the frame's number. No segments: what leaves the stream is
+gone."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from service.workers import WorkerRecord
 
 
 class FakeWorker:
-    """`step_s`: how long each frame takes; a path that begins further away than `fails_beyond_m` fails."""
+    """`step_s`: how long a frame takes; a path that begins beyond `fails_beyond_m` fails."""
 
     def __init__(
         self, settings: Settings, step_s: float = 0.0, fails_beyond_m: float = 5000.0
@@ -33,9 +34,7 @@ class FakeWorker:
 
     async def run(self) -> None:
         control = await ControlPlane.open(self.settings)
-        leases = Leases(
-            control.redis, self.id, self.settings.lease_s, self.settings.frames_kept
-        )
+        leases = Leases(control.redis, self.id, self.settings.lease_s, self.settings.frames_kept)
         queue = WakeQueue(control.redis, self.id, self.settings.lease_s)
         try:
             await queue.open()
@@ -51,6 +50,7 @@ class FakeWorker:
     async def _serve(self, control: ControlPlane, leases: Leases, session: str) -> None:
         lease = await leases.acquire(session)
         while lease is not None:
+            await leases.renew({session: lease})
             owned = await leases.load(session)
             for entry in owned.entries[:1]:
                 await self._answer(leases, owned, entry, session, lease)

@@ -1,4 +1,4 @@
-"""Uploads: crop, intrinsics and depth that stay together, and everything that can be wrong with a file."""
+"""Uploads: crop, intrinsics and depth stay together; and everything that is wrong with a file."""
 
 from __future__ import annotations
 

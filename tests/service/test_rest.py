@@ -177,8 +177,8 @@ async def test_cancel_keeps_the_frames_that_exist(
     url = f"/v1/sessions/{session}/generations/{path['id']}"
     assert (await http.get(f"{url}/video.mp4")).status_code == 409
     async with working(FakeWorker(settings, step_s=0.005)):
-        while (await http.get(url)).json()["done"] < 3:
-            await asyncio.sleep(0.01)
+        for after in (0, 1, 2):
+            await http.get(f"/v1/sessions/{session}/frames?after={after}&wait_s=5")
         cancelled = await http.post(f"{url}:cancel")
         assert cancelled.json()["cancel_requested"] is True
         progress = await finished(http, session, path["id"])
@@ -260,8 +260,7 @@ async def test_versions(http: httpx.AsyncClient, session: str, settings: Setting
     old = (await http.get(url)).headers["etag"]
     assert (await http.get(url, headers={"If-None-Match": old})).status_code == 304
     async with working(FakeWorker(settings)):
-        while (await http.get(url)).json()["num_frames"] == 0:
-            await asyncio.sleep(0.01)
+        assert (await http.get(f"{url}/frames?wait_s=5")).json()["frames"]
     refused = await http.delete(url, headers={"If-Match": old})
     assert refused.status_code == 412
     assert refused.headers["content-type"] == "application/problem+json"

@@ -1,0 +1,107 @@
+"""Health, metrics, pages and request ids: what the app has beside its endpoints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from fake_worker import FakeWorker, working
+from redis.asyncio import Redis
+
+from service.app import create_app
+from service.control import ControlPlane
+from service.embedded import EmbeddedValkey
+from service.settings import Settings
+
+
+async def test_alive_without_a_worker_but_not_ready(
+    http: httpx.AsyncClient, settings: Settings
+) -> None:
+    assert (await http.get("/livez")).status_code == 200
+    answer = await http.get("/readyz")
+    assert answer.status_code == 503
+    assert "No worker is alive" in answer.json()["detail"]
+    assert answer.headers["retry-after"] == "5"
+    async with working(FakeWorker(settings)):
+        while (answer := await http.get("/readyz")).status_code != 200:
+            pass
+    assert answer.json()["num_workers"] == 1
+
+
+async def test_not_ready_while_redis_is_away(tmp_path: Path, settings: Settings) -> None:
+    valkey = EmbeddedValkey(tmp_path)
+    await valkey.start()
+    app = create_app(settings.model_copy(update={"redis_url": valkey.url}))
+    async with app.router.lifespan_context(app):
+        await valkey.stop()
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as client:
+            for path in ("/readyz", "/v1/sessions", "/v1/sessions/s1", "/v1/sessions/s1/frames"):
+                answer = await client.get(path)
+                assert answer.status_code == 503, (path, answer.text)
+                assert answer.json()["type"] == "urn:mirage:problem:control-plane-down"
+            assert (await client.get("/livez")).status_code == 200
+            assert "mirage_http_requests_total" in (await client.get("/metrics")).text
+
+
+async def test_metrics_name_routes_not_paths(http: httpx.AsyncClient, session: str) -> None:
+    await http.get(f"/v1/sessions/{session}")
+    await http.get("/nothing/here")
+    text = (await http.get("/metrics")).text
+    assert 'route="/v1/sessions/{session_id}",status="200"' in text
+    assert 'route="unmatched",status="404"' in text
+    assert session not in text
+
+
+async def test_request_ids(http: httpx.AsyncClient) -> None:
+    given = await http.get("/livez", headers={"X-Request-Id": "robot-7.1"})
+    assert given.headers["x-request-id"] == "robot-7.1"
+    strange = await http.get("/livez", headers={"X-Request-Id": "a b\x7f"})
+    assert re.fullmatch(r"[0-9a-f]{32}", strange.headers["x-request-id"])
+
+
+async def test_a_defect_is_a_problem_too(http: httpx.AsyncClient, control: ControlPlane) -> None:
+    await control.redis.hset("mirage:{s9}:record", mapping={"state": "idle"})  # no such record
+    answer = await http.get("/v1/sessions/s9")
+    assert answer.status_code == 500
+    assert answer.json()["type"] == "urn:mirage:problem:internal"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/viewer/main.js", "/viewer/style.css"])
+async def test_pages_need_no_other_server(http: httpx.AsyncClient, path: str) -> None:
+    page = await http.get(path)
+    assert page.status_code == 200
+    assert page.headers["cache-control"] == "no-cache"
+    assert not re.search(r"""(?:src|href|from|import\()\s*[=]?\s*["']https?://""", page.text)
+
+
+async def test_the_viewer_serves_only_its_folder(http: httpx.AsyncClient) -> None:
+    for path in ("/viewer/../app.py", "/viewer/%2e%2e/app.py", "/viewer/..%2fapp.py"):
+        assert (await http.get(path)).status_code == 404
+
+
+async def test_openapi_describes_every_endpoint(http: httpx.AsyncClient) -> None:
+    api = (await http.get("/openapi.json")).json()
+    for path, methods in api["paths"].items():
+        for method, operation in methods.items():
+            assert operation.get("tags"), (path, method)
+            assert "application/problem+json" in operation["responses"]["default"]["content"]
+    form = api["paths"]["/v1/sessions"]["post"]["requestBody"]["content"]
+    assert list(form) == ["multipart/form-data"]
+
+
+async def test_the_lifespan_refuses_a_redis_that_is_not_there(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+    with pytest.raises(Exception, match="Redis does not answer"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_two_apps_in_one_process(http: httpx.AsyncClient, settings: Settings) -> None:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        redis: Redis = app.state.gateway.control.redis
+        assert await redis.ping()

@@ -1,0 +1,114 @@
+"""The command: flags, `walk` against a server, and processes that leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import httpx
+import pytest
+from conftest import png
+from fake_worker import FakeWorker, working
+
+from service.cli import main, parse_actions
+from service.embedded import free_port
+from service.errors import InvalidRequest
+from service.settings import Settings
+
+
+def test_actions_in_words() -> None:
+    assert parse_actions("forward 1.5, yaw -30,left 0.2 , back 1") == [
+        {"forward_m": 1.5},
+        {"yaw_deg": -30.0},
+        {"right_m": -0.2},
+        {"forward_m": -1.0},
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "jump 1", "forward", "forward far", "forward 1 yaw 3"])
+def test_words_that_are_no_action(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="forward \\| back"):
+        parse_actions(text)
+
+
+async def test_walk_writes_a_video(
+    server_url: str, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png())
+    output = tmp_path / "out" / "walk.mp4"
+    flags = ["walk", "--server", server_url, "--image", str(tmp_path / "photo.png")]
+    flags += ["--actions", "forward 0.3, yaw 8", "--output", str(output), "--seed", "1"]
+    async with working(FakeWorker(settings)):
+        assert await asyncio.to_thread(main, flags) == 0
+    with av.open(str(output)) as container:
+        assert len(list(container.decode(video=0))) == 5
+    assert "frame 5 of 5, 50% remembered" in capsys.readouterr().out
+    async with httpx.AsyncClient(base_url=server_url) as client:
+        assert (await client.get("/v1/sessions")).json()["sessions"] == []
+
+
+def test_mistakes_are_one_line_and_a_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    picture = tmp_path / "photo.png"
+    assert main(["walk", "--server", server, "--image", str(picture)]) == 1
+    assert "photo.png" in capsys.readouterr().err
+    picture.write_bytes(png())
+    assert main(["walk", "--server", server, "--image", str(picture)]) == 1
+    assert capsys.readouterr().err.startswith("mirage: ")
+    with pytest.raises(SystemExit):
+        main(["walk"])
+
+
+def environment(**variables: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MIRAGE_")}
+    return {**clean, "OMP_NUM_THREADS": "1", **variables}
+
+
+def start(*flags: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *flags],
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_gateway_says_what_is_missing() -> None:
+    process = start("gateway")
+    words, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert words.startswith("mirage: MIRAGE_REDIS_URL is empty")
+    process = start("gateway", MIRAGE_COLOUR="red")
+    words, _ = process.communicate(timeout=20)
+    assert process.returncode == 1 and "MIRAGE_COLOUR" in words
+
+
+async def test_the_gateway_serves_until_sigterm(settings: Settings) -> None:
+    port = str(free_port())
+    variables = {"MIRAGE_REDIS_URL": settings.redis_url, "MIRAGE_DATA_DIR": str(settings.data_dir)}
+    process = start("gateway", "--port", port, **variables)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    answer = await client.get("/readyz")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(process.communicate, timeout=20)
+    assert answer.status_code == 503
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, service.cli; sys.exit('torch' in sys.modules or 'worker' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

@@ -1,0 +1,137 @@
+"""The SDK against a gateway on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import httpx
+import numpy as np
+import pytest
+from conftest import png
+from fake_worker import FakeWorker, working
+
+from service.client import Mirage, ServiceError
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """The sync SDK in a thread, as the server lives in this loop."""
+    return await asyncio.wait_for(asyncio.to_thread(work), 20)
+
+
+async def test_a_walk_from_a_file_to_a_video(
+    server_url: str, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png())
+
+    def walk() -> None:
+        with Mirage(server_url) as mirage:
+            world = mirage.create(tmp_path / "photo.png", fov_deg=70, seed=4)
+            assert world.info["seed"] == 4
+            assert [frame.number for frame in world.opened().frames()] == [0]
+            path = world.generate(actions=[{"forward_m": 0.5}])
+            frames = list(path.frames())
+            assert [frame.number for frame in frames] == [1, 2, 3, 4, 5]
+            assert frames[4].pose[2, 3] == pytest.approx(0.5)
+            assert frames[4].pixels()[0, 0].tolist() == [5, 80, 160]
+            assert frames[4].coverage == 0.5
+            with av.open(io.BytesIO(path.video())) as container:
+                assert len(list(container.decode(video=0))) == 5
+            assert world.memory()["num_points"] == 600
+            assert world.refresh()["num_frames"] == 6
+            assert [other.id for other in mirage.worlds()] == [world.id]
+            assert [frame.number for frame in mirage.world(world.id).frames(wait_s=0)] == [
+                *range(6)
+            ]
+            world.delete()
+            assert list(mirage.worlds()) == []
+
+    async with working(FakeWorker(settings)):
+        await aside(walk)
+
+
+async def test_errors_carry_the_problem(server_url: str, settings: Settings) -> None:
+    def refused() -> None:
+        with Mirage(server_url) as mirage:
+            with pytest.raises(ServiceError, match="image: got 5 bytes") as caught:
+                mirage.create(b"hello")
+            assert caught.value.problem["status"] == 422
+            with pytest.raises(ServiceError, match="no session"):
+                mirage.world("s1")
+
+    def failing() -> None:
+        with Mirage(server_url) as mirage:
+            pose = np.eye(4)
+            pose[0, 3] = 9000
+            with pytest.raises(ServiceError, match="too far away"):
+                mirage.create(png()).generate(poses=[pose]).wait()
+
+    await aside(refused)
+    async with working(FakeWorker(settings)):
+        await aside(failing)
+
+
+async def test_cancel(server_url: str, settings: Settings) -> None:
+    def walk() -> dict[str, Any]:
+        with Mirage(server_url) as mirage:
+            path = mirage.create(png()).generate(poses=[np.eye(4)] * 300)
+            for frame in path.frames():
+                if frame.number == 5:
+                    path.cancel()
+            return path.info
+
+    async with working(FakeWorker(settings, step_s=0.005)):
+        info = await aside(walk)
+    assert info["state"] == "cancelled" and info["done"] < 300
+
+
+class Flaky(httpx.BaseTransport):
+    """Does the request, then loses every first answer."""
+
+    def __init__(self) -> None:
+        self._real, self._calls = httpx.HTTPTransport(), 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._calls += 1
+        response = self._real.handle_request(request)
+        response.read()
+        if self._calls % 2:
+            raise httpx.ReadError("the connection was lost")
+        return response
+
+    def close(self) -> None:
+        self._real.close()
+
+
+async def test_a_lost_answer_is_asked_for_again_and_done_once(server_url: str) -> None:
+    def create() -> int:
+        with Mirage(server_url, transport=Flaky()) as mirage:
+            mirage.create(png())
+            return len(list(mirage.worlds()))
+
+    assert await aside(create) == 1
+
+
+async def test_live_stream(server_url: str, settings: Settings) -> None:
+    with Mirage(server_url) as mirage:
+        world = await aside(lambda: mirage.create(png()))
+        async with working(FakeWorker(settings)), world.stream(after=-1) as stream:
+            numbers = []
+            async for frame in stream.frames():
+                numbers.append(frame.number)
+                assert frame.pixels()[0, 0, 0] == frame.number
+                if len(numbers) == 4:
+                    break
+                await stream.pose(np.eye(4), client_time_ms=1.0)
+            assert numbers == [0, 1, 2, 3]
+            with pytest.raises(ServiceError, match="R\\^T R"):
+                await stream.pose(2 * np.diag([1, 1, 1, 0.5]))
+                async for _ in stream.frames():
+                    pass

@@ -1,0 +1,214 @@
+"""The generator behind every streaming transport, without a transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_worker import FakeWorker, working
+
+from service.control import ControlPlane
+from service.errors import InvalidRequest, SessionDeleted, UnknownSession
+from service.gateway import Gateway
+from service.poses import flat
+from service.samples import Samples
+from service.schemas import CLIENT_MESSAGE
+from service.segments import Upload
+from service.sessions import Intrinsics, NewSession
+from service.settings import Settings
+from service.stream import ClientMessage, ServerMessage, converse
+from service.telemetry import Metrics
+
+IDENTITY = flat(np.eye(4))
+
+
+@pytest.fixture
+def gateway(settings: Settings, control: ControlPlane, tmp_path: Any) -> Gateway:
+    return Gateway(settings, control, Samples(tmp_path), Metrics())
+
+
+@pytest.fixture
+async def session(control: ControlPlane) -> str:
+    lens = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
+    image = np.zeros((32, 64, 3), np.uint8)
+    return (await control.sessions.create(NewSession(intrinsics=lens), Upload(image))).id
+
+
+class Client:
+    """What a transport does: hands messages in, takes messages out."""
+
+    def __init__(self, gateway: Gateway, session: str, after: int | None = None) -> None:
+        self._in: asyncio.Queue[ClientMessage | InvalidRequest | None] = asyncio.Queue()
+        self._out = converse(gateway, session, self._incoming(), after)
+
+    async def _incoming(self) -> AsyncIterator[ClientMessage | InvalidRequest]:
+        while (message := await self._in.get()) is not None:
+            yield message
+
+    def send(self, **message: Any) -> None:
+        self._in.put_nowait(CLIENT_MESSAGE.validate_python(message))
+
+    def fail(self, error: InvalidRequest) -> None:
+        self._in.put_nowait(error)
+
+    def leave(self) -> None:
+        self._in.put_nowait(None)
+
+    async def get(self, kind: str) -> ServerMessage:
+        """The next message of this kind; others on the way are dropped."""
+        async with asyncio.timeout(5):
+            async for message in self._out:
+                if message.head["type"] == kind:
+                    return message
+        raise AssertionError(f"the stream ended without a {kind}")
+
+    async def rest(self) -> list[ServerMessage]:
+        async with asyncio.timeout(5):
+            return [message async for message in self._out]
+
+    async def close(self) -> None:
+        await self._out.aclose()
+
+
+@pytest.fixture
+async def client(gateway: Gateway, session: str) -> AsyncIterator[Client]:
+    client = Client(gateway, session)
+    yield client
+    await client.close()
+
+
+async def test_hello_then_the_first_frame(client: Client, session: str, settings: Settings) -> None:
+    hello = (await client.get("hello")).head
+    assert hello["session"] == session
+    assert (hello["protocol"], hello["width"], hello["height"]) == (1, 64, 32)
+    assert (await client.get("state")).head["state"] == "waiting"
+    async with working(FakeWorker(settings)):
+        frame = await client.get("frame")
+    assert frame.head["frame"] == 0
+    assert frame.head["matrix"] == IDENTITY
+    assert frame.head["num_points"] == 100
+    assert frame.body is not None and frame.body.startswith(b"RIFF")
+
+
+async def test_a_live_pose_comes_back_with_its_own_clock_and_count(
+    client: Client, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+        client.send(type="pose", matrix=IDENTITY, sequence=7, client_time_ms=123.5)
+        frame = (await client.get("frame")).head
+    assert (frame["frame"], frame["sequence"], frame["client_time_ms"]) == (1, 7, 123.5)
+
+
+async def test_the_newest_live_pose_wins(client: Client, settings: Settings) -> None:
+    await client.get("hello")
+    for sequence in range(20):
+        client.send(type="pose", matrix=IDENTITY, sequence=sequence)
+    client.send(type="ping", client_time_ms=1)
+    await client.get("pong")  # all are in the log
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+        assert (await client.get("frame")).head["sequence"] == 19
+
+
+async def test_a_path_is_rendered_whole_and_its_end_is_told(
+    client: Client, settings: Settings
+) -> None:
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 5, client_time_ms=9)
+    accepted = (await client.get("accepted")).head
+    assert accepted["total"] == 5
+    async with working(FakeWorker(settings)):
+        numbers = [(await client.get("frame")).head for _ in range(6)]
+        progress = (await client.get("progress")).head
+    assert [head["frame"] for head in numbers] == list(range(6))
+    assert {head["client_time_ms"] for head in numbers[1:]} == {9}
+    assert (progress["id"], progress["state"]) == (accepted["id"], "done")
+
+
+async def test_actions_and_cancel(client: Client, settings: Settings) -> None:
+    client.send(type="action", actions=[{"forward_m": 20}])
+    accepted = (await client.get("accepted")).head
+    async with working(FakeWorker(settings, step_s=0.01)):
+        while (await client.get("frame")).head["frame"] < 3:
+            pass
+        client.send(type="cancel", id=accepted["id"])
+        progress = (await client.get("progress")).head
+        assert progress["cancel_requested"] or progress["state"] == "cancelled"
+        while progress["state"] != "cancelled":
+            progress = (await client.get("progress")).head
+    assert 3 <= progress["done"] < 200
+
+
+async def test_a_failure_is_told(client: Client, settings: Settings) -> None:
+    far = [*IDENTITY[:3], 9000.0, *IDENTITY[4:]]
+    client.send(type="path", poses=[{"matrix": far}])
+    async with working(FakeWorker(settings)):
+        progress = (await client.get("progress")).head
+    assert (progress["state"], progress["error"]["detail"]) == ("failed", "too far away")
+
+
+async def test_bad_messages_are_answered_and_the_stream_goes_on(
+    client: Client, settings: Settings
+) -> None:
+    client.send(type="pose", matrix=[2.0, *IDENTITY[1:]])
+    error = (await client.get("error")).head
+    assert error["problem"] == "urn:mirage:problem:invalid-request"
+    assert error["errors"][0]["field"] == "pose.matrix"
+    client.fail(InvalidRequest("no JSON"))
+    assert (await client.get("error")).head["detail"] == "no JSON"
+    client.send(type="cancel", id="r_unknown")
+    assert (await client.get("error")).head["status"] == 404
+    client.send(type="ping")
+    await client.get("pong")
+
+
+async def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    first = Client(gateway, session)
+    first.send(type="path", poses=[{"matrix": IDENTITY}] * 30)
+    async with working(FakeWorker(settings, step_s=0.002)):
+        seen = [(await first.get("frame")).head["frame"] for _ in range(9)]
+        await first.close()
+        second = Client(gateway, session, after=seen[-1])
+        seen += [(await second.get("frame")).head["frame"] for _ in range(22)]
+        await second.close()
+    assert seen == list(range(31))
+
+
+async def test_without_after_only_new_frames_come(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        first = Client(gateway, session)
+        await first.get("frame")
+        second = Client(gateway, session)
+        assert (await second.get("hello")).head["after"] == 0
+        second.send(type="pose", matrix=IDENTITY)
+        for client in (second, first):  # everybody who watches sees it
+            assert (await client.get("frame")).head["frame"] == 1
+            await client.close()
+
+
+async def test_the_stream_ends_when_the_client_leaves(client: Client) -> None:
+    await client.get("hello")
+    client.leave()
+    await client.rest()
+    assert len(asyncio.all_tasks()) <= 2  # no task of the stream is left
+
+
+async def test_a_deleted_session_ends_the_stream(
+    client: Client, control: ControlPlane, session: str
+) -> None:
+    await client.get("hello")
+    await control.sessions.delete(session)
+    with pytest.raises(SessionDeleted):
+        await client.rest()
+
+
+async def test_an_unknown_session_has_no_stream(gateway: Gateway) -> None:
+    with pytest.raises(UnknownSession):
+        await Client(gateway, "s1").get("hello")

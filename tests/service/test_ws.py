@@ -1,0 +1,114 @@
+"""The stream over a real WebSocket: JSON and pictures, close codes, a client that vanishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import websockets
+from conftest import png
+from fake_worker import FakeWorker, working
+
+from service.poses import flat
+from service.settings import Settings
+from service.video import decode_frame
+
+IDENTITY = flat(np.eye(4))
+
+
+@pytest.fixture
+async def session(server_url: str) -> str:
+    async with httpx.AsyncClient(base_url=server_url) as client:
+        return str((await client.post("/v1/sessions", files={"image": png()})).json()["id"])
+
+
+def address(server_url: str, session: str, query: str = "") -> str:
+    return f"{server_url.replace('http', 'ws')}/v1/sessions/{session}/stream{query}"
+
+
+async def message(socket: websockets.ClientConnection, kind: str) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        while True:
+            data = await socket.recv()
+            if isinstance(data, str) and (head := json.loads(data))["type"] == kind:
+                return dict(head)
+
+
+async def test_each_frame_is_its_head_and_then_its_picture(
+    server_url: str, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        async with websockets.connect(address(server_url, session)) as socket:
+            await message(socket, "frame")
+            assert decode_frame(await socket.recv())[0, 0, 0] == 0
+            pose = {"type": "pose", "matrix": IDENTITY, "client_time_ms": 5}
+            await socket.send(json.dumps(pose))
+            head = await message(socket, "frame")
+            picture = await socket.recv()
+    assert isinstance(picture, bytes)
+    assert decode_frame(picture)[0, 0, 0] == 1
+    assert (head["frame"], head["client_time_ms"], head["media_type"]) == (1, 5, "image/webp")
+    assert head["coverage"] == 0.5 and head["timings_ms"] and head["num_bytes"] == 10_000
+
+
+async def test_what_cannot_be_read_is_answered(server_url: str, session: str) -> None:
+    async with websockets.connect(address(server_url, session)) as socket:
+        await socket.send("{")
+        assert "JSON" in (await message(socket, "error"))["errors"][0]["allowed"]
+        await socket.send('{"type":"pose","matrix":[1],"speed":2}')
+        fields = {one["field"] for one in (await message(socket, "error"))["errors"]}
+        assert fields == {"pose.speed"}
+        await socket.send(b"\0\1")
+        assert (await message(socket, "error"))["errors"][0]["allowed"] == "JSON text"
+        await socket.send('{"type":"ping","client_time_ms":4}')
+        assert (await message(socket, "pong"))["client_time_ms"] == 4
+
+
+async def test_close_codes_say_what_happened(server_url: str, session: str) -> None:
+    async with websockets.connect(address(server_url, "s1")) as socket:
+        assert (await message(socket, "error"))["status"] == 404
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, "s1" in closed.value.rcvd.reason) == (4404, True)
+
+    async with websockets.connect(address(server_url, session)) as socket:
+        await message(socket, "hello")
+        async with httpx.AsyncClient(base_url=server_url) as client:
+            await client.delete(f"/v1/sessions/{session}")
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await message(socket, "never")
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 4410
+
+
+async def test_a_bad_query_is_refused(server_url: str, session: str) -> None:
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with websockets.connect(address(server_url, session, "?after=x")):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+async def test_a_client_that_vanishes_leaves_nothing(
+    server_url: str, session: str, settings: Settings
+) -> None:
+    async with httpx.AsyncClient(base_url=server_url) as client:
+
+        async def active() -> str:
+            text = (await client.get("/metrics")).text
+            return next(line for line in text.splitlines() if line.startswith("mirage_streams"))
+
+        async with working(FakeWorker(settings, step_s=0.002)):
+            for _ in range(5):
+                socket = await websockets.connect(address(server_url, session))
+                action = {"type": "action", "actions": [{"forward_m": 2}]}
+                await socket.send(json.dumps(action))
+                await message(socket, "frame")
+                assert await active() == "mirage_streams_active 1.0"
+                socket.transport.abort()
+                async with asyncio.timeout(3):
+                    while await active() != "mirage_streams_active 0.0":
+                        pass
