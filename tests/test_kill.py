@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,14 @@ from service.requests import Generate
 from service.segments import Upload
 from service.sessions import IDENTITY, Intrinsics, NewSession, Session
 from service.settings import Settings
+from worker.faults import NoFaults
+from worker.loop import Worker
+from worker.runner import Encoding, Runner
 
 WORKERS = Path(__file__).parent / "worker"
+sys.path.insert(0, str(WORKERS))
+from fakes import fake_engine  # noqa: E402 beside the entry script that the processes run
+
 LAST_FRAME = 24
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 
@@ -67,43 +74,43 @@ async def read_all(control: ControlPlane, session: str) -> list[Frame]:
     return frames
 
 
+def runner() -> Runner:
+    return Runner(fake_engine(), Encoding())
+
+
 async def final_world(control: ControlPlane, session: str) -> dict[str, Tensor]:
     """The World as its segments give it, with the state of its memory."""
-    sys.path.insert(0, str(WORKERS))
-    from fakes import fake_engine
-
-    from worker.runner import Encoding, Runner
-
     entries = await control.frames.manifest(session)
     segments = [await control.segments.get(session, entry.id) for entry in entries]
-    record = await control.sessions.get(session)
-    world = Runner(fake_engine(), Encoding()).restore(record, segments)
+    world = runner().restore(await control.sessions.get(session), segments)
     assert world.latents is not None
     return {**world.memory.state(), "recent": world.latents}
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> dict[str, object]:
-    """Filled by the first case: what an undisturbed run gives."""
+def undisturbed() -> dict[str, Any]:
+    """Filled by the first case: what a worker that nobody kills gives."""
     return {}
 
 
-async def reference(
-    control: ControlPlane, settings: Settings
-) -> tuple[list[bytes], dict[str, Tensor]]:
+async def reference(control: ControlPlane, settings: Settings) -> dict[str, Any]:
     session = await walk(control)
-    with worker_process(settings):
-        frames = await read_all(control, session.id)
-    return [frame.image for frame in frames], await final_world(control, session.id)
+    worker = Worker(control, settings, runner(), NoFaults())
+    serving = asyncio.create_task(worker.run())
+    frames = await read_all(control, session.id)
+    worker.stop()
+    await serving
+    world = await final_world(control, session.id)
+    return {"images": [frame.image for frame in frames], "world": world}
 
 
 @pytest.mark.parametrize("point", ["before_put", "after_put", "after_commit", "before_ack"])
 async def test_a_killed_worker_is_replaced_and_nobody_notices(
-    control: ControlPlane, settings: Settings, point: str, undisturbed: dict[str, object]
+    control: ControlPlane, settings: Settings, point: str, undisturbed: dict[str, Any]
 ) -> None:
     settings = settings.model_copy(update={"lease_s": 0.5})
     if not undisturbed:
-        undisturbed["images"], undisturbed["world"] = await reference(control, settings)
+        undisturbed |= await reference(control, settings)
     session = await walk(control)
     with worker_process(settings, f"{point}:3") as victim:
         reading = asyncio.create_task(read_all(control, session.id))
@@ -114,6 +121,6 @@ async def test_a_killed_worker_is_replaced_and_nobody_notices(
     assert [frame.frame for frame in frames] == list(range(LAST_FRAME + 1))
     assert [frame.image for frame in frames] == undisturbed["images"]
     world, twin = await final_world(control, session.id), undisturbed["world"]
-    assert isinstance(twin, dict) and world.keys() == twin.keys()
+    assert world.keys() == twin.keys()
     for name, tensor in world.items():
         assert torch.equal(tensor, twin[name]), name
