@@ -51,5 +51,5 @@ def chunk_noise(world: World, like: Tensor) -> Tensor:
 
 def frame_noise(seed: int, frame: int, shape: tuple[int, ...]) -> Tensor:
     """Noise of one frame: the same on every device, in every batch and after every restore."""
-    philox = np.random.Philox(key=[seed % 2**64, frame])
+    philox = np.random.Philox(key=np.array([seed % 2**64, frame], dtype=np.uint64))
     return torch.from_numpy(np.random.Generator(philox).standard_normal(shape, dtype=np.float32))

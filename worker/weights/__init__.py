@@ -66,6 +66,12 @@ def load_module(path: Path, kind: type[M], config: type) -> tuple[M, str]:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in card["config"].items()
     }
-    module = kind(config(**fields))
-    module.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    tensors = {name: value.float() for name, value in load_file(path).items()}
+    try:
+        module = kind(config(**fields))
+        module.load_state_dict(tensors)
+    except (TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path} does not fit the code ({error}): reinstall the package or run `make train`"
+        ) from error
     return module, card["sha256"]

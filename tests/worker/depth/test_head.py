@@ -1,0 +1,69 @@
+"""The latent depth head and what its outputs mean."""
+
+import math
+
+import pytest
+import tiny
+import torch
+from boxes import camera
+
+from worker.backbones.rays import view_rays
+from worker.depth.head import FAR_M, NEAR_M, DepthConfig, DepthHead, to_depth
+
+
+@pytest.fixture
+def head():
+    return tiny.modules()[2].requires_grad_(False)
+
+
+def rays(grid: tuple[int, int], num: int = 2) -> torch.Tensor:
+    return view_rays(camera((0, 0, 0), (0, 0, 1), *grid)).expand(num, -1, -1, -1)
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (2, 2), (6, 10), (22, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_grid_gives_one_value_per_cell_in_single_precision(head, grid, dtype):
+    latents = torch.randn(2, tiny.CHANNELS, *grid).to(dtype)
+    for out in head.to(dtype)(latents, rays(grid)):
+        assert out.shape == (2, *grid) and out.dtype == torch.float32
+
+
+def test_pictures_of_a_batch_do_not_touch_each_other(head):
+    latents = torch.randn(3, tiny.CHANNELS, 8, 12)
+    together = head(latents, rays((8, 12), 3))[0]
+    torch.testing.assert_close(head(latents[1:2], rays((8, 12), 1))[0], together[1:2])
+
+
+def test_the_scale_of_the_error_stays_within_bounds(head):
+    _, log_scale = head(1e3 * torch.randn(2, tiny.CHANNELS, 8, 12), rays((8, 12)))
+    assert (float(log_scale.min()), float(log_scale.max())) == (-5.0, 3.0)
+
+
+def test_a_new_head_starts_at_the_middle_of_a_room():
+    torch.manual_seed(0)
+    fresh = DepthHead(DepthConfig(tiny.CHANNELS, (16, 16, 32)))
+    with torch.no_grad():
+        depth, confidence = to_depth(*fresh(torch.randn(1, tiny.CHANNELS, 8, 12), rays((8, 12), 1)))
+    assert 2 < float(depth.mean()) < 5 and 0.2 < float(confidence.mean()) < 0.8
+
+
+def test_confidence_falls_with_the_scale_of_the_error_and_is_a_probability():
+    _, confidence = to_depth(torch.zeros(50), torch.linspace(-2, 3, 50))
+    assert (confidence.diff() < 0).all()
+    extremes = to_depth(torch.zeros(2), torch.tensor([-5.0, 3.0]))[1].tolist()
+    assert 0.99 < extremes[0] <= 1 and 0 <= extremes[1] < 0.1
+
+
+def test_confidence_is_the_laplace_probability_of_a_quarter():
+    """P(|log ratio| < log 1.25) for a Laplace distribution of scale 0.3, by sampling."""
+    generator = torch.Generator().manual_seed(0)
+    sign = torch.rand(200_000, generator=generator).sub(0.5).sign()
+    error = 0.3 * sign * -torch.rand(200_000, generator=generator).log()
+    inside = (error.abs() < math.log(1.25)).float().mean()
+    _, confidence = to_depth(torch.zeros(1), torch.tensor([math.log(0.3)]))
+    assert float(confidence) == pytest.approx(float(inside), abs=0.01)
+
+
+def test_depth_is_metres_within_what_a_room_can_have():
+    depth, _ = to_depth(torch.tensor([-50.0, 0.0, math.log(3), 50.0]), torch.zeros(4))
+    assert depth.tolist() == pytest.approx([NEAR_M, 1.0, 3.0, FAR_M])
