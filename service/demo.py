@@ -54,22 +54,12 @@ class DemoOptions:
     seed: int = 7
 
 
-def run_demo(base_url: str, options: DemoOptions) -> dict[str, Any]:
-    """Walk twice through the service at `base_url`, write the files, return the report (which is
-    also report.json).
+async def walk_and_write(client: httpx.AsyncClient, options: DemoOptions) -> dict[str, Any]:
+    """Walk twice through the service that `client` talks to, write the files, return the report
+    (which is also report.json).
 
     Raises GenerationFailed when the service refuses, fails or stalls.
     """
-
-    async def run() -> dict[str, Any]:
-        async with httpx.AsyncClient(base_url=base_url, timeout=WAIT_S + 30) as client:
-            return await walk_and_write(client, options)
-
-    return asyncio.run(run())
-
-
-async def walk_and_write(client: httpx.AsyncClient, options: DemoOptions) -> dict[str, Any]:
-    """The same with a client of one's own."""
     started = time.monotonic()
     walks = await _walk_both(client, options)
     truth = options.source.truth and fitted(options.source.truth, *walks[0].images.shape[1:3])
@@ -170,7 +160,6 @@ def _report(
         "num_frames": len(source.poses),
         "num_revisits": len(pairs),
         "wall_s": round(wall_s, 2),
-        "files": [str(options.output / name) for name in FILES],
         "walks": {
             memory: {
                 "revisit_psnr_db": _rounded(revisit_psnr(walk, pairs)),
@@ -201,8 +190,7 @@ def format_report(report: dict[str, Any]) -> str:
         rows.append((f"  {stage}", *(f"{time_ms / 1000:.3f} s" for time_ms in times_ms)))
     rows.append(("memory", *(f"{walk['memory']['num_bytes']:,} bytes" for walk in walks)))
     rows.append(("points remembered", *(f"{walk['memory']['num_points']:,}" for walk in walks)))
-    table = "\n".join(_line(row) for row in rows)
-    return f"{table}\n\n" + "\n".join(report["files"])
+    return "\n".join(_line(row) for row in rows)
 
 
 def _line(row: Sequence[str]) -> str:
