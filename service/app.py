@@ -3,21 +3,24 @@ needs no other server."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from service import ws
 from service.control import ControlPlane
 from service.gateway import Gateway
+from service.limits import MAX_HEAVY
 from service.rest import frames, generations, health, samples, sessions
 from service.rest.body_limit import BodyLimit
-from service.rest.problems import add_handlers
+from service.rest.problems import add_handlers, with_problem_type
 from service.samples import SAMPLES, Samples
 from service.settings import Settings
 from service.telemetry import Metrics, Telemetry
@@ -38,10 +41,15 @@ ABOUT = (
 class FreshFiles(StaticFiles):
     """Files that a browser asks for again after each update of the server."""
 
-    def file_response(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers.update(FRESH)
         return response
+
+
+class Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return with_problem_type(super().openapi())
 
 
 def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
@@ -51,13 +59,15 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         control = await ControlPlane.open(settings)
-        app.state.gateway = Gateway(settings, control, Samples(samples_folder), metrics)
+        app.state.gateway = Gateway(
+            settings, control, Samples(samples_folder), metrics, asyncio.Semaphore(MAX_HEAVY)
+        )
         try:
             yield
         finally:
             await control.close()
 
-    app = FastAPI(
+    app = Api(
         title="mirage-server",
         version=version("mirage-server"),
         description=ABOUT,

@@ -126,7 +126,7 @@ async def _demo(settings: Settings, options: demo.DemoOptions) -> int:
         timeout = httpx.Timeout(DEMO_TIMEOUT_S)
         async with httpx.AsyncClient(base_url=stack.url, timeout=timeout) as client:
             report = await demo.walk_and_write(client, options)
-    print(f"\n{demo.format_report(report)}\n\n  {options.output}/walk.mp4, sheet.png, report.json")
+    print(f"\n{demo.format_report(report)}")
     return 0
 
 
@@ -142,6 +142,7 @@ def run_gateway(options: argparse.Namespace) -> int:
         access_log=False,
         ws="websockets-sansio",
         ws_max_size=MAX_STREAM_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # pictures don't get any smaller
         timeout_graceful_shutdown=GRACE_S,
     )
     server = uvicorn.Server(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,6 +22,7 @@ class Gateway:
     control: ControlPlane
     samples: Samples
     metrics: Metrics
+    heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
 
     @property
     def frame_size(self) -> tuple[int, int]:

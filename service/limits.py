@@ -11,4 +11,5 @@ MAX_PAGE = 200  # items of one answer
 DEFAULT_PAGE = 50
 MAX_WAIT_S = 20.0  # a long poll; what the frame bus waits at most
 MAX_STREAM_MESSAGE_BYTES = 1_000_000  # one WebSocket message from a client
+MAX_HEAVY = 2  # uploads decoded and videos made at a time, up to 300 MB each
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer

@@ -36,7 +36,9 @@ class SessionForm(BaseModel):
     fy: float | None = Field(None, gt=0)
     cx: float | None = None
     cy: float | None = None
-    seed: int | None = Field(None, ge=0, lt=2**63, description="at random if not given")
+    seed: int | None = Field(
+        None, ge=0, lt=2**53, description="at random if not given; exact in every JSON"
+    )
     memory: Literal["latent", "null"] = "latent"
 
     @model_validator(mode="after")
@@ -87,15 +89,16 @@ async def read_source(form: SessionForm, gateway: Gateway) -> Source:
 
 async def observe(source: Source, form: SessionForm, gateway: Gateway) -> Observation:
     """Decode and normalise in a thread; raises InvalidUpload naming the field."""
-    observation = await asyncio.to_thread(
-        observation_from,
-        source.image,
-        source.depth,
-        gateway.frame_size,
-        gateway.upload_limits,
-        fov_deg=source.fov_deg,
-        intrinsics=form.intrinsics,
-    )
+    async with gateway.heavy:
+        observation = await asyncio.to_thread(
+            observation_from,
+            source.image,
+            source.depth,
+            gateway.frame_size,
+            gateway.upload_limits,
+            fov_deg=source.fov_deg,
+            intrinsics=form.intrinsics,
+        )
     if form.intrinsics is not None:
         _check_lens(form.intrinsics, observation.upload_size)
     return observation

@@ -92,8 +92,9 @@ async def get_video(
 ) -> Response:
     """All frames of a finished generation; 409 while it is being made."""
     progress = await gateway.control.requests.get(session_id, generation_id)
-    images = await _images(gateway, session_id, progress)
-    video = await asyncio.to_thread(mux_mp4, images, frames_per_s)
+    async with gateway.heavy:
+        images = await _images(gateway, session_id, progress)
+        video = await asyncio.to_thread(mux_mp4, images, frames_per_s)
     disposition = f'inline; filename="{generation_id}.mp4"'
     return Response(video, media_type="video/mp4", headers={"Content-Disposition": disposition})
 

@@ -31,11 +31,7 @@ from service.schemas import ProblemOut
 MEDIA_TYPE = "application/problem+json"
 LOCATIONS = ("body", "query", "path", "header", "form")
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "A problem (RFC 9457)",
-        "model": ProblemOut,
-        "content": {MEDIA_TYPE: {}},
-    },
+    "default": {"description": "A problem (RFC 9457)", "model": ProblemOut},
 }
 
 
@@ -46,6 +42,17 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
+
+
+def with_problem_type(api: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI document whose default answers have their true media type; FastAPI files every
+    model under application/json."""
+    for methods in api["paths"].values():
+        for operation in methods.values():
+            content = operation["responses"]["default"]["content"]
+            if "application/json" in content:
+                content[MEDIA_TYPE] = content.pop("application/json")
+    return api
 
 
 def invalid_request(error: ValidationError | RequestValidationError) -> InvalidRequest:

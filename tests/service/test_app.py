@@ -88,7 +88,8 @@ async def test_openapi_describes_every_endpoint(http: httpx.AsyncClient) -> None
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
             assert operation.get("tags"), (path, method)
-            assert "application/problem+json" in operation["responses"]["default"]["content"]
+            content = operation["responses"]["default"]["content"]
+            assert content["application/problem+json"]["schema"]["$ref"].endswith("/ProblemOut")
     form = api["paths"]["/v1/sessions"]["post"]["requestBody"]["content"]
     assert list(form) == ["multipart/form-data"]
 

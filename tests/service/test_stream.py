@@ -27,7 +27,7 @@ IDENTITY = flat(np.eye(4))
 
 @pytest.fixture
 def gateway(settings: Settings, control: ControlPlane, tmp_path: Any) -> Gateway:
-    return Gateway(settings, control, Samples(tmp_path), Metrics())
+    return Gateway(settings, control, Samples(tmp_path), Metrics(), asyncio.Semaphore(2))
 
 
 @pytest.fixture
