@@ -5,7 +5,7 @@ import { byId, element, formatBytes } from "./dom.js";
 const RATE_WINDOW_MS = 3000;
 const STATES = {
   waiting: "waiting for a worker",
-  active: "working",
+  active: "ready",
   idle: "ready",
   failed: "failed",
   deleted: "deleted",
