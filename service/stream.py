@@ -68,12 +68,15 @@ async def converse(
     yield _hello(gateway, session, talk.after)
     tasks = [asyncio.create_task(_listen(talk, incoming)), asyncio.create_task(_follow(talk))]
     try:
-        while not any(task.done() for task in tasks) or not talk.outbox.empty():
+        while not any(task.done() for task in tasks):
             message = await _next(talk, tasks)
             if message is not None:
                 yield message
+        await _end(tasks)  # from here on nothing is added to the outbox
+        while not talk.outbox.empty():
+            yield talk.outbox.get_nowait()
         for task in tasks:
-            if task.done():
+            if not task.cancelled():
                 task.result()  # raises what ended it
     finally:
         await _end(tasks)
