@@ -29,6 +29,7 @@ from service.demo_figures import (
     fitted,
     revisit_psnr,
     revisits,
+    sharpness,
     stage_ms,
     truth_psnr,
     video_frames,
@@ -154,6 +155,7 @@ def _report(
     walks: Sequence[Walk], truth: Walk | None, options: DemoOptions, wall_s: float
 ) -> dict[str, Any]:
     source, pairs = options.source, revisits(options.source.poses)
+    reference = truth.images[1:] if truth else walks[0].images[:1]  # else the image that was given
     return {
         "source": source.title,
         "seed": options.seed,
@@ -164,6 +166,7 @@ def _report(
             memory: {
                 "revisit_psnr_db": _rounded(revisit_psnr(walk, pairs)),
                 "truth_psnr_db": _rounded(truth_psnr(walk, truth)) if truth else None,
+                "sharpness": _rounded(sharpness(walk.images[1:], reference)),
                 "s_per_frame": _rounded(walk.wall_s / len(walk.images), 4),
                 "stage_ms_per_frame": {k: _rounded(v) for k, v in stage_ms(walk).items()},
                 "memory": walk.memory,
@@ -184,6 +187,7 @@ def format_report(report: dict[str, Any]) -> str:
     rows.append(("return against first visit", *(_db(walk["revisit_psnr_db"]) for walk in walks)))
     if any(walk["truth_psnr_db"] is not None for walk in walks):
         rows.append(("against ground truth", *(_db(walk["truth_psnr_db"]) for walk in walks)))
+    rows.append(("detail (1 = the original's)", *(f"{walk['sharpness']:.2f}" for walk in walks)))
     rows.append(("seconds per frame, in all", *(f"{walk['s_per_frame']:.3f} s" for walk in walks)))
     for stage in {stage: None for walk in walks for stage in walk["stage_ms_per_frame"]}:
         times_ms = (walk["stage_ms_per_frame"].get(stage, 0.0) for walk in walks)

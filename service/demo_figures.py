@@ -79,6 +79,20 @@ def truth_psnr(walk: Walk, truth: Walk) -> float | None:
     return mean_psnr(walk.images[1:], truth.images[1:])
 
 
+def sharpness(images: Images, reference: Images) -> float:
+    """Gradient energy of images (t, h, w, 3) over that of reference ones; 1 = as much detail.
+
+    It unmasks a walk that is alike on both visits because it shows nothing.
+    """
+    return gradient_energy(images) / max(gradient_energy(reference), 1e-6)
+
+
+def gradient_energy(images: Images) -> float:
+    """Mean squared difference of neighbouring pixels' brightness (0 to 255)."""
+    grey = images.astype(np.float64).mean(axis=-1)
+    return float(np.mean(np.diff(grey, axis=1) ** 2) + np.mean(np.diff(grey, axis=2) ** 2))
+
+
 def fitted(walk: Walk, height: int, width: int) -> Walk:
     """The same walk at another picture size."""
     if walk.images.shape[1:3] == (height, width):

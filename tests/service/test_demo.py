@@ -26,6 +26,7 @@ from service.demo_figures import (
     psnr,
     revisit_psnr,
     revisits,
+    sharpness,
     stage_ms,
     truth_psnr,
     video_frames,
@@ -76,6 +77,13 @@ def test_revisit_and_truth_figures() -> None:
     truth = Walk("truth", walk.images.copy(), recorded=True)
     truth.images[0] = 0
     assert truth_psnr(walk, truth) == 99.0
+
+
+def test_sharpness_tells_detail_from_mush() -> None:
+    images = noise(3)
+    assert sharpness(images, images) == pytest.approx(1.0)
+    assert sharpness(np.full_like(images, 90), images) == 0.0
+    assert sharpness(images // 2, images) == pytest.approx(0.25, abs=0.01)
 
 
 def test_stage_times_are_shared_by_the_frames_of_a_chunk() -> None:
@@ -157,13 +165,22 @@ def test_the_table_names_both_walks_and_every_stage() -> None:
     walk = {
         "revisit_psnr_db": 31.5,
         "truth_psnr_db": None,
+        "sharpness": 0.75,
         "s_per_frame": 0.25,
         "stage_ms_per_frame": {"read": 3.0, "denoise": 120.0},
         "memory": {"num_points": 1234, "num_bytes": 56789},
     }
     walks = {"latent": walk, "null": {**walk, "revisit_psnr_db": None}}
     table = format_report({"walks": walks})
-    for text in ("with memory", "without memory", "31.50 dB", "0.120 s", "0.250 s", "56,789 bytes"):
+    for text in (
+        "with memory",
+        "without memory",
+        "31.50 dB",
+        "0.120 s",
+        "0.250 s",
+        "0.75",
+        "56,789 bytes",
+    ):
         assert text in table
     assert "truth" not in table
 
