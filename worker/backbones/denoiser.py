@@ -29,7 +29,7 @@ NUM_PLANES = 10  # noise level, coverage, depth, is-target, 6 of the ray
 @dataclass(frozen=True)
 class DenoiserConfig:
     channels: int = 16
-    widths: tuple[int, int, int] = (96, 192, 320)  # at 1, 1/2 and 1/4 of the latent grid
+    widths: tuple[int, int, int] = (64, 128, 256)  # at 1, 1/2 and 1/4 of the latent grid
     num_blocks: int = 2  # residual blocks per level, down and up
     num_layers: int = 3  # transformer layers at the coarsest level
     head_channels: int = 32

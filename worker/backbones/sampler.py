@@ -1,11 +1,11 @@
-"""Rectified flow from the memory's readout to the clean latents, with a noise level of its own for
-every cell.
+"""Few-step rectified flow for the cells that the memory does not cover; regression for those it
+does.
 
-The flow does not start from pure noise but from x0 = readout + level * noise: almost the readout
-itself where the memory covers a cell, standard noise where it does not (a data-dependent coupling:
-Albergo et al., arXiv 2310.03725). So covered cells are repaired and uncovered ones imagined by the
-same few steps, and no step adds variance to what is remembered. x_t = (1 - t) x0 + t x1; the
-network predicts x1.
+The flow's source is data-dependent (Albergo et al., arXiv 2310.03725): covered cells hold the
+readout, uncovered ones standard noise, and only the latter travel: x_t = coverage * readout + (1 -
+coverage) * ((1 - t) noise + t x1). The network sees each cell's noise level and predicts x1
+everywhere, so one set of weights repairs what is remembered and imagines what is not, and no step
+adds variance to a remembered cell.
 """
 
 from __future__ import annotations
@@ -15,36 +15,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-COVERED_LEVEL = 0.1  # noise on a fully covered cell; an uncovered one gets 1
-
-Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t, level_t) -> x1
+Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t, noise level per cell) -> x1
 
 
-def start_level(coverage: Tensor) -> Tensor:
-    """Noise standard deviation of x0 per cell, shape as coverage (in [0, 1])."""
-    return 1.0 + (COVERED_LEVEL - 1.0) * coverage
+def noise_level(coverage: Tensor, t: Tensor | float) -> Tensor:
+    """Standard deviation of the noise left in each cell (b, t, h, w): 1 - t where uncovered, else
+    0.
+    """
+    return (1.0 - coverage) * (1.0 - t)
 
 
-def source(tokens: Tensor, coverage: Tensor, noise: Tensor) -> Tensor:
-    """x0 (b, t, c, h, w) from readout tokens, coverage (b, t, h, w) and standard normal noise."""
-    known = tokens * coverage[:, :, None]
-    return known + start_level(coverage)[:, :, None] * noise
+def interpolate(
+    readout: Tensor, coverage: Tensor, noise: Tensor, clean: Tensor, t: Tensor
+) -> Tensor:
+    """x_t of training: tensors (b, t, c, h, w), coverage (b, t, h, w), t (b,) in [0, 1]."""
+    travelled = torch.lerp(noise, clean, t.view(-1, 1, 1, 1, 1))
+    return torch.lerp(travelled, readout, coverage[:, :, None])
 
 
 def sample(
-    predict: Predict, tokens: Tensor, coverage: Tensor, noise: Tensor, num_steps: int
+    predict: Predict, readout: Tensor, coverage: Tensor, noise: Tensor, num_steps: int
 ) -> Tensor:
-    """Integrate from x0 to x1 with num_steps Euler steps; float32 throughout."""
-    x = source(tokens, coverage, noise)
-    level = start_level(coverage)
+    """Clean latents (b, t, c, h, w) after num_steps Euler steps, in float32."""
+    travelled, known = noise, coverage[:, :, None]
     for step in range(num_steps):
-        t = step / num_steps
-        clean = predict(x, (1.0 - t) * level)
-        x = x + (clean - x) / (num_steps - step)
-    return x
-
-
-def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-    """x_t for t (b,): training's view of the path."""
-    weight = t.view(-1, *(1,) * (x0.ndim - 1))
-    return torch.lerp(x0, x1, weight)
+        x = torch.lerp(travelled, readout, known)
+        clean = predict(x, noise_level(coverage, step / num_steps))
+        travelled = travelled + (clean - travelled) / (num_steps - step)
+    return clean

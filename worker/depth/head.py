@@ -21,7 +21,7 @@ NEAR_M, FAR_M = 0.1, 100.0
 @dataclass(frozen=True)
 class DepthConfig:
     channels: int = 16
-    widths: tuple[int, int, int] = (96, 128, 192)
+    widths: tuple[int, int, int] = (64, 128, 192)
     num_blocks: int = 2
 
 

@@ -30,9 +30,9 @@ from worker.weights import SHIPPED, load_module, save_module
 
 STAGES = ("data", "codec", "depth", "denoiser")
 RECIPE = {
-    "codec": RunConfig(minutes=22, batch_size=4, learning_rate=1.5e-3),
-    "depth": RunConfig(minutes=6, batch_size=16, learning_rate=1.5e-3),
-    "denoiser": RunConfig(minutes=26, batch_size=4, learning_rate=1e-3),
+    "codec": RunConfig(minutes=25, batch_size=4, learning_rate=1.5e-3),
+    "depth": RunConfig(minutes=4, batch_size=16, learning_rate=2e-3),
+    "denoiser": RunConfig(minutes=26, batch_size=4, learning_rate=2e-3),
 }
 
 

@@ -51,15 +51,15 @@ class Walks:
 
     def images(self, scenes: Tensor, frames: Tensor) -> Tensor:
         """scenes (b,), frames (b, k) -> (b, k, 3, H, W) float32 in [-1, 1]."""
-        return torch.from_numpy(self.rgb[scenes[:, None], frames]).float() / 127.5 - 1
+        return torch.from_numpy(self.rgb[_rows(scenes, frames)]).float() / 127.5 - 1
 
     def depths(self, scenes: Tensor, frames: Tensor) -> Tensor:
         """(b, k, H, W) float32 z-depth in metres."""
-        return torch.from_numpy(self.depth[scenes[:, None], frames]).float()
+        return torch.from_numpy(self.depth[_rows(scenes, frames)]).float()
 
     def cameras(self, scenes: Tensor, frames: Tensor) -> Cameras:
         """Cameras of leading shape (b, k) at the frames' size."""
-        index = (scenes[:, None], frames)
+        index = _rows(scenes, frames)
         return Cameras(
             torch.from_numpy(self.intrinsics[index]),
             torch.from_numpy(self.poses[index]),
@@ -108,6 +108,11 @@ class Walks:
         self.depth[there] = frames.depth.half().numpy()
         self.poses[there] = cameras.world_from_camera.numpy()
         self.intrinsics[there] = cameras.intrinsics.numpy()
+
+
+def _rows(scenes: Tensor, frames: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """As NumPy indexes: it takes a tensor of one element for a plain number."""
+    return scenes[:, None].numpy(), frames.numpy()
 
 
 def window(num_frames: int, length: int, generator: torch.Generator, batch: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worker.backbones.base import Condition
 from worker.backbones.denoiser import Denoiser, DenoiserConfig
-from worker.backbones.sampler import interpolate, source, start_level
+from worker.backbones.sampler import interpolate, noise_level
 from worker.geometry import stack_cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
@@ -27,6 +27,7 @@ from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
 CHUNK = 4
+NUM_STEPS = 4  # the flow is trained at the points where the sampler evaluates it
 NO_MEMORY_SHARE = 0.15
 SHORT_SHARE = 0.25  # chunks of one frame
 PREDICTED_SHARE = 0.25  # memories with the head's own depth
@@ -130,10 +131,10 @@ def denoiser_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     condition, target = batch
     noise = torch.randn(target.shape, generator=generator)
-    t = torch.rand(len(target), generator=generator) ** 1.5  # early steps decide what is imagined
-    x0 = source(condition.tokens, condition.coverage, noise)
-    noisy = interpolate(x0, target, t)
-    level = start_level(condition.coverage) * (1 - t)[:, None, None, None]
+    step = torch.randint(NUM_STEPS, (len(target),), generator=generator)
+    t = step / NUM_STEPS
+    noisy = interpolate(condition.tokens, condition.coverage, noise, target, t)
+    level = noise_level(condition.coverage, t[:, None, None, None])
     with torch.autocast(target.device.type, torch.bfloat16):
         clean = denoiser(noisy, level, condition)
     error = (clean.float() - target).square().mean(2)

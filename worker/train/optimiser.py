@@ -20,6 +20,9 @@ class MatrixMuon:
         parameters = list(module.parameters())
         self.weights = [parameter for parameter in parameters if parameter.ndim in (2, 4)]
         self.matrices = [nn.Parameter(as_matrix(weight.detach())) for weight in self.weights]
+        pairs = zip(self.matrices, self.weights, strict=True)
+        shared = all(matrix.data_ptr() == weight.data_ptr() for matrix, weight in pairs)
+        assert shared, "the module must be in channels-last format, else it would not learn"
         rest = [parameter for parameter in parameters if parameter.ndim not in (2, 4)]
         self.muon = torch.optim.Muon(
             self.matrices,
