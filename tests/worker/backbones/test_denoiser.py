@@ -18,12 +18,12 @@ def condition(grid: tuple[int, int] = (8, 12), seed: int = 0) -> Condition:
     generator = torch.Generator().manual_seed(seed)
     frames = (SESSIONS, TARGETS)
     cameras = orbit(SESSIONS * (TARGETS + RECENT), *grid).reshape(SESSIONS, -1)
-    coverage = (torch.rand(*frames, *grid, generator=generator) < 0.5).float()
+    coverage = torch.randint(3, (*frames, *grid), generator=generator) / 2
     return Condition(
         tokens=torch.randn(*frames, tiny.CHANNELS, *grid, generator=generator)
-        * coverage[:, :, None],
+        * (coverage[:, :, None] > 0),
         coverage=coverage,
-        depth=(1 + torch.rand(*frames, *grid, generator=generator)) * coverage,
+        depth=(1 + torch.rand(*frames, *grid, generator=generator)) * (coverage > 0),
         cameras=cameras[:, RECENT:],
         recent=torch.randn(SESSIONS, RECENT, tiny.CHANNELS, *grid, generator=generator),
         recent_cameras=cameras[:, :RECENT],
@@ -74,7 +74,7 @@ def test_sessions_are_interchangeable_and_apart(denoiser):
 def test_tokens_where_nothing_is_covered_are_not_seen(denoiser):
     given = condition()
     noisy, level, _ = inputs(given)
-    stray = given.tokens + 9 * (1 - given.coverage)[:, :, None]
+    stray = given.tokens + 9 * (given.coverage == 0)[:, :, None]
     out = denoiser(noisy, level, replace(given, tokens=stray))
     assert torch.equal(out, denoiser(noisy, level, given))
 
@@ -130,7 +130,7 @@ def test_a_new_network_shows_the_readout_almost_unchanged():
     fresh = Denoiser(DenoiserConfig(tiny.CHANNELS, (16, 16, 16), head_channels=8))
     given = condition()
     with torch.no_grad():
-        change = fresh(*inputs(given)) - given.tokens
+        change = fresh(*inputs(given)) - given.tokens * given.coverage[:, :, None]
     assert 0 < float(change.std()) < 0.5
 
 

@@ -12,11 +12,11 @@ SHAPE = (2, 3, 4, 6, 8)  # b t c h w
 
 @pytest.fixture
 def case():
-    """Readout (zeros where uncovered), coverage, noise and the truth."""
+    """Readout (zeros where uncovered), coverage of 0, 0.5 and 1, noise and the truth."""
     generator = torch.Generator().manual_seed(0)
     tokens, noise, clean = (torch.randn(SHAPE, generator=generator) for _ in range(3))
-    coverage = (torch.rand(2, 3, 6, 8, generator=generator) < 0.5).float()
-    return tokens * coverage[:, :, None], coverage, noise, clean
+    coverage = torch.randint(3, (2, 3, 6, 8), generator=generator) / 2
+    return tokens * (coverage[:, :, None] > 0), coverage, noise, clean
 
 
 def seen_by_predictor(case, num_steps):
@@ -55,19 +55,20 @@ def test_the_last_word_is_the_predictors(case, num_steps):
 
 def test_covered_cells_start_at_the_readout_and_others_at_noise(case):
     readout, coverage, noise, _ = case
-    covered = (coverage > 0)[:, :, None].expand(SHAPE)
+    cells = coverage[:, :, None].expand(SHAPE)
     (x0, level), *_ = seen_by_predictor(case, 4)[0]
-    assert torch.equal(x0[covered], readout[covered])
-    assert torch.equal(x0[~covered], noise[~covered])
+    assert torch.equal(x0[cells == 1], readout[cells == 1])
+    assert torch.equal(x0[cells == 0], noise[cells == 0])
+    torch.testing.assert_close(x0[cells == 0.5], ((readout + noise) / 2)[cells == 0.5])
     assert torch.equal(level, 1 - coverage)
 
 
 def test_covered_cells_never_move(case):
     readout, coverage, _, _ = case
-    covered = (coverage > 0)[:, :, None].expand(SHAPE)
+    covered = (coverage == 1)[:, :, None].expand(SHAPE)
     for x, level in seen_by_predictor(case, 5)[0]:
         assert torch.equal(x[covered], readout[covered])
-        assert not level[coverage > 0].any()
+        assert not level[coverage == 1].any()
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -83,9 +84,9 @@ def test_the_sampler_goes_where_training_has_been(case, num_steps):
 def test_interpolation_meets_its_ends_per_session(case):
     readout, coverage, noise, clean = case
     x = interpolate(readout, coverage, noise, clean, torch.tensor([0.0, 1.0]))
-    covered = (coverage > 0)[:, :, None].expand(SHAPE)
-    expected = torch.stack([noise[0], clean[1]])
-    assert torch.equal(x, torch.where(covered, readout, expected))
+    cells = coverage[:, :, None].expand(SHAPE)
+    end = torch.stack([noise[0], clean[1]])
+    torch.testing.assert_close(x, cells * readout + (1 - cells) * end)
 
 
 def test_interpolation_is_straight(case):

@@ -1,0 +1,18 @@
+"""A set of two small walks, rendered once, as the stages see it."""
+
+import pytest
+import tiny
+
+from worker.train.data import DataConfig, Walks
+from worker.train.latents import LatentWalks, encode_walks
+
+
+@pytest.fixture(scope="session")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Walks:
+    cfg = DataConfig(first_seed=1, num_scenes=2, num_frames=10, height=48, width=64)
+    return Walks(tmp_path_factory.mktemp("walks"), cfg)
+
+
+@pytest.fixture(scope="session")
+def latent_walks(walks: Walks) -> LatentWalks:
+    return encode_walks(tiny.modules()[0], walks)

@@ -1,0 +1,187 @@
+"""Stage 3: which frames play which part, and what the memory of them shows."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from worker.backbones.base import Condition
+from worker.train.denoiser import (
+    CHUNK,
+    MAX_CONTEXT,
+    Plan,
+    batches,
+    denoiser_loss,
+    plan,
+    remember,
+    train_denoiser,
+)
+from worker.train.loop import RunConfig
+
+PLAIN = Plan(0, 3, [4, 5], [2, 3], predicted=False, wrong_scale=False, noisy=False)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def plans(latent_walks):
+    source = generator()
+    return [plan(latent_walks, length, source) for length in (1, CHUNK) for _ in range(300)]
+
+
+def test_targets_never_leak_into_the_context(plans):
+    for part in plans:
+        assert not set(part.targets) & {part.recent, *part.context}
+
+
+def test_a_chunk_follows_its_preceding_frame_forwards_or_backwards(plans):
+    directions = set()
+    for part in plans:
+        steps = torch.tensor([part.recent, *part.targets]).diff().tolist()
+        assert set(steps) in ({1}, {-1})
+        directions.add(steps[0])
+    assert directions == {1, -1}
+    assert {len(part.targets) for part in plans} == {1, CHUNK}
+
+
+def test_frames_and_scenes_exist_and_all_are_used(plans):
+    frames = {f for part in plans for f in (*part.targets, *part.context, part.recent)}
+    assert frames == set(range(10)) and {part.scene for part in plans} == {0, 1}
+
+
+def test_memories_are_filled_as_they_are_at_work(plans):
+    def share(condition) -> float:
+        return sum(map(condition, plans)) / len(plans)
+
+    assert all(len(part.context) == len(set(part.context)) <= MAX_CONTEXT for part in plans)
+    assert 0.1 < share(lambda part: not part.context) < 0.35
+    assert 0.5 < share(lambda part: part.context[-1:] == [part.recent]) < 0.7
+    assert not any(part.recent in part.context[:-1] for part in plans)
+    assert 0.2 < share(lambda part: part.predicted) < 0.3
+    assert 0.2 < share(lambda part: part.wrong_scale) < 0.3
+    assert not any(part.predicted and part.wrong_scale for part in plans)
+    assert 0.25 < share(lambda part: part.noisy) < 0.35
+
+
+def test_without_context_nothing_is_remembered(latent_walks):
+    readout = remember(latent_walks, latent_walks.depth, replace(PLAIN, context=[]), generator())
+    assert not readout.coverage.any() and not readout.tokens.any()
+
+
+def test_the_memory_shows_its_context_to_the_targets(latent_walks):
+    seen = remember(latent_walks, latent_walks.depth, PLAIN, generator())
+    assert seen.tokens.shape == (2, tiny.CHANNELS, 6, 8)
+    assert seen.coverage.mean() > 0.5
+    assert set(seen.source.unique().tolist()) <= {-1, *PLAIN.context}
+
+
+def test_a_remembered_frame_is_itself_again(latent_walks):
+    part = replace(PLAIN, context=[3], targets=[3])
+    seen = remember(latent_walks, latent_walks.depth, part, generator())
+    covered = (seen.coverage[0] > 0).expand(tiny.CHANNELS, -1, -1)
+    assert covered.float().mean() > 0.9
+    expected = latent_walks.latents[0, 3].float()
+    error = (seen.tokens[0] - expected)[covered].abs().median()
+    assert float(error) < 0.1 * float(expected.std())
+
+
+@pytest.mark.parametrize("flaw", ["predicted", "wrong_scale", "noisy"])
+def test_flaws_change_what_is_remembered(latent_walks, flaw):
+    predicted = latent_walks.depth * 1.3
+    plain = remember(latent_walks, predicted, PLAIN, generator())
+    flawed = remember(latent_walks, predicted, replace(PLAIN, **{flaw: True}), generator())
+    assert not torch.equal(plain.tokens, flawed.tokens)
+    if flaw == "predicted":
+        both = (plain.coverage > 0) & (flawed.coverage > 0)
+        assert float((flawed.depth / plain.depth)[both].median()) == pytest.approx(1.3, abs=0.1)
+
+
+def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(latent_walks):
+    make = batches(latent_walks, latent_walks.depth, batch_size=2)
+    shapes = set()
+    for seed in range(12):
+        condition, target = make(generator(seed))
+        b, t = target.shape[:2]
+        shapes.add((b, t))
+        assert condition.tokens.shape == target.shape == (b, t, tiny.CHANNELS, 6, 8)
+        assert condition.coverage.shape == condition.depth.shape == (b, t, 6, 8)
+        assert condition.recent.shape == (b, 1, tiny.CHANNELS, 6, 8)
+        assert condition.cameras.shape == (b, t) and condition.recent_cameras.shape == (b, 1)
+        assert (condition.cameras.height, condition.cameras.width) == (6, 8)
+    assert shapes == {(2, CHUNK), (4, 1)}
+
+
+def test_latents_and_cameras_of_a_batch_belong_together(latent_walks):
+    condition, target = batches(latent_walks, latent_walks.depth, 2)(generator(1))
+    poses = latent_walks.cameras.world_from_camera.flatten(0, 1)
+    views = [
+        (condition.cameras.world_from_camera, target),
+        (condition.recent_cameras.world_from_camera, condition.recent),
+    ]
+    for cameras, latents in views:
+        for pose, latent in zip(cameras.flatten(0, 1), latents.flatten(0, 1), strict=True):
+            row = int((poses == pose).all(-1).all(-1).nonzero()[0])
+            assert torch.equal(latent_walks.latents.flatten(0, 1)[row].float(), latent)
+
+
+class Saying(nn.Module):
+    """A denoiser that always says this, and notes what it was shown."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer, self.seen = answer, []
+
+    def forward(self, noisy, level, condition: Condition):
+        self.seen.append((noisy, level))
+        return self.answer
+
+
+def test_the_truth_costs_nothing_and_an_error_its_square(latent_walks):
+    condition, target = batches(latent_walks, latent_walks.depth, 2)(generator(1))
+    loss, figures = denoiser_loss(Saying(target), (condition, target), generator())
+    assert float(loss) == figures["covered"] == figures["uncovered"] == 0
+    loss, figures = denoiser_loss(Saying(target + 0.5), (condition, target), generator())
+    assert float(loss) == pytest.approx(0.25, rel=1e-4)
+    assert figures["covered"] == pytest.approx(0.25, rel=1e-4)
+    assert figures["covered_readout"] > 0
+
+
+def test_the_network_is_shown_the_readout_and_less_noise_later(latent_walks):
+    condition, target = batches(latent_walks, latent_walks.depth, 2)(generator(1))
+    network, seen = Saying(target), set()
+    covered = condition.coverage[:, :, None].expand(target.shape) == 1
+    assert covered.any()
+    for seed in range(20):
+        denoiser_loss(network, (condition, target), generator(seed))
+        noisy, level = network.seen[-1]
+        assert torch.equal(noisy[covered], condition.tokens[covered])
+        assert not level[condition.coverage == 1].any()
+        for one, cells in zip(level, condition.coverage, strict=True):
+            seen |= set(one[cells == 0].unique().tolist())
+    assert seen == {1.0, 0.75, 0.5, 0.25}  # where the sampler evaluates it
+
+
+def test_training_improves_the_prediction(latent_walks, tmp_path):
+    cfg = RunConfig(
+        minutes=1e9,
+        num_steps=24,
+        batch_size=2,
+        learning_rate=3e-3,
+        warmup_steps=4,
+        log_every=8,
+    )
+    denoiser, progress = train_denoiser(
+        cfg, latent_walks, latent_walks.depth, tmp_path, tiny.DENOISER
+    )
+    assert progress.step == 24 and denoiser.cfg == tiny.DENOISER
+    torch.manual_seed(cfg.seed)
+    untrained = type(denoiser)(tiny.DENOISER)
+    make, losses = batches(latent_walks, latent_walks.depth, 8), []
+    for network in (untrained, denoiser):
+        with torch.no_grad():
+            losses.append(float(denoiser_loss(network, make(generator(5)), generator(5))[0]))
+    assert losses[1] < 0.95 * losses[0]

@@ -1,0 +1,117 @@
+"""Stage 2: the likelihood of log depth."""
+
+import json
+import math
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from worker.backbones.rays import view_rays
+from worker.train.depth import MAX_RATIO_LOG, batches, depth_loss, train_depth
+from worker.train.loop import RunConfig
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Fixed(nn.Module):
+    """Says the same whatever it is shown."""
+
+    def __init__(self, log_depth: Tensor, log_scale: float = 0.0) -> None:
+        super().__init__()
+        self.log_depth = nn.Parameter(log_depth)
+        self.log_scale = log_scale
+
+    def forward(self, latents: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_depth, torch.full_like(self.log_depth, self.log_scale)
+
+
+@pytest.fixture
+def batch(latent_walks):
+    latents, rays, depth = batches(latent_walks, 6)(generator())
+    depth[:, 0] = 0.0
+    return latents, rays, depth
+
+
+def truth(batch, factor: float = 1.0) -> Tensor:
+    return (factor * batch[2].clamp(min=1e-3)).log()
+
+
+def loss_of(batch, log_depth: Tensor, log_scale: float = 0.0) -> float:
+    return float(depth_loss(Fixed(log_depth, log_scale), batch, generator())[0].detach())
+
+
+def test_a_batch_is_latents_rays_and_depth_of_the_same_views(latent_walks):
+    latents, rays, depth = batches(latent_walks, 6)(generator())
+    assert latents.shape == (6, tiny.CHANNELS, 6, 8) and latents.dtype == torch.float32
+    assert rays.shape == (6, 2, 6, 8) and depth.shape == (6, 6, 8)
+    every = latent_walks.depth.flatten(0, 1)
+    for one, ray, cells in zip(latents, rays, depth, strict=True):
+        row = int((every == cells).all(-1).all(-1).nonzero()[0])
+        scene, frame = divmod(row, 10)
+        assert torch.equal(latent_walks.latents[scene, frame].float(), one)
+        assert torch.equal(view_rays(latent_walks.cameras[scene, frame : frame + 1])[0], ray)
+
+
+def test_the_truth_costs_least_and_confidence_in_it_pays(batch):
+    sure, unsure = loss_of(batch, truth(batch), -3.0), loss_of(batch, truth(batch))
+    wrong = loss_of(batch, truth(batch, 1.5), -3.0)
+    assert sure < unsure < wrong
+    assert loss_of(batch, truth(batch, 1.5)) < wrong  # to be unsure of a wrong depth pays too
+
+
+def test_the_loss_of_a_known_error(batch):
+    """error e^-s + s + error, with an error of log 1.1 and s = 0.5."""
+    error = math.log(1.1)
+    expected = error * math.exp(-0.5) + 0.5 + error
+    assert loss_of(batch, truth(batch, 1.1), 0.5) == pytest.approx(expected, rel=1e-4)
+
+
+def test_absrel_is_reported(batch):
+    _, figures = depth_loss(Fixed(truth(batch, 1.1)), batch, generator())
+    assert figures == {"absrel": pytest.approx(0.1, rel=1e-3)}
+
+
+def test_cells_without_depth_do_not_count(batch):
+    said = truth(batch, 1.1)
+    loss = loss_of(batch, said)
+    said[:, 0] = 5.0
+    assert loss_of(batch, said) == loss
+
+
+def test_an_absurd_cell_stops_pulling(batch):
+    head = Fixed(truth(batch, math.exp(MAX_RATIO_LOG + 1)))
+    depth_loss(head, batch, generator())[0].backward()
+    assert head.log_depth.grad is not None and not head.log_depth.grad.any()
+
+
+def test_the_head_sees_noisy_latents(batch):
+    seen = []
+
+    class Looking(Fixed):
+        def forward(self, latents: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(latents)
+            return super().forward(latents, rays)
+
+    for seed in (0, 1):
+        depth_loss(Looking(truth(batch)), batch, generator(seed))
+    change = (seen[0] - batch[0]).std((1, 2, 3))
+    assert (change > 0).all() and change.max() < 0.3 and not torch.equal(*seen)
+
+
+def test_training_improves_depth(latent_walks, tmp_path):
+    cfg = RunConfig(
+        minutes=1e9,
+        num_steps=40,
+        batch_size=8,
+        learning_rate=3e-3,
+        warmup_steps=4,
+        log_every=10,
+    )
+    head, progress = train_depth(cfg, latent_walks, tmp_path, tiny.DEPTH)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert progress.step == 40 and head.cfg == tiny.DEPTH
+    assert log[-1]["loss"] < log[0]["loss"] - 0.1 and log[-1]["absrel"] < log[0]["absrel"]
