@@ -52,7 +52,9 @@ def render(scene: Scene, cameras: Cameras, supersample: int = 2) -> Frames:
 
 
 def through_lens(rgb: Tensor) -> Tensor:
-    """(n, 3, h, w) with the point spread of a lens and its sensor: what a box filter leaves sharper than any camera would."""
+    """(n, 3, h, w) with the point spread of a lens and its sensor: what a box filter leaves sharper
+    than any camera would.
+    """
     kernel = rgb.new_tensor([LENS_SPREAD, 1 - 2 * LENS_SPREAD, LENS_SPREAD])
     channels = rgb.shape[1]
     padded = F.pad(rgb, (1, 1, 1, 1), mode="replicate")
