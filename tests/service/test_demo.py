@@ -31,7 +31,7 @@ from service.demo_figures import (
     truth_psnr,
     video_frames,
 )
-from service.demo_source import from_image, from_sample, out_and_back
+from service.demo_source import SAMPLES, from_image, from_sample, out_and_back
 from service.embedded import EmbeddedValkey
 from service.errors import GenerationFailed, InvalidRequest
 from service.poses import flat
@@ -134,6 +134,15 @@ def test_a_sample_brings_its_path_and_truth(tmp_path: Path) -> None:
     assert source.truth is not None
     np.testing.assert_array_equal(source.truth.images, noise(7))
     assert from_sample("attic", tmp_path).truth is None
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SAMPLES.glob("*.json")))
+def test_shipped_samples_come_back_and_know_the_truth(name: str) -> None:
+    source = from_sample(name)
+    assert revisits(source.poses)[-1] == (0, len(source.poses) - 1)
+    assert source.truth is not None and len(source.truth.images) == len(source.poses)
+    given = decode_frame((SAMPLES / f"{name}.png").read_bytes())
+    assert psnr(source.truth.images[0], given) > 30
 
 
 def test_sources_that_can_not_be_used_say_why(tmp_path: Path) -> None:
