@@ -74,8 +74,8 @@ export class Gallery {
   }
 
   #worldRow(session) {
-    const thumbnail = element("img", { alt: "", loading: "lazy", src: frameUrl(session.id, session.num_frames - 1) });
-    thumbnail.onerror = () => thumbnail.classList.add("missing");
+    const thumbnail = element("img", { alt: "", loading: "lazy", src: session.num_frames ? frameUrl(session.id, session.num_frames - 1) : "data:," });
+    thumbnail.onerror = () => thumbnail.classList.add("missing"); // none yet, or none any more
     const facts = [`${session.num_frames} frames`, `memory: ${session.memory}`, session.state];
     const row = element("button", { className: "row" }, thumbnail,
       element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${when(session.created_at)}` }),
