@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -32,7 +34,7 @@ STAGES = ("data", "codec", "depth", "denoiser")
 RECIPE = {
     "codec": RunConfig(minutes=25, batch_size=4, learning_rate=1.5e-3),
     "depth": RunConfig(minutes=4, batch_size=16, learning_rate=2e-3),
-    "denoiser": RunConfig(minutes=26, batch_size=4, learning_rate=2e-3),
+    "denoiser": RunConfig(minutes=23, batch_size=4, learning_rate=2e-3),
 }
 
 
@@ -73,6 +75,7 @@ def denoiser_stage(
     return train_denoiser(cfg, latents, predict_depths(head, latents), folder / "denoiser")
 
 
+@functools.cache  # the later stages share it
 def encoded(walks: Walks, weights: Path) -> LatentWalks:
     codec, _ = load_module(weights / "codec.safetensors", Codec, CodecConfig)
     return encode_walks(codec, walks)
@@ -116,14 +119,21 @@ def parse() -> argparse.Namespace:
     unknown = [stage for stage in args.stages if stage not in STAGES]
     if unknown:
         parser.error(f"unknown stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
+    args.minutes = time_boxes(parser, args.minutes)
+    return args
+
+
+def time_boxes(parser: argparse.ArgumentParser, items: list[str]) -> dict[str, float]:
+    """Minutes per stage: the recipe's, or as given by STAGE=MINUTES."""
     minutes = {name: cfg.minutes for name, cfg in RECIPE.items()}
-    for item in args.minutes:
+    for item in items:
         name, _, value = item.partition("=")
         if name not in minutes:
             parser.error(f"--minutes {item!r}: expected one of {', '.join(minutes)}=MINUTES")
+        if not re.fullmatch(r"\d*\.?\d+", value) or float(value) == 0:
+            parser.error(f"--minutes {item!r}: MINUTES must be a number above 0")
         minutes[name] = float(value)
-    args.minutes = minutes
-    return args
+    return minutes
 
 
 if __name__ == "__main__":
