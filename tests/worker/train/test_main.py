@@ -1,0 +1,94 @@
+"""`python -m worker.train`: its arguments, and all stages in a few seconds on one walk."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker.backbones.mini import create
+from worker.scenes.scene import HELD_OUT_SEED
+from worker.train.__main__ import RECIPE, STAGES, main, parse
+from worker.weights import SHIPPED, checksum, read_card
+
+MINUTES = ["codec=0.01", "depth=0.01", "denoiser=0.01"]
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch):
+    def give(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
+
+    return give
+
+
+def test_the_default_trains_everything_by_the_recipe(arguments):
+    arguments()
+    args = parse()
+    assert tuple(args.stages) == STAGES == ("data", *RECIPE)
+    assert args.minutes == {name: cfg.minutes for name, cfg in RECIPE.items()}
+    assert args.weights == SHIPPED and args.scenes < HELD_OUT_SEED
+
+
+def test_a_time_box_can_be_changed(arguments):
+    arguments("depth", "--minutes", "depth=0.5")
+    args = parse()
+    assert args.stages == ["depth"] and args.minutes["depth"] == 0.5
+    assert args.minutes["codec"] == RECIPE["codec"].minutes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, denoiser"),
+        (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, denoiser"),
+        (["--minutes", "codec"], "--minutes 'codec': MINUTES must be a number above 0"),
+        (["--minutes", "codec=0"], "--minutes 'codec=0': MINUTES must be a number above 0"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments_is_said(arguments, capsys, words, message):
+    arguments(*words)
+    with pytest.raises(SystemExit):
+        parse()
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the set, the logs and the weights of all stages."""
+    folder = tmp_path_factory.mktemp("train")
+    run(folder)
+    return folder
+
+
+def run(folder: Path, *stages: str) -> None:
+    words = [*stages, "--folder", folder, "--weights", folder / "weights", "--scenes", 1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train", *map(str, words), "--minutes", *MINUTES])
+        main()
+
+
+def test_all_stages_leave_weights_that_load(trained):
+    backbone = create("cpu", trained / "weights")
+    assert backbone.channels == 16 and backbone.weights.startswith("mini@")
+
+
+def test_the_cards_say_how_the_weights_were_made(trained):
+    for name in RECIPE:
+        card = read_card(trained / "weights" / f"{name}.safetensors")
+        assert card["stage"] == name and card["steps"] >= 1 and card["seed"] == 0
+        assert card["recipe"]["minutes"] == 0.01
+        assert card["data"]["num_scenes"] == 1 and card["data"]["first_seed"] == 1
+        assert {"commit", "minutes", "device", "torch", "date"} <= card.keys()
+
+
+def test_every_stage_keeps_a_checkpoint_and_the_set_is_rendered(trained):
+    assert all((trained / name / "checkpoint.pt").exists() for name in RECIPE)
+    assert json.loads((trained / "walks" / "progress.json").read_text()) == {"scenes": 1}
+
+
+def test_a_finished_stage_run_again_gives_the_same_weights(trained):
+    path = trained / "weights" / "codec.safetensors"
+    before, steps = checksum(path), read_card(path)["steps"]
+    run(trained, "codec")
+    assert checksum(path) == before and read_card(path)["steps"] == steps
