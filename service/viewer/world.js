@@ -141,6 +141,7 @@ export class World {
       leave: () => this.leave(),
       delete: async () => {
         if (!confirm("Delete this world and everything it remembers?")) return;
+        this.stream.close(); // it would complain that its world has gone
         await api.deleteSession(this.id);
         this.leave();
       },
