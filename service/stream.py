@@ -139,7 +139,7 @@ async def _handle(talk: Conversation, message: ClientMessage) -> None:
 
 async def _follow(talk: Conversation) -> None:
     """Frames as they are made, then whatever else changed."""
-    control, state = talk.gateway.control, ""
+    control, told = talk.gateway.control, None
     while True:
         frames = await control.frames.read(
             talk.session_id, talk.after, wait_s=FRAME_WAIT_S, limit=FRAMES_AT_ONCE
@@ -150,9 +150,10 @@ async def _follow(talk: Conversation) -> None:
             head = frame_out(frame, talk.session_id).model_dump(mode="json")
             await talk.outbox.put(ServerMessage({"type": "frame", **head, **size}, frame.image))
             talk.after = frame.frame
-        if session.state != state:
-            state = session.state
-            await _tell(talk, "state", {"state": state.value, "error": session.error, **size})
+        state = {"state": session.state.value, "error": session.error}
+        if state != told:
+            told = state
+            await _tell(talk, "state", state | size)
         await _report_requests(talk)
 
 

@@ -31,6 +31,9 @@ async def readyz(gateway: GatewayDep) -> dict[str, str | int]:
     alive = await gateway.control.workers.alive()
     if not alive:
         raise Unavailable(NO_WORKER, retry_after_s=5)
+    if all(worker.problem for worker in alive):
+        problems = "; ".join(f"worker {worker.id}: {worker.problem}" for worker in alive)
+        raise Unavailable(f"No worker can work: {problems}", retry_after_s=5)
     return {"status": "ready", "num_workers": len(alive)}
 
 

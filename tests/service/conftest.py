@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,29 +11,12 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from PIL import Image
+from uploads_made import npy, png
 
 from service.app import create_app
 from service.control import ControlPlane
 from service.embedded import free_port
 from service.settings import Settings
-
-
-def png(width: int = 96, height: int = 64, seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return encoded(Image.fromarray(pixels), "PNG")
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 @pytest.fixture

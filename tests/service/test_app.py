@@ -14,6 +14,7 @@ from service.app import create_app
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
 from service.settings import Settings
+from service.workers import WorkerRecord
 
 
 async def test_alive_without_a_worker_but_not_ready(
@@ -28,6 +29,27 @@ async def test_alive_without_a_worker_but_not_ready(
         while (answer := await http.get("/readyz")).status_code != 200:
             pass
     assert answer.json()["num_workers"] == 1
+
+
+async def test_not_ready_while_every_worker_waits_something_out(
+    http: httpx.AsyncClient, control: ControlPlane
+) -> None:
+    record = WorkerRecord(
+        id="w1",
+        weights="fake@0",
+        backbone="fake",
+        device="cpu",
+        memories=["latent"],
+        capacity=1,
+        started_s=0,
+        problem="the store is full",
+    )
+    await control.workers.beat(record)
+    answer = await http.get("/readyz")
+    assert answer.status_code == 503
+    assert "worker w1: the store is full" in answer.json()["detail"]
+    await control.workers.beat(record.model_copy(update={"id": "w2", "problem": ""}))
+    assert (await http.get("/readyz")).status_code == 200
 
 
 async def test_not_ready_while_redis_is_away(tmp_path: Path, settings: Settings) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import av
 import httpx
 import pytest
-from conftest import png
 from fake_worker import FakeWorker, working
+from uploads_made import png
 
 from service.cli import main, parse_actions
 from service.embedded import free_port

@@ -12,8 +12,8 @@ import av
 import httpx
 import numpy as np
 import pytest
-from conftest import png
 from fake_worker import FakeWorker, working
+from uploads_made import png
 
 from service.client import Mirage, ServiceError
 from service.settings import Settings

@@ -8,10 +8,10 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import encoded, npy, png
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from uploads_made import encoded, npy, png
 
 from service.errors import InvalidUpload
 from service.uploads.depth_maps import decode_depth

@@ -11,8 +11,8 @@ import av
 import httpx
 import numpy as np
 import pytest
-from conftest import npy, png
 from fake_worker import FakeWorker, working
+from uploads_made import npy, png
 
 from service.control import ControlPlane
 from service.poses import flat

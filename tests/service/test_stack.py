@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import png
+from uploads_made import png
 
 from service.client import Mirage
 

@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 import websockets
-from conftest import png
 from fake_worker import FakeWorker, working
+from uploads_made import png
 
 from service.poses import flat
 from service.settings import Settings
