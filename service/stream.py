@@ -22,6 +22,7 @@ from service.requests import LivePose, Progress, RequestState
 from service.rest.answers import frame_out, generation_out
 from service.schemas import CancelMessage, PathMessage, PingMessage, PoseMessage
 from service.sessions import Session
+from service.tasks import end
 
 PROTOCOL = 1
 OUTBOX_LENGTH = 8
@@ -72,25 +73,14 @@ async def converse(
             message = await _next(talk, tasks)
             if message is not None:
                 yield message
-        await _end(tasks)  # from here on nothing is added to the outbox
+        await end(tasks)  # from here on nothing is added to the outbox
         while not talk.outbox.empty():
             yield talk.outbox.get_nowait()
         for task in tasks:
             if not task.cancelled():
                 task.result()  # raises what ended it
     finally:
-        await _end(tasks)
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until they are gone: before Python 3.12 `asyncio.wait_for`, which the Redis client
-    uses for every command, may swallow a cancellation (gh-86296)."""
-    pending = {task for task in tasks if not task.done()}
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
-    await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
 
 async def _next(talk: Conversation, tasks: list[asyncio.Task[None]]) -> ServerMessage | None:

@@ -27,6 +27,7 @@ from service.requests import Init, Observe
 from service.segments import Upload, segment_id
 from service.sessions import Session
 from service.settings import Settings
+from service.tasks import end
 from service.workers import WorkerRecord
 from worker import commits
 from worker.faults import Faults
@@ -83,9 +84,7 @@ class Worker:
             while not self._stopping:
                 await self._guarded(self._turn)
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await end(beside)
             self._thread.shutdown()
         await self._guarded(self._leave)
 
@@ -191,9 +190,9 @@ class Worker:
         ends = await asyncio.gather(
             *(self._publish(task, increment) for task, increment in pairs), return_exceptions=True
         )
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
+        for ended in ends:
+            if isinstance(ended, BaseException):
+                raise ended
 
     async def _prepare(self, job: Job) -> Task | None:
         """The World of a job, restored if it is not here; what can't be restored fails the job."""

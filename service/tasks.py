@@ -1,0 +1,20 @@
+"""Ending asyncio tasks for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel until they are gone, whatever they end with.
+
+    Before Python 3.12 `asyncio.wait_for`, which the Redis client uses for every command, may
+    swallow a cancellation (gh-86296), so once is not enough.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
