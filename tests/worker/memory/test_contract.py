@@ -7,20 +7,27 @@ import torch
 from boxes import camera, orbit, room_depth
 from torch import Tensor
 
+from worker.eval.baselines import LastFrameMemory
 from worker.geometry import Cameras
 from worker.memory import MEMORIES, Delta, Memory, Readout, create_memory, read_many
 
 GRID, CHANNELS = (16, 24), 6
 
 
-@pytest.fixture(params=MEMORIES)
+def create(name: str) -> Memory:
+    if name == "last-frame":  # the baseline of the benchmarks obeys too
+        return LastFrameMemory(CHANNELS, GRID)
+    return create_memory(name, CHANNELS, GRID)
+
+
+@pytest.fixture(params=[*MEMORIES, "last-frame"])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
 def memory(name: str) -> Memory:
-    return create_memory(name, CHANNELS, GRID)
+    return create(name)
 
 
 def tokens(num: int, seed: int = 0) -> Tensor:
@@ -77,7 +84,7 @@ def test_read_mutates_nothing(memory):
 
 
 def test_replayed_deltas_restore_the_memory_bit_for_bit(memory, name):
-    restored = create_memory(name, CHANNELS, GRID)
+    restored = create(name)
     with torch.inference_mode():
         deltas = [write(memory, orbit(4), observed=True)]
     deltas.append(write(memory, orbit(7), 4))
@@ -126,7 +133,7 @@ def test_nothing_valid_adds_nothing(memory):
 
 
 def test_sessions_are_read_together(name):
-    memories = [create_memory(name, CHANNELS, GRID) for _ in range(3)]
+    memories = [create(name) for _ in range(3)]
     for i, memory in enumerate(memories[:2]):
         write(memory, orbit(i + 1), observed=True)
     views = [orbit(2), orbit(1), orbit(3)]
