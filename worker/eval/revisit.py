@@ -3,7 +3,8 @@
 `python -m worker.eval.revisit --scenes 8 --frames 32 --json out/revisit.json`: held-out scenes
 (seeds >= 1,000,000), the five loop kinds in turn, protocols `observed`, `observed_pred`, `imagined`
 (worker/eval/protocols.py). Every figure is a mean over scenes with its 95 % interval. "Covered"
-always means covered by the latent memory, so that all methods are scored on the same pixels.
+always means that the latent memory shows a token there, so that all methods are scored on the same
+pixels.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def score_walk(
     keep = scored(loop, protocol)
     rows = [walk.index.index(i) for i in keep]
     images, target = walk.images[rows], loop.images[keep]
-    known = reference.readout.coverage[[reference.index.index(i) for i in keep]] > 0.5
+    known = reference.readout.coverage[[reference.index.index(i) for i in keep]] > 0
     pixels = to_pixels(known, target)
     yield "psnr_gt", mean(psnr(images, target))
     yield "psnr_gt_covered", mean(psnr(images, target, pixels))
