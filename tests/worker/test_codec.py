@@ -32,12 +32,13 @@ def test_normalised_latents_have_no_mean_and_unit_variance_and_decode_the_same(c
     images = tiny.pictures(6)
     before = codec.decode(codec.encode(images))
     assert codec.encode(images).std((0, 2, 3)).sub(1).abs().max() > 0.05
-    for _ in range(2):  # the second time nothing is left to do
-        codec.normalise_to(codec.encode(images))
-        latents = codec.encode(images)
-        assert latents.mean((0, 2, 3)).abs().max() < 1e-5
+    for reference in (images.clamp(min=0.2), images):  # what was folded in before is no obstacle
+        codec.normalise_to(codec.encode(reference))
+        latents = codec.encode(reference)
+        assert latents.mean((0, 2, 3)).abs().max() < 1e-4
         torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(tiny.CHANNELS))
-        torch.testing.assert_close(codec.decode(latents), before, atol=1e-5, rtol=1e-4)
+        decoded = codec.decode(codec.encode(images))
+        torch.testing.assert_close(decoded, before, atol=1e-5, rtol=1e-4)
 
 
 def test_the_normalisation_is_part_of_the_weights(codec):

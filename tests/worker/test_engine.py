@@ -129,6 +129,17 @@ def test_a_second_observation_shows_no_frame_and_informs_the_memory(engine):
     assert chunk.frame_indices == (1,) and chunk.coverage.mean() > 0.95
 
 
+def test_what_is_observed_replaces_what_was_generated(engine):
+    world, _ = begun(engine)
+    back = looking(engine, 180)
+    engine.step([world], [back])
+    assert set(world.memory.read(back).source.unique().tolist()) <= {-1, 0, 1}
+    second = engine.observe(world, picture(engine, 1), back, room_depth(back)[0])
+    assert len(second.delta.ids) > 0.9 * engine.grid[0] * engine.grid[1]
+    shown = world.memory.read(back)
+    assert float((shown.source == 2).float().mean()) > 0.8
+
+
 def test_what_is_masked_is_not_remembered(engine):
     world, view = engine.open(seed=1), looking(engine, 0)
     mask = torch.zeros(engine.cfg.height, engine.cfg.width, dtype=torch.bool)

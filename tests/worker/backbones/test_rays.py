@@ -58,6 +58,12 @@ def test_the_moment_is_origin_cross_direction():
     assert middle.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_camera_turned_to_the_right_looks_to_the_right():
+    reference, view = camera((0, 0, 0), (0, 0, 1), 3, 3), camera((0, 0, 0), (1, 0, 0), 3, 3)
+    middle = pluecker(view[None], reference)[0, 0, :, 1, 1]
+    assert middle.tolist() == pytest.approx([1, 0, 0, 0, 0, 0], abs=1e-6)
+
+
 def test_every_session_has_its_own_reference(views):
     both = Cameras(
         views.intrinsics.repeat(2, 1, 1),

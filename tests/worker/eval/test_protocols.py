@@ -63,6 +63,13 @@ def test_what_each_method_remembers(walks):
     assert coverage("observed.latent") > 0.8
 
 
+def test_the_latent_memory_is_told_every_third_view_of_the_way_out(walks, loop):
+    for protocol in ("observed", "observed_pred"):
+        sources = walks[f"{protocol}.latent"].readout.source[:4].unique().tolist()
+        assert set(sources) - {-1} == set(range(len(range(0, loop.num_out, OBSERVE_EVERY))))
+        assert walks[f"{protocol}.last-frame"].readout.source[:4].max() == 0
+
+
 def test_the_readout_alone_knows_what_the_latent_memory_knew_at_first(walks):
     latent, bare = walks["observed.latent"].readout, walks["observed.readout"].readout
     assert torch.equal(bare.coverage[:4], latent.coverage[:4])  # the first chunk
