@@ -51,4 +51,6 @@ class World:
         if self.latents is not None and self.cameras is not None:
             latents = torch.cat([self.latents, latents.to(self.latents.device)])
             cameras = cat_cameras([self.cameras, cameras])
-        self.latents, self.cameras = latents[-self.num_recent :], cameras[-self.num_recent :]
+        # A young World repeats its oldest view, so that Worlds of any age batch together.
+        latest = torch.arange(len(latents) - self.num_recent, len(latents)).clamp(min=0)
+        self.latents, self.cameras = latents[latest], cameras[latest]

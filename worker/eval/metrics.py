@@ -63,16 +63,12 @@ def absrel(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, error, 0.0).sum((1, 2)) / valid.sum((1, 2))
 
 
-def mean_ci95(values: Sequence[float]) -> dict[str, float]:
-    """Mean over scenes and the half width of its 95 % interval (normal); scenes without a value
-    don't count.
+def mean_ci95(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean over scenes and the half width of its 95 % interval (normal), None where undefined;
+    scenes without a value don't count.
     """
     known = torch.tensor([value for value in values if not math.isnan(value)], dtype=torch.float64)
     if len(known) == 0:
-        return {"mean": math.nan, "ci95": math.nan, "n": 0}
-    spread = float(known.std()) if len(known) > 1 else math.nan
-    return {
-        "mean": float(known.mean()),
-        "ci95": 1.96 * spread / math.sqrt(len(known)),
-        "n": len(known),
-    }
+        return {"mean": None, "ci95": None, "n": 0}
+    ci95 = 1.96 * float(known.std()) / math.sqrt(len(known)) if len(known) > 1 else None
+    return {"mean": float(known.mean()), "ci95": ci95, "n": len(known)}

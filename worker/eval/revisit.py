@@ -154,8 +154,11 @@ def table(report: dict[str, object]) -> str:
     lines = [f"{'':24}" + "".join(f"{name.replace('psnr_', ''):>14}" for name in columns)]
     for protocol in PROTOCOLS:
         for method, metrics in report[protocol].items():  # type: ignore[attr-defined]
-            cells = [metrics.get(name, {}).get("mean", float("nan")) for name in columns]
-            lines.append(f"{protocol + '.' + method:24}" + "".join(f"{c:14.3f}" for c in cells))
+            cells = [metrics.get(name, {}).get("mean") for name in columns]
+            lines.append(
+                f"{protocol + '.' + method:24}"
+                + "".join(f"{'-' if c is None else format(c, '.3f'):>14}" for c in cells)
+            )
     for name in ("codec", "depth"):
         parts = [f"{key} {value['mean']:.3f}" for key, value in report[name].items()]  # type: ignore[attr-defined]
         lines.append(f"{name}: " + ", ".join(parts))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import torch
@@ -79,17 +80,16 @@ class Run:
     ) -> Progress:
         """Train until the time or the steps are used up."""
         saved_at = time.monotonic()
-        sums: dict[str, float] = {}
+        rows: list[dict[str, float]] = []
         while self.progress.fraction(self.cfg) < 1.0:
             started = time.monotonic()
             figures = self._step(make_batch, loss_of)
             self.progress.step += 1
             self.progress.elapsed_s += time.monotonic() - started
-            for name, value in figures.items():
-                sums[name] = sums.get(name, 0.0) + value / self.cfg.log_every
+            rows.append(figures)
             if self.progress.step % self.cfg.log_every == 0:
-                self._log(sums)
-                sums = {}
+                self._log(rows)
+                rows = []
             if time.monotonic() - saved_at > self.cfg.checkpoint_s:
                 self._save()
                 saved_at = time.monotonic()
@@ -119,9 +119,9 @@ class Run:
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.module.parameters()], 1 - decay)
         return {"loss": float(loss.detach()), "grad_norm": float(norm), **figures}
 
-    def _log(self, figures: dict[str, float]) -> None:
+    def _log(self, rows: list[dict[str, float]]) -> None:
         row = {"step": self.progress.step, "minutes": round(self.progress.elapsed_s / 60, 2)}
-        row |= {name: round(value, 5) for name, value in figures.items()}
+        row |= {name: round(fmean(one[name] for one in rows), 5) for name in rows[0]}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)

@@ -85,5 +85,5 @@ def test_the_mean_and_its_interval():
 
 def test_one_value_has_no_interval_and_none_no_mean():
     one, none = mean_ci95([4.0]), mean_ci95([math.nan])
-    assert (one["mean"], one["n"]) == (4.0, 1) and math.isnan(one["ci95"])
-    assert none["n"] == 0 and math.isnan(none["mean"]) and math.isnan(none["ci95"])
+    assert (one["mean"], one["n"]) == (4.0, 1) and one["ci95"] is None
+    assert none["n"] == 0 and none["mean"] is None and none["ci95"] is None
