@@ -10,10 +10,13 @@ adds variance to a remembered cell.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+TIME_POWER = 1.3
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x_t, noise level per cell) -> x1
 
@@ -33,13 +36,19 @@ def interpolate(
     return torch.lerp(travelled, readout, coverage[:, :, None])
 
 
+def times(num_steps: int) -> list[float]:
+    """Where on the path the network is asked, from 0; denser at the end, where detail forms."""
+    return [1.0 - (1.0 - step / num_steps) ** TIME_POWER for step in range(num_steps)]
+
+
 def sample(
     predict: Predict, readout: Tensor, coverage: Tensor, noise: Tensor, num_steps: int
 ) -> Tensor:
     """Clean latents (b, t, c, h, w) after num_steps Euler steps, in float32."""
     travelled, known = noise, coverage[:, :, None]
-    for step in range(num_steps):
+    schedule = [*times(num_steps), 1.0]
+    for t, after in itertools.pairwise(schedule):
         x = torch.lerp(travelled, readout, known)
-        clean = predict(x, noise_level(coverage, step / num_steps))
-        travelled = travelled + (clean - travelled) / (num_steps - step)
+        clean = predict(x, noise_level(coverage, t))
+        travelled = travelled + (clean - travelled) * (after - t) / (1.0 - t)
     return clean

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worker.backbones.base import Condition
 from worker.backbones.denoiser import Denoiser, DenoiserConfig
-from worker.backbones.sampler import interpolate, noise_level
+from worker.backbones.sampler import interpolate, noise_level, times
 from worker.geometry import stack_cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
@@ -126,18 +126,25 @@ def batches(
     return make
 
 
+def denoised(denoiser: Denoiser, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The network's guess (b, t, c, h, w) at a random point of each sample's flow."""
+    condition, target = batch
+    noise = torch.randn(target.shape, generator=generator)
+    t = torch.tensor(times(NUM_STEPS))[
+        torch.randint(NUM_STEPS, (len(target),), generator=generator)
+    ]
+    noisy = interpolate(condition.tokens, condition.coverage, noise, target, t)
+    level = noise_level(condition.coverage, t[:, None, None, None])
+    with torch.autocast(target.device.type, torch.bfloat16):
+        clean: Tensor = denoiser(noisy, level, condition)
+    return clean.float()
+
+
 def denoiser_loss(
     denoiser: Denoiser, batch: Batch, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     condition, target = batch
-    noise = torch.randn(target.shape, generator=generator)
-    step = torch.randint(NUM_STEPS, (len(target),), generator=generator)
-    t = step / NUM_STEPS
-    noisy = interpolate(condition.tokens, condition.coverage, noise, target, t)
-    level = noise_level(condition.coverage, t[:, None, None, None])
-    with torch.autocast(target.device.type, torch.bfloat16):
-        clean = denoiser(noisy, level, condition)
-    error = (clean.float() - target).square().mean(2)
+    error = (denoised(denoiser, batch, generator) - target).square().mean(2)
     covered = condition.coverage
     with torch.no_grad():
         base = (condition.tokens - target).square().mean(2)

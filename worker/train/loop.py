@@ -1,9 +1,9 @@
 """One training loop for every stage: time-boxed, resumable, with float32 masters, an EMA and a
-validation log.
+log.
 
 A stage gives a module, a function that makes a batch from a generator and one that turns the batch
 into a loss. The learning rate follows the progress (steps or minutes, whichever is further along):
-a short warm-up, a plateau, then a linear decay to zero over the last 40 %. A run that is stopped
+a short warm-up, a plateau, then a linear decay to zero. A run that is stopped
 goes on from its last checkpoint; the batches come from (seed, step), so that a resumed run sees the
 same ones.
 """
@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from worker.train.optimiser import MatrixMuon
 
-DECAY_SHARE = 0.4
-
 B = TypeVar("B")
 
 
@@ -38,6 +36,7 @@ class RunConfig:
     learning_rate: float = 7e-4
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    decay_share: float = 0.4  # of the run, at its end; 0: the next stage goes on from here
     ema_decay: float = 0.998
     clip: float = 1.0
     seed: int = 0
@@ -58,7 +57,8 @@ class Progress:
 
 def learning_rate(cfg: RunConfig, progress: Progress) -> float:
     warm = min(1.0, (progress.step + 1) / cfg.warmup_steps)
-    decay = min(1.0, max(0.0, 1.0 - progress.fraction(cfg)) / DECAY_SHARE)
+    left = max(0.0, 1.0 - progress.fraction(cfg))
+    decay = min(1.0, left / cfg.decay_share) if cfg.decay_share else 1.0
     return cfg.learning_rate * warm * decay
 
 
@@ -121,7 +121,8 @@ class Run:
 
     def _log(self, rows: list[dict[str, float]]) -> None:
         row = {"step": self.progress.step, "minutes": round(self.progress.elapsed_s / 60, 2)}
-        row |= {name: round(fmean(one[name] for one in rows), 5) for name in rows[0]}
+        names = dict.fromkeys(name for one in rows for name in one)
+        row |= {n: round(fmean(one[n] for one in rows if n in one), 5) for n in names}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)

@@ -1,0 +1,101 @@
+"""Stage 4: the denoiser again, now judged by the pictures that its latents decode to.
+
+Distance between latents is a poor measure of what people see: much of a latent says where the grid
+lay, not what the world looks like. So the loss is the distance of decoded pictures, plus a critic's
+opinion where the memory covers little: there many pictures are right, and a distance alone asks for
+their blurred mean. The critic's pull is scaled to a share of the distance's own (as in VQGAN, Esser
+et al. 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worker.backbones.denoiser import Denoiser
+from worker.codec import STRIDE, Codec, psnr
+from worker.train.codec import difference
+from worker.train.critic import Critic
+from worker.train.denoiser import Batch, batches, denoised
+from worker.train.latents import LatentWalks
+from worker.train.loop import Progress, Run, RunConfig
+
+NUM_DECODED = 2  # frames per chunk that are decoded, for speed
+
+
+@dataclass(frozen=True)
+class PolishConfig:
+    latent_weight: float = 0.05
+    covered_realism: float = 0.25  # the critic's pull as a share of the distance's, per pixel
+    uncovered_realism: float = 1.0
+
+
+def polish_loss(
+    denoiser: Denoiser,
+    codec: Codec,
+    critic: Critic,
+    batch: Batch,
+    generator: torch.Generator,
+    cfg: PolishConfig,
+) -> tuple[Tensor, dict[str, float]]:
+    condition, target = batch
+    clean = denoised(denoiser, batch, generator)
+    frames = torch.randperm(clean.shape[1], generator=generator)[:NUM_DECODED]
+    fake = decode(codec, clean[:, frames])
+    with torch.no_grad():
+        real = decode(codec, target[:, frames])
+    covered = condition.coverage[:, frames].flatten(0, 1)
+    known = F.interpolate(covered[:, None], scale_factor=STRIDE)
+    pull, distance = pulled(fake.detach(), real, known, critic, cfg)
+    latent = (clean - target).square().mean()
+    loss = (fake * pull).sum() + cfg.latent_weight * latent
+    with torch.no_grad():
+        quality = psnr(fake, real, known[:, 0]).nanmean()
+    figures = {"distance": distance, "latent": float(latent.detach())}
+    if not quality.isnan():  # some batches cover nothing
+        figures["covered_psnr"] = float(quality)
+    return loss, figures | {"critic": critic.learn(real, fake.detach())}
+
+
+def pulled(
+    fake: Tensor, real: Tensor, known: Tensor, critic: Critic, cfg: PolishConfig
+) -> tuple[Tensor, float]:
+    """The gradient that the pictures (n, 3, H, W) should follow, and their distance."""
+    fake.requires_grad_()
+    distance = difference(fake, real).mean()
+    (to_truth,) = torch.autograd.grad(distance, fake)
+    (to_real,) = torch.autograd.grad(-critic(fake).mean(), fake)
+    share = cfg.covered_realism * known + cfg.uncovered_realism * (1 - known)
+    scale = to_truth.norm() / to_real.norm().clamp(min=1e-12)
+    return to_truth + scale * share * to_real, float(distance.detach())
+
+
+def decode(codec: Codec, latents: Tensor) -> Tensor:
+    """(b, t, c, h, w) -> (b * t, 3, H, W)."""
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        images = codec.decode(latents.flatten(0, 1))
+    return images.float()
+
+
+def polish(
+    cfg: RunConfig,
+    denoiser: Denoiser,
+    codec: Codec,
+    walks: LatentWalks,
+    predicted: Tensor,
+    folder: Path,
+    polish_cfg: PolishConfig | None = None,
+) -> Progress:
+    """Train `denoiser` in place. A resumed run starts with a new critic."""
+    torch.manual_seed(cfg.seed)
+    codec.requires_grad_(False)
+    critic, chosen = Critic(), polish_cfg or PolishConfig()
+    run = Run(cfg, denoiser, folder)
+    return run.train(
+        batches(walks, predicted, cfg.batch_size),
+        lambda batch, g: polish_loss(denoiser, codec, critic, batch, g, chosen),
+    )

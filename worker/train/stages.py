@@ -1,0 +1,122 @@
+"""The recipe: which stages there are, how long each trains, what each reads and writes.
+
+codec -> depth -> denoiser -> polish. Each stage leaves a weight file with a card; the denoiser's
+stays in the working folder, as only the polished one is meant for use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.backbones.denoiser import Denoiser, DenoiserConfig
+from worker.codec import Codec, CodecConfig
+from worker.depth.head import DepthConfig, DepthHead
+from worker.layers import channels_last
+from worker.train.codec import train_codec
+from worker.train.data import Walks
+from worker.train.denoiser import train_denoiser
+from worker.train.depth import train_depth
+from worker.train.latents import LatentWalks, encode_walks, predict_depths
+from worker.train.loop import Progress, RunConfig
+from worker.train.polish import PolishConfig, polish
+from worker.weights import load_module, save_module
+
+RECIPE = {
+    "codec": RunConfig(minutes=25, batch_size=4, learning_rate=1.5e-3),
+    "depth": RunConfig(minutes=4, batch_size=16, learning_rate=2e-3),
+    "denoiser": RunConfig(minutes=10, batch_size=4, learning_rate=2e-3, decay_share=0.0),
+    "polish": RunConfig(minutes=14.5, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
+}
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Where a recipe is carried out; what several stages need is computed once."""
+
+    walks: Walks
+    folder: Path  # logs, checkpoints, what is not meant for use
+    weights: Path
+
+    def carry_out(self, stage: str, cfg: RunConfig) -> Progress:
+        """Train one stage and save its weights; WeightsError if an earlier one is missing."""
+        module, progress = STAGES[stage](self, cfg)
+        save_module(module, self.target(stage), card(stage, cfg, self.walks, progress))
+        return progress
+
+    def target(self, stage: str) -> Path:
+        """The weight file that a stage writes."""
+        folder = self.folder / "unpolished" if stage == "denoiser" else self.weights
+        return folder / f"{'denoiser' if stage == 'polish' else stage}.safetensors"
+
+    @cached_property
+    def codec(self) -> Codec:
+        return channels_last(load_module(self.target("codec"), Codec, CodecConfig)[0])
+
+    @cached_property
+    def latents(self) -> LatentWalks:
+        return encode_walks(self.codec, self.walks)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        head, _ = load_module(self.target("depth"), DepthHead, DepthConfig)
+        return predict_depths(head, self.latents)
+
+
+def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    return train_codec(cfg, studio.walks, studio.folder / "codec")
+
+
+def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    return train_depth(cfg, studio.latents, studio.folder / "depth")
+
+
+def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    return train_denoiser(cfg, studio.latents, studio.predicted, studio.folder / "denoiser")
+
+
+def polish_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    denoiser, _ = load_module(studio.target("denoiser"), Denoiser, DenoiserConfig)
+    inputs = (studio.codec, studio.latents, studio.predicted, studio.folder / "polish")
+    denoiser = channels_last(denoiser)
+    return denoiser, polish(cfg, denoiser, *inputs, PolishConfig())
+
+
+Stage = Callable[[Studio, RunConfig], tuple[nn.Module, Progress]]
+STAGES: dict[str, Stage] = {
+    "codec": codec_stage,
+    "depth": depth_stage,
+    "denoiser": denoiser_stage,
+    "polish": polish_stage,
+}
+
+
+def card(stage: str, cfg: RunConfig, walks: Walks, progress: Progress) -> dict[str, Any]:
+    """How these weights were made."""
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "stage": stage,
+        "recipe": dataclasses.asdict(cfg),
+        "commit": commit or "unknown",
+        "seed": cfg.seed,
+        "steps": progress.step,
+        "minutes": round(progress.elapsed_s / 60, 1),
+        "device": f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}",
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "data": {
+            **dataclasses.asdict(walks.cfg),
+            "source": "rendered by worker/scenes; nothing else",
+        },
+    }
