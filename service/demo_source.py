@@ -22,6 +22,7 @@ from service.errors import FieldProblem, InvalidRequest
 from service.poses import Action, expand
 
 SAMPLES = Path(__file__).parent / "viewer" / "samples"
+DEFAULT_SAMPLE = "library"
 TRUTH_TITLE = "ground truth"
 
 # Without a recorded path: look around to the right and step forward, far enough that most of what
@@ -52,9 +53,9 @@ def from_image(path: Path, fov_deg: float | None = None) -> Source:
 
 
 def from_sample(name: str | None = None, folder: Path = SAMPLES) -> Source:
-    """A shipped sample; without a name the first with a recorded walk. Raises InvalidRequest."""
+    """A shipped sample; raises InvalidRequest if there is none of that name, or if it is broken."""
     known = sorted(path.stem for path in folder.glob("*.json"))
-    chosen = name if name is not None else _with_truth(folder, known)
+    chosen = name or DEFAULT_SAMPLE
     if chosen not in known:
         raise _invalid(
             "sample", str(name), f"one of {', '.join(known) or 'none, as none are installed'}"
@@ -80,11 +81,6 @@ def out_and_back(frames_out: int = FRAMES_OUT) -> Poses:
 def _relative(path: list[list[float]]) -> Poses:
     poses = np.asarray(path, dtype=np.float64).reshape(-1, 4, 4)
     return np.asarray(np.linalg.inv(poses[0]) @ poses)
-
-
-def _with_truth(folder: Path, known: list[str]) -> str:
-    recorded = [name for name in known if list(folder.glob(f"{name}.truth.*"))]
-    return next(iter(recorded + known), "")
 
 
 def _truth(folder: Path, name: str, count: int) -> Walk | None:

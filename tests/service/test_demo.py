@@ -128,7 +128,7 @@ def write_sample(folder: Path, name: str, count: int, truth: bool = True) -> Non
 def test_a_sample_brings_its_path_and_truth(tmp_path: Path) -> None:
     write_sample(tmp_path, "attic", 3, truth=False)
     write_sample(tmp_path, "hall", 3)
-    source = from_sample(folder=tmp_path)  # the first that has a recorded walk
+    source = from_sample("hall", tmp_path)
     assert (source.title, source.form) == ("Hall", {"sample": "hall"})
     np.testing.assert_allclose(source.poses, out_and_back(3), atol=1e-9)
     assert source.truth is not None
