@@ -58,7 +58,7 @@ def from_sample(name: str | None = None, folder: Path = SAMPLES) -> Source:
     chosen = name or DEFAULT_SAMPLE
     if chosen not in known:
         raise _invalid(
-            "sample", str(name), f"one of {', '.join(known) or 'none, as none are installed'}"
+            "sample", chosen, f"one of {', '.join(known) or 'none, as none are installed'}"
         )
     facts: dict[str, Any] = json.loads((folder / f"{chosen}.json").read_text())
     recorded = facts.get("path")
