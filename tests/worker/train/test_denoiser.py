@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from worker.backbones.base import Condition
+from worker.backbones.sampler import times
 from worker.train.denoiser import (
     CHUNK,
     MAX_CONTEXT,
+    NUM_STEPS,
     Plan,
     batches,
     denoiser_loss,

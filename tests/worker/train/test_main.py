@@ -8,10 +8,11 @@ import pytest
 
 from worker.backbones.mini import create
 from worker.scenes.scene import HELD_OUT_SEED
-from worker.train.__main__ import RECIPE, STAGES, main, parse
+from worker.train.__main__ import CHOICES, main, parse
+from worker.train.stages import RECIPE, STAGES
 from worker.weights import SHIPPED, checksum, read_card
 
-MINUTES = ["codec=0.01", "depth=0.01", "denoiser=0.01"]
+MINUTES = [f"{stage}=0.01" for stage in STAGES]
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def arguments(monkeypatch: pytest.MonkeyPatch):
 def test_the_default_trains_everything_by_the_recipe(arguments):
     arguments()
     args = parse()
-    assert tuple(args.stages) == STAGES == ("data", *RECIPE)
+    assert tuple(args.stages) == CHOICES == ("data", *STAGES) == ("data", *RECIPE)
     assert args.minutes == {name: cfg.minutes for name, cfg in RECIPE.items()}
     assert args.weights == SHIPPED and args.scenes < HELD_OUT_SEED
 
@@ -74,9 +75,10 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    for name in RECIPE:
+    files = {"codec": "codec", "depth": "depth", "denoiser": "polish"}
+    for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
-        assert card["stage"] == name and card["steps"] >= 1 and card["seed"] == 0
+        assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
         assert card["recipe"]["minutes"] == 0.01
         assert card["data"]["num_scenes"] == 1 and card["data"]["first_seed"] == 1
         assert {"commit", "minutes", "device", "torch", "date"} <= card.keys()
