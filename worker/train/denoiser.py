@@ -30,9 +30,9 @@ CHUNK = 4
 NUM_STEPS = 4  # the flow is trained at the points where the sampler evaluates it
 NO_MEMORY_SHARE = 0.15
 SHORT_SHARE = 0.25  # chunks of one frame
-PREDICTED_SHARE = 0.25  # memories with the head's own depth
-WRONG_SCALE_SHARE = 0.25  # memories whose frames disagree about scale
-NOISY_SHARE = 0.3  # memories with noisy tokens
+PREDICTED_SHARE = 0.15  # memories with the head's own depth
+WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
+NOISY_SHARE = 0.15  # memories with noisy tokens
 MAX_CONTEXT = 4
 
 Batch = tuple[Condition, Tensor]  # and the target latents (b, t, c, h, w)
@@ -91,10 +91,10 @@ def remember(
     for frame in part.context:
         depth = (predicted if part.predicted else walks.depth)[part.scene, frame]
         if part.wrong_scale:
-            depth = depth * torch.exp(0.06 * torch.randn((), generator=generator))
+            depth = depth * torch.exp(0.04 * torch.randn((), generator=generator))
         tokens = walks.latents[part.scene, frame].float()
         if part.noisy:
-            amount = 0.3 * torch.rand((), generator=generator)
+            amount = 0.2 * torch.rand((), generator=generator)
             tokens = tokens + amount * torch.randn(tokens.shape, generator=generator)
         cameras = walks.cameras[part.scene, frame : frame + 1]
         memory.write(tokens[None], depth[None], cameras, [frame], observed=True)
