@@ -5,7 +5,7 @@ known.
 import pytest
 import torch
 
-from worker.backbones.sampler import interpolate, noise_level, sample
+from worker.backbones.sampler import interpolate, noise_level, sample, times
 
 SHAPE = (2, 3, 4, 6, 8)  # b t c h w
 
@@ -74,8 +74,8 @@ def test_covered_cells_never_move(case):
 @pytest.mark.parametrize("num_steps", [1, 4])
 def test_the_sampler_goes_where_training_has_been(case, num_steps):
     readout, coverage, noise, clean = case
-    for step, (x, level) in enumerate(seen_by_predictor(case, num_steps)[0]):
-        t = step / num_steps
+    seen = seen_by_predictor(case, num_steps)[0]
+    for t, (x, level) in zip(times(num_steps), seen, strict=True):
         torch.testing.assert_close(level, (1 - t) * (1 - coverage))
         on_path = interpolate(readout, coverage, noise, clean, torch.full((2,), t))
         torch.testing.assert_close(x, on_path, atol=1e-5, rtol=1e-5)

@@ -2,6 +2,7 @@ import pytest
 import tiny
 import torch
 
+from worker.layers import channels_last
 from worker.train.critic import Critic
 from worker.train.denoiser import batches
 from worker.train.latents import LatentWalks
@@ -45,6 +46,7 @@ def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWa
 
 def test_polishing_brings_decoded_pictures_nearer_to_the_truth(latent_walks, tmp_path):
     codec, denoiser, _ = tiny.modules()
+    denoiser = channels_last(denoiser)
     cfg = RunConfig(minutes=1, num_steps=30, batch_size=2, learning_rate=3e-3, log_every=5)
     polish(cfg, denoiser, codec, latent_walks, latent_walks.depth, tmp_path, PolishConfig())
     rows = (tmp_path / "log.jsonl").read_text().splitlines()
