@@ -187,7 +187,7 @@ def format_report(report: dict[str, Any]) -> str:
     rows.append(("return against first visit", *(_db(walk["revisit_psnr_db"]) for walk in walks)))
     if any(walk["truth_psnr_db"] is not None for walk in walks):
         rows.append(("against ground truth", *(_db(walk["truth_psnr_db"]) for walk in walks)))
-    rows.append(("detail (1 = the original's)", *(f"{walk['sharpness']:.2f}" for walk in walks)))
+    rows.append(("gradients (original's = 1)", *(f"{walk['sharpness']:.2f}" for walk in walks)))
     rows.append(("seconds per frame, in all", *(f"{walk['s_per_frame']:.3f} s" for walk in walks)))
     for stage in {stage: None for walk in walks for stage in walk["stage_ms_per_frame"]}:
         times_ms = (walk["stage_ms_per_frame"].get(stage, 0.0) for walk in walks)

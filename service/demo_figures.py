@@ -80,9 +80,10 @@ def truth_psnr(walk: Walk, truth: Walk) -> float | None:
 
 
 def sharpness(images: Images, reference: Images) -> float:
-    """Gradient energy of images (t, h, w, 3) over that of reference ones; 1 = as much detail.
+    """Gradient energy of images (t, h, w, 3) over that of reference ones.
 
-    It unmasks a walk that is alike on both visits because it shows nothing.
+    Well below 1 is blur, which can be alike on both visits because it shows nothing. It counts
+    made-up texture as it counts detail: only a look at the sheet tells them apart.
     """
     return gradient_energy(images) / max(gradient_energy(reference), 1e-6)
 
