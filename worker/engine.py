@@ -20,10 +20,10 @@ from torch import Tensor
 from worker.backbones.base import Backbone
 from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
-from worker.depth.align import align_depth
+from worker.depth.align import align_depths
 from worker.geometry import Cameras
 from worker.memory import create_memory
-from worker.memory.base import Readout
+from worker.memory.base import Readout, read_many
 from worker.pixels import from_uint8, to_uint8
 from worker.world import Increment, World
 
@@ -58,9 +58,7 @@ class Engine:
         depth: Tensor | None = None,  # (H', W') z-depth in metres; 0 or NaN = unknown
         mask: Tensor | None = None,  # (H', W') True = keep out of the memory (moving, sky)
     ) -> Increment:
-        """Write what was really seen. The first image becomes frame 0; later ones only inform the
-        memory.
-        """
+        """Write what was really seen; the first image becomes frame 0, later ones are not shown."""
         clock = Clock()
         with clock("read"):
             readout = world.memory.read(camera)
@@ -68,10 +66,10 @@ class Engine:
             pixels = from_uint8(image[None]).to(self.cfg.device)
             latents = self.backbone.encode(pixels).bfloat16()
         with clock("depth"):
-            if depth is None:
-                estimate, confidence = self._depth(latents.float(), camera, readout)
-            else:
-                estimate, confidence = depth[None].to(self.cfg.device), None
+            estimate, confidence = None if depth is None else depth[None], None
+            if estimate is None:
+                guess, confidence = self.backbone.depth(latents.float(), camera)
+                estimate = align_depths(guess, readout.depth, readout.coverage)
         with clock("write"):
             delta = world.memory.write(
                 latents,
@@ -94,19 +92,15 @@ class Engine:
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         """Generate one chunk for each World, seen by its cameras (t,); t is the same for all."""
         if self.cfg.deterministic:
-            return [
-                self._step([world], [views])[0]
-                for world, views in zip(worlds, cameras, strict=True)
-            ]
+            pairs = zip(worlds, cameras, strict=True)
+            return [self._step([world], [views])[0] for world, views in pairs]
         return self._step(worlds, cameras)
 
     @torch.inference_mode()
     def _step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         clock = Clock()
         with clock("read"):
-            readouts = [
-                world.memory.read(views) for world, views in zip(worlds, cameras, strict=True)
-            ]
+            readouts = read_many([world.memory for world in worlds], cameras)
         with clock("denoise"):
             condition = condition_on(worlds, cameras, readouts, self.grid)
             noise = torch.stack([chunk_noise(world, condition.tokens[0]) for world in worlds])
@@ -136,7 +130,8 @@ class Engine:
     ) -> Increment:
         """Place what was generated in the world, where the memory did not know better."""
         with clock("depth"):
-            depth, confidence = self._depth(latents.float(), views, readout)
+            guess, confidence = self.backbone.depth(latents.float(), views)
+            depth = align_depths(guess, readout.depth, readout.coverage)
         with clock("write"):
             sources = [world.next_source + i for i in range(len(views))]
             delta = world.memory.write(
@@ -152,12 +147,3 @@ class Engine:
         """Repeat on a restored World what `observe` or `step` did."""
         world.memory.apply(increment.delta)
         world.apply(increment)
-
-    def _depth(self, latents: Tensor, cameras: Cameras, readout: Readout) -> tuple[Tensor, Tensor]:
-        """z-depth and confidence (t, h, w); each frame's scale is aligned to the memory's."""
-        depth, confidence = self.backbone.depth(latents, cameras)
-        aligned = [
-            align_depth(guess, known, covered)[0]
-            for guess, known, covered in zip(depth, readout.depth, readout.coverage, strict=True)
-        ]
-        return torch.stack(aligned), confidence

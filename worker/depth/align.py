@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 MIN_OVERLAP = 0.08  # of the cells; less says too little about the rest
@@ -29,3 +30,9 @@ def align_depth(
         return predicted, 1.0
     scale = float(middle.exp())
     return predicted * scale, scale
+
+
+def align_depths(predicted: Tensor, readout_depth: Tensor, coverage: Tensor) -> Tensor:
+    """(t, h, w): every frame of a chunk aligned by a scale of its own."""
+    frames = zip(predicted, readout_depth, coverage, strict=True)
+    return torch.stack([align_depth(*frame)[0] for frame in frames])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worker.depth.align import align_depth
+from worker.depth.align import align_depth, align_depths
 
 SHAPE = (16, 24)
 
@@ -41,3 +41,10 @@ def test_invalid_depth_does_not_count():
     predicted[:5], known[5:9] = 0.0, torch.nan
     known[9] = 0.0
     assert align_depth(predicted, known, torch.ones(SHAPE))[1] == pytest.approx(2.0)
+
+
+def test_each_frame_of_a_chunk_has_a_scale_of_its_own() -> None:
+    predicted = torch.ones(2, 4, 6)
+    known = torch.stack([torch.full((4, 6), 2.0), torch.full((4, 6), 3.0)])
+    aligned = align_depths(predicted, known, torch.ones(2, 4, 6))
+    torch.testing.assert_close(aligned, known)
