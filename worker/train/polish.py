@@ -30,8 +30,8 @@ NUM_DECODED = 2  # frames per chunk that are decoded, for speed
 @dataclass(frozen=True)
 class PolishConfig:
     latent_weight: float = 0.05
-    covered_realism: float = 0.25  # the critic's pull as a share of the distance's, per pixel
-    uncovered_realism: float = 1.0
+    covered_realism: float = 3.0  # the critic's pull as a share of the distance's, per pixel
+    uncovered_realism: float = 3.0
 
 
 def polish_loss(

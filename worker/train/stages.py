@@ -1,6 +1,6 @@
 """The recipe: which stages there are, how long each trains, what each reads and writes.
 
-codec -> depth -> denoiser -> polish -> sharpen. Each stage leaves a weight file with a card; the
+codec -> depth -> denoiser -> polish. Each stage leaves a weight file with a card; the
 denoiser's stays in the working folder, as only the polished one is meant for use.
 """
 
@@ -36,12 +36,8 @@ RECIPE = {
     "codec": RunConfig(minutes=25, batch_size=4, learning_rate=1.5e-3),
     "depth": RunConfig(minutes=4, batch_size=16, learning_rate=2e-3),
     "denoiser": RunConfig(minutes=10, batch_size=4, learning_rate=2e-3, decay_share=0.0),
-    "polish": RunConfig(minutes=30, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
-    "sharpen": RunConfig(minutes=11, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
+    "polish": RunConfig(minutes=14.5, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
 }
-POLISH = PolishConfig(covered_realism=2.25, uncovered_realism=2.25)
-SHARPEN = PolishConfig(covered_realism=3.5, uncovered_realism=3.5)
-SHARPNESS = 0.6  # the way from the polished weights to the sharpened ones
 
 
 @dataclass(frozen=True)
@@ -60,19 +56,8 @@ class Studio:
 
     def target(self, stage: str) -> Path:
         """The weight file that a stage writes."""
-        if stage == "sharpen":
-            return self.weights / "denoiser.safetensors"
-        folder = self.folder / "unfinished" if stage in ("denoiser", "polish") else self.weights
-        return folder / f"{stage}.safetensors"
-
-    def refined(
-        self, begun: str, stage: str, cfg: RunConfig, judged: PolishConfig
-    ) -> tuple[Denoiser, Progress]:
-        """Go on from the weights of stage `begun`, judged by pictures."""
-        denoiser, _ = load_module(self.target(begun), Denoiser, DenoiserConfig)
-        denoiser, folder = channels_last(denoiser), self.folder / stage
-        inputs = (self.codec, self.latents, self.predicted, folder)
-        return denoiser, polish(cfg, denoiser, *inputs, judged)
+        folder = self.folder / "unpolished" if stage == "denoiser" else self.weights
+        return folder / f"{'denoiser' if stage == 'polish' else stage}.safetensors"
 
     @cached_property
     def codec(self) -> Codec:
@@ -101,19 +86,10 @@ def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]
 
 
 def polish_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    return studio.refined("denoiser", "polish", cfg, POLISH)
-
-
-def sharpen_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    """Listen more to the critic, then go back part of the way (Wang et al. 2018, ESRGAN): the
-    weights in between are as sharp as wanted without being garish.
-    """
-    sharpened, progress = studio.refined("polish", "sharpen", cfg, SHARPEN)
-    polished, _ = load_module(studio.target("polish"), Denoiser, DenoiserConfig)
-    with torch.no_grad():
-        for weight, goal in zip(polished.parameters(), sharpened.parameters(), strict=True):
-            weight.lerp_(goal, SHARPNESS)
-    return polished, progress
+    denoiser, _ = load_module(studio.target("denoiser"), Denoiser, DenoiserConfig)
+    denoiser, folder = channels_last(denoiser), studio.folder / "polish"
+    inputs = (studio.codec, studio.latents, studio.predicted, folder)
+    return denoiser, polish(cfg, denoiser, *inputs, PolishConfig())
 
 
 Stage = Callable[[Studio, RunConfig], tuple[nn.Module, Progress]]
@@ -122,7 +98,6 @@ STAGES: dict[str, Stage] = {
     "depth": depth_stage,
     "denoiser": denoiser_stage,
     "polish": polish_stage,
-    "sharpen": sharpen_stage,
 }
 
 

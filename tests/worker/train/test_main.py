@@ -75,7 +75,7 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    files = {"codec": "codec", "depth": "depth", "denoiser": "sharpen"}
+    files = {"codec": "codec", "depth": "depth", "denoiser": "polish"}
     for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
