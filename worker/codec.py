@@ -2,7 +2,7 @@
 video frame.
 
 Convolutional and norm-free, so that it is nearly equivariant: tokens are moved to other cells by
-the memory and must still decode there (worker/train/codec.py trains it through the splat for that).
+the memory and must still decode there (worker/train/codec.py trains it on warped latents for that).
 Space-to-depth by 4 at the pixel end keeps all convolutions at 1/4 and 1/8 of the resolution, where
 they cost 16 times less than at full size.
 """

@@ -1,8 +1,8 @@
 """Muon for the weights that are matrices, AdamW for the rest.
 
 A convolution's weight is seen as the matrix (out, kh * kw * in) that it multiplies patches with.
-Muon (Jordan et al. 2024, in torch.optim) orthogonalises each update, which needs about half of
-AdamW's steps on these small networks (docs/log.md).
+Muon (Jordan et al. 2024, in torch.optim) orthogonalises each update, which was worth 2.3 dB to the
+codec over AdamW at equal steps (docs/log.md).
 """
 
 from __future__ import annotations

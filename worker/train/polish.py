@@ -2,9 +2,8 @@
 
 Distance between latents is a poor measure of what people see: much of a latent says where the grid
 lay, not what the world looks like. So the loss is the distance of decoded pictures, plus a critic's
-opinion where the memory covers little: there many pictures are right, and a distance alone asks for
-their blurred mean. The critic's pull is scaled to a share of the distance's own (as in VQGAN, Esser
-et al. 2021).
+opinion, since a distance alone asks for the blurred mean of all pictures that may be right. The
+critic's pull is scaled to a share of the distance's own (as in VQGAN, Esser et al. 2021).
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ NUM_DECODED = 2  # frames per chunk that are decoded, for speed
 @dataclass(frozen=True)
 class PolishConfig:
     latent_weight: float = 0.05
-    covered_realism: float = 3.0  # the critic's pull as a share of the distance's, per pixel
-    uncovered_realism: float = 3.0
+    realism: float = 3.0  # the critic's pull as a share of the distance's
 
 
 def polish_loss(
@@ -50,7 +48,7 @@ def polish_loss(
         real = decode(codec, target[:, frames])
     covered = condition.coverage[:, frames].flatten(0, 1)
     known = F.interpolate(covered[:, None], scale_factor=STRIDE)
-    pull, distance = pulled(fake.detach(), real, known, critic, cfg)
+    pull, distance = pulled(fake.detach(), real, critic, cfg.realism)
     latent = (clean - target).square().mean()
     loss = (fake * pull).sum() + cfg.latent_weight * latent
     with torch.no_grad():
@@ -61,17 +59,14 @@ def polish_loss(
     return loss, figures | {"critic": critic.learn(real, fake.detach())}
 
 
-def pulled(
-    fake: Tensor, real: Tensor, known: Tensor, critic: Critic, cfg: PolishConfig
-) -> tuple[Tensor, float]:
+def pulled(fake: Tensor, real: Tensor, critic: Critic, realism: float) -> tuple[Tensor, float]:
     """The gradient that the pictures (n, 3, H, W) should follow, and their distance."""
     fake.requires_grad_()
     distance = difference(fake, real).mean()
     (to_truth,) = torch.autograd.grad(distance, fake)
     (to_real,) = torch.autograd.grad(-critic(fake).mean(), fake)
-    share = cfg.covered_realism * known + cfg.uncovered_realism * (1 - known)
     scale = to_truth.norm() / to_real.norm().clamp(min=1e-12)
-    return to_truth + scale * share * to_real, float(distance.detach())
+    return to_truth + realism * scale * to_real, float(distance.detach())
 
 
 def decode(codec: Codec, latents: Tensor) -> Tensor:

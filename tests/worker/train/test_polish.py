@@ -17,15 +17,14 @@ class Linear(torch.nn.Module):
         return images.mean((1, 2, 3))
 
 
-def test_the_pull_is_towards_the_truth_and_where_nothing_is_known_also_towards_the_critic():
+@pytest.mark.parametrize("realism", [0.0, 3.0])
+def test_the_critic_pulls_a_share_of_what_the_truth_does(realism):
     fake, real = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    known = torch.zeros(1, 1, 8, 8)
-    known[..., 4:] = 1
-    cfg = PolishConfig(covered_realism=0.0, uncovered_realism=1.0)
-    pull, distance = pulled(fake, real, known, Linear(), cfg)  # type: ignore[arg-type]
+    pull, distance = pulled(fake, real, Linear(), realism)  # type: ignore[arg-type]
+    alone, _ = pulled(fake.detach(), real, Linear(), 0.0)  # type: ignore[arg-type]
     assert distance == pytest.approx(1.0, abs=1e-3)
     assert (pull < 0).all()  # descending it raises every value
-    assert torch.allclose(pull[..., :4], 2 * pull[..., 4:])
+    torch.testing.assert_close(pull, (1 + realism) * alone)
 
 
 def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWalks):
