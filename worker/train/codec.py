@@ -1,8 +1,8 @@
 """Stage 1: the codec, trained so that its tokens survive being moved.
 
 Per sample two context views and one target view of the same world. A context view is decoded from
-its own latents, the target from the context views' latents warped to it by true geometry. Noise on the latents makes
-the decoder tolerate what a denoiser gets wrong.
+its own latents, the target from the context views' latents warped to it by true geometry. Noise on
+the latents makes the decoder tolerate what a denoiser gets wrong.
 """
 
 from __future__ import annotations
