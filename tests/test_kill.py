@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.noop import noop_engine
 from service.control import ControlPlane
 from service.frames import Frame
 from service.requests import Generate
@@ -29,10 +30,7 @@ from worker.faults import NoFaults
 from worker.loop import Worker
 from worker.runner import Encoding, Runner
 
-WORKERS = Path(__file__).parent / "worker"
-sys.path.insert(0, str(WORKERS))
-from fakes import fake_engine  # noqa: E402 beside the entry script that the processes run
-
+ROOT = Path(__file__).parent.parent
 LAST_FRAME = 24
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 
@@ -44,7 +42,7 @@ def worker_process(settings: Settings, fault: str = "") -> Iterator[subprocess.P
     environ = {name: value for name, value in os.environ.items() if "MIRAGE" not in name}
     environ |= {f"MIRAGE_{name.upper()}": str(value) for name, value in given.items()}
     environ |= {"MIRAGE_FAULT": fault, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(WORKERS / "entry.py")], env=environ)
+    process = subprocess.Popen([sys.executable, "-m", "bench.noop"], env=environ, cwd=ROOT)
     try:
         yield process
     finally:
@@ -75,7 +73,7 @@ async def read_all(control: ControlPlane, session: str) -> list[Frame]:
 
 
 def runner() -> Runner:
-    return Runner(fake_engine(), Encoding())
+    return Runner(noop_engine(), Encoding())
 
 
 async def final_world(control: ControlPlane, session: str) -> dict[str, Tensor]:

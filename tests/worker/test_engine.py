@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import fakes
 import pytest
 import tiny
 import torch
 from boxes import camera, orbit, room_depth
 from torch import Tensor
 
+from bench.noop import NoopBackbone, noop_engine
 from worker.conditioning import NotObservedError
 from worker.engine import Engine
 from worker.geometry import Cameras, cat_cameras
@@ -22,9 +22,9 @@ from worker.world import Increment, World
 START = (0.0, 0.0, 0.0)
 
 
-@pytest.fixture(params=["fake", "mini"])
+@pytest.fixture(params=["noop", "mini"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return fakes.fake_engine() if request.param == "fake" else tiny.engine(deterministic=True)
+    return noop_engine() if request.param == "noop" else tiny.engine(deterministic=True)
 
 
 def looking(engine: Engine, *angles_deg: float, at: Sequence[float] = START) -> Cameras:
@@ -164,12 +164,12 @@ def test_without_depth_the_backbone_guesses_it(engine):
 def test_guessed_depth_takes_the_memorys_scale():
     """The backbone guesses half the depth of what was observed; what it adds fits all the same."""
 
-    class Halving(fakes.FakeBackbone):
+    class Halving(NoopBackbone):
         def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
             truth = room_depth(cameras.resized(*latents.shape[-2:])).float()
             return truth / 2, torch.ones_like(truth)
 
-    engine = fakes.fake_engine(Halving())
+    engine = noop_engine(Halving())
     world, _ = begun(engine)
     aside = looking(engine, 30)
     (chunk,) = engine.step([world], [aside])
@@ -291,7 +291,7 @@ def test_what_precedes_a_chunk_is_the_latest_view(engine):
 
 
 def test_more_than_one_preceding_view_can_be_shown():
-    engine = fakes.fake_engine()
+    engine = noop_engine()
     engine = Engine(engine.backbone, replace(engine.cfg, num_recent=3))
     world, increments = walked(engine)
     assert world.latents is not None

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 import torch
-from fakes import HEIGHT, WIDTH, FakeBackbone, fake_engine
 
+from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
 from service.control import ControlPlane
 from service.errors import SessionDeleted
 from service.frames import Frame
@@ -37,9 +37,9 @@ def pose(step: int) -> list[float]:
 
 @asynccontextmanager
 async def serving(
-    control: ControlPlane, settings: Settings, backbone: FakeBackbone | None = None
+    control: ControlPlane, settings: Settings, backbone: NoopBackbone | None = None
 ) -> AsyncIterator[Worker]:
-    worker = Worker(control, settings, Runner(fake_engine(backbone), Encoding()), NoFaults())
+    worker = Worker(control, settings, Runner(noop_engine(backbone), Encoding()), NoFaults())
     task = asyncio.create_task(worker.run())
     try:
         yield worker
@@ -92,7 +92,7 @@ async def test_an_image_becomes_frame_0_and_a_path_the_frames_after_it(
     assert (progress.first_frame, progress.last_frame) == (1, 10)
     after = await control.sessions.get(session.id)
     assert after.next_frame == 11 and after.num_segments == 4 and after.num_points > 0
-    assert after.weights == "fake@0" and after.state == SessionState.IDLE
+    assert after.weights == "noop@0" and after.state == SessionState.IDLE
     assert await control.workers.alive() == []  # it left in order
 
 
@@ -170,7 +170,7 @@ async def test_an_image_that_cannot_be_read_fails_its_session_alone(
     assert first.state == RequestState.FAILED and first.error == session.error
 
 
-class PoisonBackbone(FakeBackbone):
+class PoisonBackbone(NoopBackbone):
     """Fails for cameras beyond 50 m, as a model out of memory would."""
 
     def depth(self, latents, cameras):  # type: ignore[no-untyped-def]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from fakes import HEIGHT, WIDTH, fake_engine
 from PIL import Image
 
+from bench.noop import HEIGHT, WIDTH, noop_engine
 from service.errors import SegmentCorrupt
 from service.segments import SegmentHeader, parse_segment
 from worker.geometry import Cameras
@@ -36,7 +36,7 @@ def header(increment: Increment, index: int = 0) -> SegmentHeader:
 
 def increments() -> list[Increment]:
     """An observation and two chunks of one World."""
-    engine = fake_engine()
+    engine = noop_engine()
     world = engine.open(seed=3)
     image = torch.from_numpy(
         np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -66,7 +66,7 @@ def test_an_increment_comes_back_bit_for_bit() -> None:
 
 
 def test_a_world_is_the_replay_of_its_segments() -> None:
-    engine, parts = fake_engine(), increments()
+    engine, parts = noop_engine(), increments()
     whole, restored = engine.open(seed=3), engine.open(seed=3)
     for part in parts:
         engine.replay(whole, part)
