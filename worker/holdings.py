@@ -96,7 +96,7 @@ class Holdings:
         for session in await self._leases.renew(leases):
             if self.lease(session) == leases[session]:
                 LOG.warning("lease lost", session=session)
-                self._forget(session)
+                self.forget(session)
 
     async def jobs(self) -> list[Job]:
         """What each session needs next; those that need nothing for long are released."""
@@ -116,7 +116,7 @@ class Holdings:
         try:
             held.owned = await self._leases.load(session)
         except LeaseLost:
-            self._forget(session)
+            self.forget(session)
 
     async def _rest(self, session: str, held: Held, owned: Owned) -> None:
         """A session with nothing to do is kept for a while, then released; its World stays."""
@@ -152,7 +152,7 @@ class Holdings:
             await self._leases.commit(session, held.lease, change)
         except LeaseLost as error:
             LOG.warning("commit refused", reason=error.detail)
-            self._forget(session)
+            self.forget(session)
             return False
         self._faults.at("after_commit")
         held.owned = None
@@ -172,7 +172,7 @@ class Holdings:
         wakes, held.wakes = held.wakes, []
         await self._wakes.ack(wakes)
 
-    def _forget(self, session: str) -> None:
+    def forget(self, session: str) -> None:
         """Stop owning a session: another worker may commit to it from now on."""
         self._held.pop(session, None)
         self._on_lost(session)

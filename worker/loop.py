@@ -22,14 +22,14 @@ import structlog
 from redis.exceptions import RedisError
 
 from service.control import ControlPlane
-from service.errors import GenerationFailed, MirageError, SegmentError, StoreDown
+from service.errors import GenerationFailed, LeaseLost, MirageError, SegmentError, StoreDown
 from service.requests import Init, Observe
 from service.segments import Upload, segment_id
 from service.sessions import Session
 from service.settings import Settings
 from service.tasks import end
 from service.workers import WorkerRecord
-from worker import commits
+from worker import commits, heads
 from worker.faults import Faults
 from worker.holdings import Holdings
 from worker.memory import MEMORIES
@@ -182,6 +182,10 @@ class Worker:
             for job in batch:
                 await self._holdings.commit(job.session.id, commits.skipped(job))
             return
+        if batch[0].what == "head":
+            for job in batch:
+                await self._head(job)
+            return
         tasks = [task for job in batch if (task := await self._prepare(job))]
         if not tasks:
             return
@@ -193,6 +197,23 @@ class Worker:
         for ended in ends:
             if isinstance(ended, BaseException):
                 raise ended
+
+    async def _head(self, job: Job) -> None:
+        lease = self._holdings.lease(job.session.id)
+        if lease is None:
+            return
+        try:
+            change = await heads.execute(self._control, job, lease)
+        except LeaseLost:
+            self._holdings.forget(job.session.id)
+        except StoreDown:
+            raise
+        except MirageError as error:
+            await self._fail(job, error)
+        else:
+            if change is not None:
+                await self._holdings.commit(job.session.id, change)
+            self._holdings.invalidate(job.session.id)
 
     async def _prepare(self, job: Job) -> Task | None:
         """The World of a job, restored if it is not here; what can't be restored fails the job."""

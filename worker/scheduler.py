@@ -16,13 +16,15 @@ from service.leases import Owned
 from service.requests import Entry, Generate, Init, LivePose, Observe, Progress
 from service.sessions import Session
 
+Work = Literal["observe", "chunk", "skip", "head"]
+
 
 @dataclass(frozen=True)
 class Job:
     """One session's part of a step, and the cursor that a commit of it leaves behind."""
 
     session: Session  # as it was when the job was made
-    what: Literal["observe", "chunk", "skip"]
+    what: Work
     entry: Entry
     progress: Progress | None
     poses: list[list[float]]
@@ -47,12 +49,14 @@ def next_job(owned: Owned, chunk_frames: int) -> Job | None:
         newest = _newest_live(owned.entries)
         assert isinstance(newest.message, LivePose)
         return _whole(session, "chunk", newest, None, [newest.message.pose])
-    return _chunk(owned, message, chunk_frames)
+    if isinstance(message, Generate):
+        return _chunk(owned, message, chunk_frames)
+    return _whole(session, "head", entry, progress, [])
 
 
 def _whole(
     session: Session,
-    what: Literal["observe", "chunk", "skip"],
+    what: Work,
     entry: Entry,
     progress: Progress | None,
     poses: list[list[float]],
