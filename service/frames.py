@@ -88,6 +88,25 @@ class FrameBus:
             raise UnknownFrame(f"session {session!r} has no frame {frame}")
         return found[0]
 
+    async def last(self, session: str, camera: int) -> Frame | None:
+        """The newest frame of a camera among those of the stream; None if there is none.
+
+        Raises what `read` raises.
+        """
+        position = await self._position(session, None)
+        newest = await self.get(session, position.next_frame - 1)
+        upper = event_id(newest.branch, newest.frame)
+        while newest.camera != camera:
+            events = await self._redis.xrevrange(
+                keys.frames(session), max=f"({upper}", min=f"{position.branch}-0", count=16
+            )
+            if not events:
+                return None
+            frames = [_frame(event) for _, event in events]
+            newest = next((one for one in frames if one.camera == camera), frames[-1])
+            upper = event_id(newest.branch, newest.frame)
+        return newest
+
     async def manifest(self, session: str) -> list[ManifestEntry]:
         """The World's segments in order."""
         entries = await self._redis.lrange(keys.manifest(session), 0, -1)

@@ -27,11 +27,11 @@ async def append_path(
     return await control.requests.append(session_id, request)
 
 
-async def last_camera(control: ControlPlane, session_id: str) -> Array:
-    """(4, 4): where the camera will be when the log is done."""
+async def last_camera(control: ControlPlane, session_id: str, camera: int = 0) -> Array:
+    """(4, 4): where this camera will be when the log is done; new ones start at the first image."""
     session = await control.sessions.get(session_id)
-    planned = await control.requests.last_pose(session_id)
-    if planned is None and session.next_frame > 0:
-        frame = await control.frames.get(session_id, session.next_frame - 1)
-        planned = frame.pose
-    return np.asarray(planned or session.pose, dtype=np.float64).reshape(4, 4)
+    pose = await control.requests.last_pose(session_id, camera)
+    if pose is None and session.next_frame > 0:
+        frame = await control.frames.last(session_id, camera)
+        pose = None if frame is None else frame.pose
+    return np.asarray(pose or session.pose, dtype=np.float64).reshape(4, 4)

@@ -2,8 +2,8 @@
 
 Gateways append, the session's owner reads from a committed cursor = (entry, poses done), so there
 is no pending-entries list and nothing to reclaim. Blobs (images, depth) are referenced, never
-inlined. Cancel is a flag that the next commit returns. A live pose replaces the live pose before it
-that nobody started: newest wins, and the log stays short without a worker.
+inlined. Cancel is a flag that the next commit returns. A live pose replaces the one before it of
+the same camera that nobody started: newest wins, and the log stays short without a worker.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from service.settings import Settings
 
 # world_from_camera, 4 x 4 row major, OpenCV axes, metres; validated as rigid at the edge
 Pose = Annotated[list[float], Field(min_length=16, max_length=16)]
+
+# which of a shared World's cameras: each has its own live poses and its own stream of frames
+Camera = Annotated[int, Field(ge=0, lt=16)]
 
 
 class Message(BaseModel):
@@ -59,14 +62,18 @@ class Generate(Message):
 
     kind: Literal["generate"] = "generate"
     poses: list[Pose] = Field(min_length=1)
+    camera: Camera = 0
     client_time_ms: float | None = None
 
 
 class LivePose(Message):
-    """Render where the camera is now; a newer one replaces it as long as it is not begun."""
+    """Render where the camera is now; a newer one of the same camera replaces it as long as it is
+    not begun.
+    """
 
     kind: Literal["live"] = "live"
     pose: Pose
+    camera: Camera = 0
     sequence: int = 0  # the client's own count, echoed: gaps show what was skipped
     client_time_ms: float | None = None
 
@@ -158,6 +165,7 @@ class RequestLog:
             [
                 *(progress.id, message.kind, message.model_dump_json(), kept),
                 *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
+                getattr(message, "camera", 0),
             ],
         )
         self._raise_unless_ok(session, answer[0])
@@ -227,13 +235,18 @@ class RequestLog:
         scripts.raise_for_state(session, answer[0])
         return _progress(answer[1], answer[2])
 
-    async def last_pose(self, session: str) -> Pose | None:
-        """Where the camera will be once everything asked for is done; None if nothing waits."""
-        last = await self._redis.xrevrange(keys.log(session), count=1)
-        if not last:
-            return None
-        message = REQUEST.validate_json(last[0][1][b"body"])
-        return message.poses[-1] if isinstance(message, Generate) else message.pose
+    async def last_pose(self, session: str, camera: int = 0) -> Pose | None:
+        """Where a camera will be once everything asked of it is done; None if nothing waits."""
+        entries = await self._redis.xrevrange(keys.log(session))
+        for _, fields in entries:
+            message = REQUEST.validate_json(fields[b"body"])
+            if isinstance(message, Generate) and message.camera == camera:
+                return message.poses[-1]
+            if isinstance(message, LivePose) and message.camera == camera:
+                return message.pose
+            if isinstance(message, Init):
+                return message.pose
+        return None
 
 
 def _progress(value: bytes, cancel: object) -> Progress:

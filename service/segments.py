@@ -48,6 +48,7 @@ class FrameMeta(BaseModel):
 
     frame: int
     branch: int
+    camera: int = 0  # of a shared World's; frames are numbered over all of them
     pose: list[float]
     coverage: float  # part of the cells that the memory covered
     request_id: str

@@ -88,6 +88,7 @@ class Runner:
             Frame(
                 frame=frame,
                 branch=job.session.branch,
+                camera=getattr(job.entry.message, "camera", 0),
                 pose=job.poses[i],
                 coverage=float(increment.coverage[i].mean()),
                 request_id=job.entry.id,

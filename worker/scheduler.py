@@ -46,9 +46,7 @@ def next_job(owned: Owned, chunk_frames: int) -> Job | None:
     if isinstance(message, Init | Observe):
         return _whole(session, "observe", entry, progress, [message.pose])
     if isinstance(message, LivePose):
-        newest = _newest_live(owned.entries)
-        assert isinstance(newest.message, LivePose)
-        return _whole(session, "chunk", newest, None, [newest.message.pose])
+        return _whole(session, "chunk", entry, None, [message.pose])
     if isinstance(message, Generate):
         return _chunk(owned, message, chunk_frames)
     return _whole(session, "head", entry, progress, [])
@@ -62,11 +60,6 @@ def _whole(
     poses: list[list[float]],
 ) -> Job:
     return Job(session, what, entry, progress, poses, 0, entry.entry, 0, True)
-
-
-def _newest_live(entries: list[Entry]) -> Entry:
-    """The last of the live poses at the head of the log."""
-    return list(itertools.takewhile(lambda one: isinstance(one.message, LivePose), entries))[-1]
 
 
 def _chunk(owned: Owned, message: Generate, chunk_frames: int) -> Job:

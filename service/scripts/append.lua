@@ -1,6 +1,6 @@
--- Append a request. A live pose takes the place of the live pose before it: newest wins.
+-- Append a request. A live pose replaces the one of its camera among the live poses at the end of the log: newest wins.
 -- KEYS record lease log requests order
--- ARGV request id, kind, body, progress ('' = none is kept), most requests waiting, progress records kept, now, expiry
+-- ARGV request id, kind, body, progress ('' = none is kept), most requests waiting, progress records kept, now, expiry, camera
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'unknown'} end
 if state == 'deleted' or state == 'failed' then return {state} end
@@ -10,15 +10,18 @@ if known then return {'ok', owner, known} end
 
 local replaced = false
 if ARGV[2] == 'live' then
-  local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-  if last and last[2][4] == 'live' then
-    redis.call('XDEL', KEYS[3], last[1])
-    replaced = true
+  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 16)) do
+    if entry[2][4] ~= 'live' then break end
+    if entry[2][8] == ARGV[9] then
+      redis.call('XDEL', KEYS[3], entry[1])
+      replaced = true
+      break
+    end
   end
 end
 if not replaced and redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[5]) then return {'full'} end
 
-redis.call('XADD', KEYS[3], '*', 'id', ARGV[1], 'kind', ARGV[2], 'body', ARGV[3])
+redis.call('XADD', KEYS[3], '*', 'id', ARGV[1], 'kind', ARGV[2], 'body', ARGV[3], 'camera', ARGV[9])
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
   if redis.call('RPUSH', KEYS[5], ARGV[1]) > tonumber(ARGV[6]) then

@@ -152,3 +152,23 @@ async def test_progress_records_are_bounded(control: ControlPlane) -> None:
         await control.requests.append(session.id, PATH)
         await control.redis.xtrim(keys.log(session.id), maxlen=1, approximate=False)
     assert len(await control.requests.list(session.id)) == keys.REQUESTS_KEPT
+
+
+async def test_the_newest_live_pose_wins_for_each_camera(control: ControlPlane) -> None:
+    session = await new_session(control)
+    for sequence, camera in enumerate((0, 1, 0, 2, 0, 1)):
+        live = LivePose(pose=IDENTITY, sequence=sequence, camera=camera)
+        await control.requests.append(session.id, live)
+    owned = await leases_of(control).load(session.id)
+    waiting = [entry.message for entry in owned.entries if isinstance(entry.message, LivePose)]
+    assert [(one.camera, one.sequence) for one in waiting] == [(2, 3), (0, 4), (1, 5)]
+
+
+async def test_each_camera_goes_on_from_its_own_last_pose(control: ControlPlane) -> None:
+    session = await new_session(control)
+    far, near = [*IDENTITY[:11], 9.0, *IDENTITY[12:]], [*IDENTITY[:11], 1.0, *IDENTITY[12:]]
+    await control.requests.append(session.id, Generate(poses=[far], camera=3))
+    await control.requests.append(session.id, LivePose(pose=near))
+    assert await control.requests.last_pose(session.id) == near
+    assert await control.requests.last_pose(session.id, camera=3) == far
+    assert await control.requests.last_pose(session.id, camera=4) == IDENTITY  # of the first image

@@ -57,11 +57,11 @@ def test_a_path_is_cut_into_chunks(
     assert (chunk.cursor, chunk.cursor_done, chunk.is_last) == (cursor, left, left == 0)
 
 
-def test_of_live_poses_in_a_row_only_the_last_counts() -> None:
-    live = [LivePose(pose=IDENTITY, sequence=i) for i in range(3)]
-    found = job(owned(*live[:2], path(1), live[2]))
-    assert isinstance(found.entry.message, LivePose) and found.entry.message.sequence == 1
-    assert (found.cursor, found.progress, len(found.poses)) == ("2-0", None, 1)
+def test_a_live_pose_is_a_frame_of_its_own() -> None:
+    live = [LivePose(pose=IDENTITY, sequence=i, camera=i) for i in range(2)]
+    found = job(owned(*live, path(1)))
+    assert isinstance(found.entry.message, LivePose) and found.entry.message.sequence == 0
+    assert (found.cursor, found.progress, len(found.poses)) == ("1-0", None, 1)
 
 
 def test_an_observation_is_a_job_of_its_own() -> None:
