@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--sample")
     walk.add_argument("--fov-deg", type=float)
     walk.add_argument("--seed", type=int)
-    walk.add_argument("--memory", choices=("latent", "null"))
+    walk.add_argument("--memory", choices=("latent", "null", "rgb"))
     walk.add_argument("--actions", default=DEFAULT_WALK, help=f"default: {DEFAULT_WALK!r}")
     walk.add_argument("--output", type=Path, default=Path("walk.mp4"))
     walk.add_argument("--keep", action="store_true", help="leave the world on the server")

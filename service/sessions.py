@@ -68,7 +68,7 @@ class NewSession(BaseModel):
 
     owner: str = ""  # the API key's name; "" where there are no keys
     seed: int = Field(0, ge=0, lt=2**63)
-    memory: Literal["latent", "null"] = "latent"
+    memory: Literal["latent", "null", "rgb"] = "latent"
     intrinsics: Intrinsics
     pose: Pose = Field(default=IDENTITY)  # of the first image: world_from_camera
 

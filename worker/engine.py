@@ -46,7 +46,9 @@ class Engine:
 
     def open(self, seed: int, memory: str = "latent") -> World:
         """An empty World; `observe` gives it its first image."""
-        store = create_memory(memory, self.backbone.channels, self.grid, self.cfg.device)
+        store = create_memory(
+            memory, self.backbone.channels, self.grid, self.cfg.device, codec=self.backbone
+        )
         return World(store, seed, self.cfg.num_recent)
 
     @torch.inference_mode()
@@ -80,6 +82,7 @@ class Engine:
                 mask=None if mask is None else mask[None],
                 observed=True,
                 readout=readout,
+                images=image[None],
             )
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents.float()))
@@ -135,7 +138,13 @@ class Engine:
         with clock("write"):
             sources = [world.next_source + i for i in range(len(views))]
             delta = world.memory.write(
-                latents, depth, views, sources, confidence=confidence, readout=readout
+                latents,
+                depth,
+                views,
+                sources,
+                confidence=confidence,
+                readout=readout,
+                images=images,
             )
         shown = tuple(world.next_frame + i for i in range(len(views)))
         coverage = readout.coverage.cpu()

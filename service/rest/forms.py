@@ -39,7 +39,7 @@ class SessionForm(BaseModel):
     seed: int | None = Field(
         None, ge=0, lt=2**53, description="at random if not given; exact in every JSON"
     )
-    memory: Literal["latent", "null"] = "latent"
+    memory: Literal["latent", "null", "rgb"] = "latent"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

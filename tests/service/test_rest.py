@@ -342,7 +342,7 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "negative seed": ({"files": {"image": png()}, "data": {"seed": "-1"}}, "seed", "greater"),
     "seed too large": ({"files": {"image": png()}, "data": {"seed": str(2**63)}}, "seed", "less"),
-    "unknown memory": ({"files": {"image": png()}, "data": {"memory": "rgb"}}, "memory", "latent"),
+    "unknown memory": ({"files": {"image": png()}, "data": {"memory": "clay"}}, "memory", "latent"),
     "a key with spaces": (
         {"files": {"image": png()}, "headers": {"Idempotency-Key": "a b"}},
         "Idempotency-Key",

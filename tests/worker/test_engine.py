@@ -282,6 +282,18 @@ def test_the_null_memory_knows_nothing_and_works(engine):
     assert same(engine.step([world], [views])[0], engine.step([restored], [views])[0])
 
 
+def test_the_rgb_memory_keeps_the_pictures_themselves(engine):
+    world, first = begun(engine, memory="rgb")
+    assert first.delta.tokens.shape[1] == 3
+    (chunk,) = engine.step([world], [looking(engine, 0, 10)])
+    assert chunk.coverage[0].mean() > 0.95
+    restored = engine.open(seed=1, memory="rgb")
+    for increment in (first, chunk):
+        engine.replay(restored, increment)
+    views = looking(engine, 20)
+    assert same(engine.step([world], [views])[0], engine.step([restored], [views])[0])
+
+
 def test_what_precedes_a_chunk_is_the_latest_view(engine):
     world, increments = walked(engine)
     assert world.latents is not None and world.cameras is not None

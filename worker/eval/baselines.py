@@ -31,6 +31,7 @@ class LastFrameMemory:
         mask: Tensor | None = None,
         observed: bool = False,
         readout: Readout | None = None,
+        images: Tensor | None = None,
     ) -> Delta:
         self._held = create_memory("latent", self._channels, self._grid)
         last = slice(-1, None)

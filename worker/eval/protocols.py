@@ -7,9 +7,9 @@
 - imagined: one true frame is given, everything else is generated; the return leg is scored.
   Measures the system.
 
-A baseline sees the same frames with the same weights, seed and noise: `null` has no memory, `last-
-frame` only that of the latest frame; both start from the last observed view. `readout` decodes what
-the latent memory shows, without a denoiser.
+A baseline sees the same frames with the same weights, seed and noise: `null` has no memory,
+`last-frame` only that of the latest frame; both start from the last observed view. `rgb` remembers
+coloured points of every pixel. `readout` decodes what the latent memory shows, without a denoiser.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def observed(engine: Engine, loop: Loop, method: str, true_depth: bool, chunk: i
     views = list(range(0, loop.num_out, OBSERVE_EVERY))
     memory = {"readout": "latent"}.get(method, method)
     world = open_world(engine, loop, memory)
-    for i in views if memory == "latent" else views[-1:]:
+    for i in views if memory in ("latent", "rgb") else views[-1:]:
         image = to_uint8(loop.images[i : i + 1])[0]
         engine.observe(world, image, loop.cameras[i : i + 1], loop.depth[i] if true_depth else None)
     back = list(range(loop.num_out, len(loop.images)))

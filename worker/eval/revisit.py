@@ -28,7 +28,7 @@ from worker.eval.sheet import write_sheet
 from worker.scenes.paths import LOOP_KINDS
 from worker.scenes.scene import HELD_OUT_SEED
 
-METHODS = ("latent", "null", "last-frame", "readout")
+METHODS = ("latent", "rgb", "null", "last-frame", "readout")
 PROTOCOLS = ("observed", "observed_pred", "imagined")
 
 Scores = dict[str, list[float]]  # metric path -> one value per scene

@@ -8,6 +8,7 @@ from worker.memory.base import Delta, Memory, MemoryStats, ReadMode, Readout, re
 
 if TYPE_CHECKING:
     from worker.memory.latent import LatentMemoryConfig
+    from worker.memory.rgb import PixelCodec
 
 __all__ = [
     "MEMORIES",
@@ -20,7 +21,7 @@ __all__ = [
     "read_many",
 ]
 
-MEMORIES = ("latent", "null")
+MEMORIES = ("latent", "null", "rgb")
 
 
 def create_memory(
@@ -28,7 +29,8 @@ def create_memory(
     channels: int,
     grid: tuple[int, int],  # h, w in latent cells
     device: str = "cpu",
-    cfg: LatentMemoryConfig | None = None,  # of `latent`
+    cfg: LatentMemoryConfig | None = None,  # of `latent` and `rgb`
+    codec: PixelCodec | None = None,  # of `rgb`
 ) -> Memory:
     """An empty memory; `name` is one of MEMORIES."""
     if name == "null":
@@ -39,4 +41,10 @@ def create_memory(
         from worker.memory.latent import LatentMemory, LatentMemoryConfig
 
         return LatentMemory(channels, grid, device, cfg or LatentMemoryConfig())
+    if name == "rgb":
+        from worker.memory.rgb import RgbMemory
+
+        if codec is None:
+            raise ValueError("an rgb memory encodes what it shows: create it with a codec")
+        return RgbMemory(channels, grid, device, codec, cfg)
     raise ValueError(f"unknown memory {name!r}; choose one of {', '.join(MEMORIES)}")

@@ -69,6 +69,7 @@ class Memory(Protocol):
         observed: bool = False,  # RGB-D truth: replaces what is worse; else fills what is uncovered
         readout: Readout
         | None = None,  # of the same cameras since the last write, saves projecting again
+        images: Tensor | None = None,  # (T, H, W, 3) uint8 that the tokens show, to keep pixels of
     ) -> Delta: ...
 
     def apply(self, delta: Delta) -> None: ...

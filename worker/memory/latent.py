@@ -67,6 +67,7 @@ class LatentMemory:
         mask: Tensor | None = None,
         observed: bool = False,
         readout: Readout | None = None,
+        images: Tensor | None = None,
     ) -> Delta:
         self._check_write(tokens, cameras, source, confidence)
         tokens, depth = tokens.to(self._device), depth.to(self._device)

@@ -27,6 +27,7 @@ class NullMemory:
         mask: Tensor | None = None,
         observed: bool = False,
         readout: Readout | None = None,
+        images: Tensor | None = None,
     ) -> Delta:
         return empty_delta(self._channels, torch.zeros(3, dtype=torch.float64, device=self._device))
 

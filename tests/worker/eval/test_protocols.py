@@ -60,6 +60,8 @@ def test_what_each_method_remembers(walks):
         assert coverage(f"{protocol}.latent") > coverage(f"{protocol}.last-frame") > 0.1
         latent, last = (walks[f"{protocol}.{m}"].memory_bytes for m in ("latent", "last-frame"))
         assert latent > last > 0
+        assert walks[f"{protocol}.rgb"].memory_bytes > 8 * latent
+        assert coverage(f"{protocol}.rgb") > 0.8 * coverage(f"{protocol}.latent")
     assert coverage("observed.latent") > 0.8
 
 

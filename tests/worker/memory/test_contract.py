@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from block_codec import BlockCodec
 from boxes import camera, orbit, room_depth
 from torch import Tensor
 
@@ -17,7 +18,7 @@ GRID, CHANNELS = (16, 24), 6
 def create(name: str) -> Memory:
     if name == "last-frame":  # the baseline of the benchmarks obeys too
         return LastFrameMemory(CHANNELS, GRID)
-    return create_memory(name, CHANNELS, GRID)
+    return create_memory(name, CHANNELS, GRID, codec=BlockCodec(CHANNELS))
 
 
 @pytest.fixture(params=[*MEMORIES, "last-frame"])
@@ -144,7 +145,7 @@ def test_sessions_are_read_together(name):
 
 
 def test_an_unknown_memory_is_refused():
-    with pytest.raises(ValueError, match="unknown memory 'clay'; choose one of latent, null"):
+    with pytest.raises(ValueError, match="unknown memory 'clay'; choose one of latent, null, rgb"):
         create_memory("clay", CHANNELS, GRID)
 
 
