@@ -156,3 +156,30 @@ def covered_cells(
     hit = many[which]
     cell = start[hit] + row * w + offset - row * columns[which]
     return torch.cat([one, hit]), torch.cat([start[one], cell]), len(one)
+
+
+def placement(
+    positions: Tensor,  # (t, h, w, 3) float32 of each cell's point
+    size: Tensor,  # (t, h, w)
+    slant: Tensor,  # (t, h, w, 3)
+    cameras: Cameras,  # (t,) at the latent grid's size, in the positions' frame
+) -> tuple[Tensor, Tensor]:
+    """Where each cell's point lies from the cell's centre, and how many cells its patch spans, in u
+    and v: both (t, 2, h, w) float32.
+
+    A token says what its patch looks like around its own centre; this says where that centre is.
+    """
+    matrix = cameras.camera_from_world.float()[:, :3, :, None, None].movedim(0, 2)
+    fx, fy, cx, cy = cameras.intrinsics.float()[..., None, None].unbind(1)
+    x, y, z = (
+        value + row[3] for value, row in zip(_rotated(positions, matrix), matrix, strict=True)
+    )
+    z = z.clamp(min=NEAR_M)
+    a, b, c = _rotated(slant.float(), matrix)
+    width_u, width_v = size * fx / z, size * fy / z
+    span_u = width_u + ((a - c * x / z) * fx / z).abs()
+    span_v = width_v + ((b - c * y / z) * fy / z).abs()
+    h, w = positions.shape[1:3]
+    u = x * fx / z + cx - (torch.arange(w, device=x.device) + 0.5)
+    v = y * fy / z + cy - (torch.arange(h, device=x.device)[:, None] + 0.5)
+    return torch.stack([u, v], 1), torch.stack([span_u, span_v], 1).clamp(max=MAX_SPAN)

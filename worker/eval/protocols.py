@@ -15,7 +15,7 @@ coloured points of every pixel. `readout` decodes what the latent memory shows, 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -137,5 +137,5 @@ def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int]) ->
 
 
 def cat_readouts(parts: list[Readout]) -> Readout:
-    names = ("tokens", "coverage", "depth", "winner", "source", "quality")
-    return Readout(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    columns = [field.name for field in fields(Readout)]
+    return Readout(**{name: torch.cat([getattr(part, name) for part in parts]) for name in columns})

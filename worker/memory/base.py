@@ -31,6 +31,10 @@ class Readout:
     winner: Tensor  # (T, h, w) int64 row of the winning point, -1 where uncovered
     source: Tensor  # (T, h, w) int64 frame that the winner was seen in, -1 where uncovered
     quality: Tensor  # (T, h, w) float32 of the winner, 0 where uncovered
+    offset: (
+        Tensor  # (T, 2, h, w) float32 cells in u, v from the cell's centre to the winner's, or 0
+    )
+    span: Tensor  # (T, 2, h, w) float32 cells in u, v that the winner's patch spans, 0 if uncovered
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def empty_readout(num_views: int, channels: int, grid: tuple[int, int], device: 
     nobody = torch.full(shape, -1, dtype=torch.int64, device=device)
     zeros = torch.zeros(shape, device=device)
     tokens = torch.zeros(num_views, channels, *grid, device=device)
-    return Readout(tokens, zeros, zeros, nobody, nobody, zeros)
+    pairs = torch.zeros(num_views, 2, *grid, device=device)
+    return Readout(tokens, zeros, zeros, nobody, nobody, zeros, pairs, pairs)
 
 
 def empty_delta(channels: int, origin: Tensor) -> Delta:

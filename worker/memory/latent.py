@@ -23,6 +23,7 @@ from worker.geometry import Cameras, Convention, Lifted, lift
 from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.fusion import Cells, keep_new, superseded, sure_winner
 from worker.memory.points import COLUMNS, Points, extent
+from worker.projection import placement
 from worker.splat import Splat, accumulate, splat
 
 MAX_TOKEN = 2.0**15  # beyond it fixed-point sums could overflow; a sane codec stays under 10
@@ -118,6 +119,10 @@ class LatentMemory:
         points = self._points
         if not len(points):
             return empty_readout(len(cameras), self._channels, self._grid, self._device)
+        offset, span = placement(
+            points["positions"][row], points["size"][row], points["slant"][row], views
+        )
+        known = covered[:, None]
         return Readout(
             tokens=accumulate(seen, points["tokens"]),
             coverage=seen.coverage,
@@ -125,6 +130,8 @@ class LatentMemory:
             winner=seen.winner,
             source=torch.where(covered, points["source"][row].long(), -1),
             quality=torch.where(covered, points["quality"][row], 0.0),
+            offset=torch.where(known, offset, 0.0),
+            span=torch.where(known, span, 0.0),
         )
 
     def stats(self) -> MemoryStats:
