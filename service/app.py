@@ -4,29 +4,45 @@ needs no other server."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import BaseRoute
 
 from service import ws
+from service.auth.exposure import check_exposure
+from service.auth.gate import Gate
+from service.auth.guard import Guard
 from service.control import ControlPlane
 from service.gateway import Gateway
 from service.limits import MAX_HEAVY
-from service.rest import frames, generations, health, samples, sessions
+from service.rest import access, frames, generations, health, samples, sessions
 from service.rest.body_limit import BodyLimit
-from service.rest.problems import add_handlers, with_problem_type
+from service.rest.openapi import completed
+from service.rest.problems import add_handlers
 from service.samples import SAMPLES, Samples
 from service.settings import Settings
 from service.telemetry import Metrics, Telemetry
 
 VIEWER = Path(__file__).parent / "viewer"
 DOCS = Path(__file__).parent / "rest" / "docs.html"
+PAGES = frozenset({"/", "/docs", "/openapi.json", "/viewer"})  # they know nothing of any world
+ROUTERS = (
+    sessions.router,
+    generations.router,
+    frames.router,
+    access.router,
+    samples.router,
+    health.router,
+    ws.router,
+)
 FRESH = {"Cache-Control": "no-cache"}
 ABOUT = (
     "Video worlds that remember what you saw. Open a session from one image, send camera poses, "
@@ -48,19 +64,32 @@ class FreshFiles(StaticFiles):
 
 
 class Api(FastAPI):
+    """FastAPI whose document says what each endpoint needs."""
+
+    behind_gate: Sequence[BaseRoute] = ()
+
     def openapi(self) -> dict[str, Any]:
-        return with_problem_type(super().openapi())
+        return completed(super().openapi(), self.behind_gate)
 
 
 def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
-    """The app; it connects to the control plane when it starts and leaves it when it stops."""
+    """The app; it connects to the control plane when it starts and leaves it when it stops.
+
+    Raises ConfigurationError for a public address without keys.
+    """
+    check_exposure(settings)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         control = await ControlPlane.open(settings)
         app.state.gateway = Gateway(
-            settings, control, Samples(samples_folder), metrics, asyncio.Semaphore(MAX_HEAVY)
+            settings,
+            control,
+            Guard(control.redis, settings.require_keys),
+            Samples(samples_folder),
+            metrics,
+            asyncio.Semaphore(MAX_HEAVY),
         )
         try:
             yield
@@ -76,19 +105,27 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
         redoc_url=None,
     )
     add_handlers(app)
-    for router in (
-        sessions.router,
-        generations.router,
-        frames.router,
-        samples.router,
-        health.router,
-        ws.router,
-    ):
+    for router in ROUTERS:
         app.include_router(router)
     _add_pages(app)
+    pages = [route for route in app.routes if getattr(route, "path", None) in PAGES]
+    app.behind_gate = [*pages, *(route for router in ROUTERS for route in router.routes)]
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(Gate, app.behind_gate, PAGES, settings.allowed_origins)
+    if settings.allowed_origins:
+        _add_cors(app, settings)
     app.add_middleware(Telemetry, metrics=metrics)
     return app
+
+
+def _add_cors(app: FastAPI, settings: Settings) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=sorted(settings.allowed_origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
+        expose_headers=["ETag", "Location", "Retry-After", "X-Request-Id"],
+    )
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""`mirage up | demo | gateway | worker | walk`.
+"""`mirage up | demo | gateway | worker | walk | keys`.
 
 Settings come from MIRAGE_* variables; flags override them. The command never imports torch: a
 worker is always a process of its own.
@@ -20,6 +20,8 @@ import uvicorn
 
 from service import demo, demo_source
 from service.app import create_app
+from service.auth.commands import add_keys_command
+from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
 from service.errors import FieldProblem, InvalidRequest, MirageError
@@ -79,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="only a process that owns a model")
     worker.set_defaults(run=run_worker)
 
+    add_keys_command(commands)
+
     walk = commands.add_parser("walk", help="walk through a world of a running server, as MP4")
     walk.add_argument("--server", default="http://127.0.0.1:8000")
     start = walk.add_mutually_exclusive_group(required=True)
@@ -99,6 +103,7 @@ def run_up(options: argparse.Namespace) -> int:
 
 
 async def _up(settings: Settings) -> int:
+    check_exposure(settings)
     print("starting a worker and a gateway ...", flush=True)
     async with running_stack(settings) as stack:
         print(
@@ -115,7 +120,8 @@ def run_demo(options: argparse.Namespace) -> int:
         source = demo_source.from_image(options.image, options.fov_deg)
     else:
         source = demo_source.from_sample(options.sample)
-    settings = load_settings(port=0, data_dir=options.output / "data")
+    place = options.output / "data"
+    settings = load_settings(port=0, data_dir=place, host="127.0.0.1", require_keys=False)
     demo_options = demo.DemoOptions(source, options.output, options.seed)
     return _until_signal(_demo(settings, demo_options))
 
@@ -133,6 +139,7 @@ async def _demo(settings: Settings, options: demo.DemoOptions) -> int:
 def run_gateway(options: argparse.Namespace) -> int:
     settings = _settings(options)
     configure_logging(settings.log_level)
+    check_exposure(settings)
     asyncio.run(_check(settings))
     config = uvicorn.Config(
         create_app(settings),
@@ -202,10 +209,13 @@ def _add_place(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", help="default: MIRAGE_HOST or 127.0.0.1")
     command.add_argument("--port", type=int, help="default: MIRAGE_PORT or 8000; 0 = a free one")
     command.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+    command.add_argument(
+        "--insecure", action="store_true", default=None, help="a public address without keys"
+    )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
+    given = {name: getattr(options, name) for name in ("host", "port", "data_dir", "insecure")}
     return load_settings(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -72,6 +72,7 @@ class EmbeddedValkey:
             self._lock = lock = self._take_lock()
             self._process = process = self._spawn(lock)
             await self._wait_ready(process)
+            (self.data_dir / "url").write_text(self.url)
         except ControlPlaneDown:
             await self.stop()
             raise
@@ -112,6 +113,7 @@ class EmbeddedValkey:
                 process.kill()
                 await asyncio.to_thread(process.wait)
         if self._lock is not None:
+            (self.data_dir / "url").unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
         if self._socket_dir is not None:
@@ -162,6 +164,22 @@ def valkey_binary() -> Path:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
         raise ControlPlaneDown(f"{error}; set MIRAGE_REDIS_URL") from error
+
+
+def running_url(data_dir: Path) -> str:
+    """Where the embedded Valkey of `data_dir` listens; "" if none runs."""
+    folder = data_dir.absolute() / "valkey"
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # a server holds it
+        return (folder / "url").read_text()
+    finally:
+        os.close(lock)
+    return ""
 
 
 def free_port() -> int:

@@ -4,6 +4,8 @@
     ├── ConfigurationError       a setting is unknown or malformed; the process does not start
     ├── InvalidRequest           what was sent can't be used; `fields` say why
     │   └── InvalidUpload        not an image, truncated, too large, wrong depth
+    ├── Unauthenticated          no key, or one that is unknown, revoked or expired
+    ├── Forbidden                a key that may not do this, or a page that may not ask
     ├── NotFound
     │   ├── UnknownSession
     │   ├── UnknownRequest
@@ -65,6 +67,14 @@ class InvalidRequest(MirageError):
 
 
 class InvalidUpload(InvalidRequest):
+    pass
+
+
+class Unauthenticated(MirageError):
+    pass
+
+
+class Forbidden(MirageError):
     pass
 
 
@@ -148,6 +158,8 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     ConfigurationError: Problem(500, 1011, "configuration", "The server is misconfigured"),
     InvalidRequest: Problem(422, 4422, "invalid-request", "The request can't be used"),
     InvalidUpload: Problem(422, 4422, "invalid-upload", "The upload can't be used"),
+    Unauthenticated: Problem(401, 4401, "unauthenticated", "A valid key is needed"),
+    Forbidden: Problem(403, 4403, "forbidden", "This is not allowed"),
     NotFound: Problem(404, 4404, "not-found", "There is no such thing"),
     UnknownSession: Problem(404, 4404, "unknown-session", "There is no such session"),
     UnknownRequest: Problem(404, 4404, "unknown-request", "There is no such request"),

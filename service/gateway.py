@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from service.auth.guard import Guard
 from service.control import ControlPlane
 from service.samples import Samples
 from service.settings import Settings
@@ -20,6 +21,7 @@ from service.uploads.pictures import UploadLimits
 class Gateway:
     settings: Settings
     control: ControlPlane
+    guard: Guard
     samples: Samples
     metrics: Metrics
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory

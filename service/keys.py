@@ -16,6 +16,7 @@ BUSY = f"{PREFIX}:busy"  # zset: session -> when the sweeper looks at it again
 EXPIRY = f"{PREFIX}:expiry"  # zset: every session -> when it expires
 GRAVES = f"{PREFIX}:graves"  # zset: deleted sessions whose objects still lie in the store
 WORKERS = f"{PREFIX}:workers"  # zset: worker -> last heartbeat
+API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 
 REQUESTS_KEPT = (
     256  # progress records per session; more than any backlog cap allows to be unfinished
@@ -80,6 +81,26 @@ def inbox(worker_id: str) -> str:
     return f"{PREFIX}:inbox:{worker_id}"
 
 
-def idempotency(key: str) -> str:
-    """The stored answer of a POST that may be sent again."""
-    return f"{PREFIX}:idempotency:{key}"
+def idempotency(owner: str, key: str) -> str:
+    """The stored answer of an owner's POST that may be sent again."""
+    return f"{PREFIX}:idempotency:{owner}:{key}"
+
+
+def api_key(name: str) -> str:
+    """One API key, its secret hashed."""
+    return f"{PREFIX}:key:{name}"
+
+
+def bucket(key: str, unit: str) -> str:
+    """How much of a rate or quota a key has used."""
+    return f"{PREFIX}:key:{key}:{unit}"
+
+
+def grant(name: str) -> str:
+    """A share link or ticket; goes when it expires."""
+    return f"{PREFIX}:grant:{name}"
+
+
+def shares(session: str) -> str:
+    """Zset of a session's share links -> when they expire."""
+    return f"{PREFIX}:{{{session}}}:shares"

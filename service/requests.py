@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from redis.asyncio import Redis
 
 from service import keys, scripts
+from service.auth.audit import audit
 from service.errors import (
     FieldProblem,
     InvalidRequest,
@@ -170,6 +171,8 @@ class RequestLog:
         )
         self._raise_unless_ok(session, answer[0])
         await self.wake(session, lease=answer[1].decode(), expires_s=expires_s)
+        if kept:
+            audit("request appended", session=session, request=progress.id, kind=message.kind)
         return Progress.model_validate_json(answer[2]) if answer[2] else progress
 
     def _check(self, message: Message) -> None:
@@ -233,6 +236,7 @@ class RequestLog:
         if answer[0] == b"no request":
             raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
         scripts.raise_for_state(session, answer[0])
+        audit("request cancelled", session=session, request=request_id)
         return _progress(answer[1], answer[2])
 
     async def last_pose(self, session: str, camera: int = 0) -> Pose | None:

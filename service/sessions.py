@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from service import keys, scripts
+from service.auth.audit import audit
 from service.errors import Conflict, SessionDeleted, TooManyRequests, UnknownSession
 from service.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.segments import SegmentStore, Upload
@@ -142,7 +143,13 @@ class Sessions:
         await self._write(session, new, Init(blob=blob, pose=new.pose))
         await self._redis.zadd(keys.index(new.owner), {session: 0})
         await self._requests.wake(session)
+        audit("session created", session=session)
         return await self.get(session)
+
+    async def check_quota(self, owner: str, most: int | None) -> None:
+        """Raises TooManyRequests if `owner` has `most` sessions; None = any number."""
+        if most is not None and await self._redis.zcard(keys.index(owner)) >= most:
+            raise TooManyRequests(f"this key may have {most} sessions; delete one first")
 
     async def _write(self, session: str, new: NewSession, init: Init) -> None:
         now = time.time()
@@ -215,13 +222,14 @@ class Sessions:
             )
         if answer in ("unknown", "deleted"):
             scripts.raise_for_state(session, answer.encode())
+        audit("session deleted", session=session)
 
 
 async def bury(redis: Redis, session: str, version: int | str, expired_by_s: float | str) -> str:
     """Delete under conditions; returns ok, unknown, deleted, version or alive."""
     names = [
         keys.record, keys.lease, keys.log, keys.manifest,
-        keys.frames, keys.requests, keys.order, keys.cancels,
+        keys.frames, keys.requests, keys.order, keys.cancels, keys.shares,
     ]  # fmt: skip
     answer = await scripts.run(
         redis,

@@ -37,6 +37,11 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65535)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    # who may come in
+    require_keys: bool = False  # else everybody who reaches the port may do everything
+    insecure: bool = False  # allow a public address without keys
+    cors_origins: str = ""  # of pages that may call us, "https://a.example, ..."; empty: only ours
+
     # the model
     backbone: str = "mini"
     device: str = "auto"
@@ -73,6 +78,10 @@ class Settings(BaseModel):
         if value % 16:
             raise ValueError(f"must be a multiple of 16, {value} is not")
         return value
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        return frozenset(part.strip() for part in self.cors_origins.split(",") if part.strip())
 
     @property
     def segments_url(self) -> str:

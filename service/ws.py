@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from service.auth.principal import Scope, requires
 from service.errors import FieldProblem, InvalidRequest, MirageError, problem_of
 from service.gateway import Gateway, GatewayDep
 from service.rest.problems import control_plane_down, invalid_request
@@ -22,6 +23,7 @@ router = APIRouter(tags=["stream"])
 
 
 @router.websocket("/v1/sessions/{session_id}/stream")
+@requires(Scope.WALK)
 async def stream(
     websocket: WebSocket,
     session_id: str,

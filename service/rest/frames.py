@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from service.auth.principal import Scope, requires
 from service.gateway import GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT_S
 from service.rest.answers import frame_out
@@ -18,6 +19,7 @@ MAX_FRAME = 2**53
 
 
 @router.get("", response_model=FrameList)
+@requires(Scope.READ)
 async def list_frames(
     session_id: str,
     gateway: GatewayDep,
@@ -38,6 +40,7 @@ async def list_frames(
     response_class=Response,
     responses={200: {"content": {"image/webp": {}, "image/jpeg": {}}, "description": "a picture"}},
 )
+@requires(Scope.READ)
 async def get_frame(
     session_id: str, frame: Annotated[int, Path(ge=0, le=MAX_FRAME)], gateway: GatewayDep
 ) -> Response:

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
+from service.auth.principal import PrincipalDep, Scope, requires
 from service.errors import Conflict, FramesGone
 from service.gateway import Gateway, GatewayDep
 from service.paths import append_path
@@ -28,8 +29,13 @@ EVENT_WAIT_S = 1.0
 
 
 @router.post("", status_code=202, response_model=GenerationOut)
+@requires(Scope.WALK)
 async def create_generation(
-    session_id: str, path: PathIn, gateway: GatewayDep, idempotency_key: IdempotencyKey = None
+    session_id: str,
+    path: PathIn,
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Render every pose of a path, in order. Give `poses`, or `actions` that continue from the
     camera's last planned place. Returns at once; follow the answer's Location."""
@@ -41,10 +47,11 @@ async def create_generation(
         return generation_out(progress), {"Location": location}
 
     asked = fingerprint("generation", session_id, path.model_dump_json())
-    return await once(gateway, idempotency_key, asked, 202, work)
+    return await once(gateway, principal, idempotency_key, asked, 202, work)
 
 
 @router.get("", response_model=GenerationList)
+@requires(Scope.READ)
 async def list_generations(session_id: str, gateway: GatewayDep) -> GenerationList:
     """The session's last requests, oldest first."""
     await gateway.control.sessions.get(session_id)
@@ -53,12 +60,14 @@ async def list_generations(session_id: str, gateway: GatewayDep) -> GenerationLi
 
 
 @router.get("/{generation_id}", response_model=GenerationOut)
+@requires(Scope.READ)
 async def get_generation(session_id: str, generation_id: str, gateway: GatewayDep) -> GenerationOut:
     """How far it has come."""
     return generation_out(await gateway.control.requests.get(session_id, generation_id))
 
 
 @router.post("/{generation_id}:cancel", response_model=GenerationOut)
+@requires(Scope.WALK)
 async def cancel_generation(
     session_id: str, generation_id: str, gateway: GatewayDep
 ) -> GenerationOut:
@@ -67,6 +76,7 @@ async def cancel_generation(
 
 
 @router.get("/{generation_id}/events", response_class=StreamingResponse)
+@requires(Scope.READ)
 async def follow_generation(
     session_id: str, generation_id: str, gateway: GatewayDep
 ) -> StreamingResponse:
@@ -84,6 +94,7 @@ async def follow_generation(
     response_class=Response,
     responses={200: {"content": {"video/mp4": {}}, "description": "H.264 in MP4"}},
 )
+@requires(Scope.READ)
 async def get_video(
     session_id: str,
     generation_id: str,

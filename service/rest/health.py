@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
+from service.auth.principal import Scope, requires
 from service.errors import Unavailable
 from service.gateway import Gateway, GatewayDep
 from service.rest.problems import RESPONSES
@@ -18,12 +19,14 @@ NO_WORKER = "No worker is alive: sessions can be opened, but they wait. Start `m
 
 
 @router.get("/livez")
+@requires(Scope.PUBLIC)
 async def livez() -> dict[str, str]:
     """The process answers."""
     return {"status": "alive"}
 
 
 @router.get("/readyz")
+@requires(Scope.PUBLIC)
 async def readyz(gateway: GatewayDep) -> dict[str, str | int]:
     """Work can be done now; 503 with the reason when Redis, the store or every worker is away."""
     await gateway.control.ping()
@@ -38,6 +41,7 @@ async def readyz(gateway: GatewayDep) -> dict[str, str | int]:
 
 
 @router.get("/metrics", response_class=Response)
+@requires(Scope.METRICS)
 async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus text."""
     await _refresh(gateway)

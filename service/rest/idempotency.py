@@ -17,6 +17,7 @@ from fastapi import Header, Response
 from pydantic import BaseModel
 
 from service import keys
+from service.auth.principal import Principal
 from service.errors import Conflict, FieldProblem, InvalidRequest
 from service.gateway import Gateway
 
@@ -37,6 +38,7 @@ def fingerprint(*parts: object) -> str:
 
 async def once(
     gateway: Gateway,
+    principal: Principal,
     key: str | None,
     asked: str,
     status: int,
@@ -49,7 +51,7 @@ async def once(
     if not ALLOWED.fullmatch(key):
         problem = FieldProblem("Idempotency-Key", key[:60], "1 to 128 visible ASCII characters")
         raise InvalidRequest("The Idempotency-Key can't be used.", fields=(problem,))
-    name, redis = keys.idempotency(key), gateway.control.redis
+    name, redis = keys.idempotency(principal.owner, key), gateway.control.redis
     claim = json.dumps({"asked": asked})
     if not await redis.set(name, claim, nx=True, ex=CLAIMED_S):
         return _replay(key, asked, await redis.get(name))

@@ -8,6 +8,7 @@ believes it sent.
 from __future__ import annotations
 
 import http
+import math
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from service.errors import (
     FieldProblem,
     InvalidRequest,
     MirageError,
+    Unauthenticated,
     problem_document,
 )
 from service.limits import MAX_SEEN_CHARS
@@ -42,17 +44,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
-
-
-def with_problem_type(api: dict[str, Any]) -> dict[str, Any]:
-    """An OpenAPI document whose default answers have their true media type; FastAPI files every
-    model under application/json."""
-    for methods in api["paths"].values():
-        for operation in methods.values():
-            content = operation["responses"]["default"]["content"]
-            if "application/json" in content:
-                content[MEDIA_TYPE] = content.pop("application/json")
-    return api
 
 
 def invalid_request(error: ValidationError | RequestValidationError) -> InvalidRequest:
@@ -97,11 +88,18 @@ def _cut(value: object) -> str:
     return text if len(text) <= MAX_SEEN_CHARS else f"{text[:MAX_SEEN_CHARS]} ..."
 
 
+async def answer_of(request: Request, error: Exception) -> JSONResponse:
+    """What a layer in front of the endpoints answers; a RedisError is translated before."""
+    return await (_ours if isinstance(error, MirageError) else _http)(request, error)
+
+
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MirageError)
     headers = {}
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     return answer(request, problem_document(error), headers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from service.auth.principal import Scope, requires
 from service.gateway import GatewayDep
 from service.rest.problems import RESPONSES
 from service.schemas import SampleList, SampleOut
@@ -13,6 +14,7 @@ router = APIRouter(prefix="/v1/samples", tags=["samples"], responses=RESPONSES)
 
 
 @router.get("", response_model=SampleList)
+@requires(Scope.PUBLIC)
 async def list_samples(gateway: GatewayDep) -> SampleList:
     samples = [
         SampleOut(
@@ -33,5 +35,6 @@ async def list_samples(gateway: GatewayDep) -> SampleList:
     response_class=FileResponse,
     responses={200: {"content": {"image/png": {}}, "description": "a picture"}},
 )
+@requires(Scope.PUBLIC)
 async def get_sample_picture(name: str, gateway: GatewayDep) -> FileResponse:
     return FileResponse(gateway.samples.find(name).picture, media_type="image/png")

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Header, Query, Response
 from starlette.exceptions import HTTPException
 
+from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.errors import Conflict, FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
@@ -27,9 +28,11 @@ VERSION = re.compile(r'"(\d{1,18})"')
 
 
 @router.post("", status_code=201, response_model=SessionOut)
+@requires(Scope.WRITE)
 async def create_session(
     form: Annotated[SessionForm, Form(media_type="multipart/form-data")],
     gateway: GatewayDep,
+    principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Open a world from one image. Frame 0 is that image as the model sees it, at the identity
@@ -38,27 +41,30 @@ async def create_session(
     fields = form.model_dump(exclude={"image", "depth"})
 
     async def work() -> tuple[SessionOut, dict[str, str]]:
-        session = await _open(form, source, gateway)
+        session = await _open(form, source, gateway, principal)
         return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
 
     asked = fingerprint("session", fields, source.digest())
-    return await once(gateway, idempotency_key, asked, 201, work)
+    return await once(gateway, principal, idempotency_key, asked, 201, work)
 
 
 @router.get("", response_model=SessionList)
+@requires(Scope.READ)
 async def list_sessions(
     gateway: GatewayDep,
+    principal: PrincipalDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
     cursor: Annotated[str | None, Query(max_length=100, pattern=r"^[\w-]+$")] = None,
 ) -> SessionList:
     """Newest first; pass `next_cursor` as `cursor` for the next page."""
-    page = await gateway.control.sessions.list(limit=limit, cursor=cursor)
+    page = await gateway.control.sessions.list(principal.owner, limit, cursor)
     return SessionList(
         sessions=[session_out(session) for session in page.items], next_cursor=page.next_cursor
     )
 
 
 @router.get("/{session_id}", response_model=SessionOut)
+@requires(Scope.READ)
 async def get_session(
     session_id: str,
     gateway: GatewayDep,
@@ -74,12 +80,14 @@ async def get_session(
 
 
 @router.post("/{session_id}:keep-alive", status_code=204)
+@requires(Scope.WALK)
 async def keep_session_alive(session_id: str, gateway: GatewayDep) -> None:
     """Start the session's idle lifetime anew; requests and streams do the same."""
     await gateway.control.sessions.touch(session_id)
 
 
 @router.delete("/{session_id}", status_code=204)
+@requires(Scope.WRITE)
 async def delete_session(
     session_id: str,
     gateway: GatewayDep,
@@ -93,6 +101,7 @@ async def delete_session(
 
 
 @router.get("/{session_id}/memory", response_model=MemoryOut)
+@requires(Scope.READ)
 async def get_memory(session_id: str, gateway: GatewayDep) -> MemoryOut:
     """How much the world remembers."""
     session = await gateway.control.sessions.get(session_id)
@@ -105,11 +114,15 @@ async def get_memory(session_id: str, gateway: GatewayDep) -> MemoryOut:
     )
 
 
-async def _open(form: SessionForm, source: Source, gateway: Gateway) -> SessionOut:
+async def _open(
+    form: SessionForm, source: Source, gateway: Gateway, principal: Principal
+) -> SessionOut:
+    await gateway.control.sessions.check_quota(principal.owner, principal.quota.max_sessions)
     observation = await observe(source, form, gateway)
     width, height = gateway.frame_size
     fx, fy, cx, cy = observation.intrinsics
     new = NewSession(
+        owner=principal.owner,
         seed=secrets.randbelow(2**31) if form.seed is None else form.seed,
         memory=form.memory,
         intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),

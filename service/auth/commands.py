@@ -1,0 +1,118 @@
+"""`mirage keys create | list | revoke`: keys are made where the data is, not over the network."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.auth.keyring import ApiKey, Keyring
+from service.auth.principal import KEY_SCOPES, Scope
+from service.errors import InvalidRequest
+from service.reach import reached
+from service.settings import load_settings
+from service.telemetry import configure_logging
+
+DAY_S = 86_400.0
+DEFAULT_SCOPES = [Scope.READ.value, Scope.WALK.value, Scope.WRITE.value]
+
+
+def add_keys_command(commands: Any) -> None:
+    """Add `keys` to the command line's parsers."""
+    parser = commands.add_parser("keys", help="API keys: create, list, revoke")
+    parser.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+    verbs = parser.add_subparsers(required=True, metavar="verb")
+
+    create = verbs.add_parser("create", help="make a key; it is printed once")
+    create.add_argument("--owner", required=True, help="whose worlds it opens; keys may share one")
+    create.add_argument(
+        "--scope",
+        action="append",
+        choices=[scope.value for scope in KEY_SCOPES],
+        help=f"may be given several times; default: {', '.join(DEFAULT_SCOPES)}",
+    )
+    create.add_argument("--label", default="", help="a note for `list`")
+    create.add_argument("--requests-per-s", type=float, help="with bursts of five seconds' worth")
+    create.add_argument("--frames-per-day", type=int)
+    create.add_argument("--max-sessions", type=int)
+    create.add_argument("--expires-days", type=float)
+    create.set_defaults(run=run_create)
+
+    verbs.add_parser("list", help="all keys, without their secrets").set_defaults(run=run_list)
+
+    revoke = verbs.add_parser("revoke", help="end a key, at once and for good")
+    revoke.add_argument("id", help="the 12 characters after mk_")
+    revoke.set_defaults(run=run_revoke)
+
+
+def run_create(options: argparse.Namespace) -> int:
+    return asyncio.run(_create(options))
+
+
+async def _create(options: argparse.Namespace) -> int:
+    scopes = frozenset(Scope(name) for name in options.scope or DEFAULT_SCOPES)
+    quotas = ("label", "requests_per_s", "frames_per_day", "max_sessions")
+    fields = {name: getattr(options, name) for name in quotas}
+    lifetime_s = None if options.expires_days is None else options.expires_days * DAY_S
+    async with _control(options) as control:
+        try:
+            key, text = await Keyring(control.redis).create(
+                options.owner, scopes, lifetime_s=lifetime_s, **fields
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]).replace("_", "-")
+            raise InvalidRequest(f"--{name} {first['input']}: {first['msg']}") from None
+    print(text)
+    print(f"key {key.id} of {key.owner}; it is not shown again", file=sys.stderr)
+    return 0
+
+
+def run_list(options: argparse.Namespace) -> int:
+    return asyncio.run(_list(options))
+
+
+async def _list(options: argparse.Namespace) -> int:
+    async with _control(options) as control:
+        for key in await Keyring(control.redis).list():
+            print(_line(key))
+    return 0
+
+
+def run_revoke(options: argparse.Namespace) -> int:
+    return asyncio.run(_revoke(options))
+
+
+async def _revoke(options: argparse.Namespace) -> int:
+    async with _control(options) as control:
+        await Keyring(control.redis).revoke(options.id)
+    print(f"key {options.id} is revoked")
+    return 0
+
+
+def _control(options: argparse.Namespace) -> Any:
+    given = {} if options.data_dir is None else {"data_dir": options.data_dir}
+    settings = load_settings(**given)
+    configure_logging(settings.log_level)
+    return reached(settings)
+
+
+def _line(key: ApiKey) -> str:
+    parts = [key.id, key.owner, ",".join(sorted(key.scopes)), f"made {_day(key.created_s)}"]
+    if key.expires_s is not None:
+        word = "expires" if key.expires_s > time.time() else "expired"
+        parts.append(f"{word} {_day(key.expires_s)}")
+    for name in ("requests_per_s", "frames_per_day", "max_sessions"):
+        if getattr(key, name) is not None:
+            parts.append(f"{name}={getattr(key, name):g}")
+    return "  ".join([*parts, key.label]).rstrip()
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

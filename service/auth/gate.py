@@ -1,0 +1,119 @@
+"""The gate in front of every endpoint: an ASGI layer that admits or refuses before a body is read.
+
+How: it finds the route, asks the guard with the scope that the endpoint declared and the session
+that the path names, and leaves the caller in `state.principal`. A path that no listed route answers
+ends here, so a route that somebody forgot to list is closed, not open. Pages of other origins are
+refused what changes anything, also without keys: a browser would send a form to the loopback for
+any page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from structlog.contextvars import bound_contextvars
+
+from service.auth.guard import Guard
+from service.auth.principal import NOBODY, Principal, Scope, declared_scope
+from service.errors import Forbidden, MirageError, problem_document, problem_of
+from service.rest.problems import answer_of, control_plane_down
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Gate:
+    """`routes`: all there are, with paths from the root; `pages`: those anybody may read."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: Sequence[BaseRoute],
+        pages: frozenset[str],
+        origins: frozenset[str],
+    ) -> None:
+        self._app, self._routes, self._pages, self._origins = app, routes, pages, origins
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            principal = await self._admit(scope)
+        except (MirageError, RedisError, HTTPException) as error:
+            await _refuse(scope, receive, send, error)
+            return
+        scope["state"]["principal"] = principal
+        facts = {"key": principal.key_id, "owner": principal.owner, "via": principal.via}
+        with bound_contextvars(**{name: value for name, value in facts.items() if value}):
+            await self._app(scope, receive, send)
+
+    async def _admit(self, scope: AsgiScope) -> Principal:
+        connection = HTTPConnection(scope)
+        route, session = self._find(scope)
+        self._check_origin(connection)
+        guard: Guard = connection.app.state.gateway.guard
+        needs = self._needs(route)
+        if needs is Scope.PUBLIC:
+            return NOBODY
+        ticket = connection.query_params.get("ticket") if scope["type"] == "websocket" else None
+        return await guard.admit(connection.headers, needs, session, ticket)
+
+    def _find(self, scope: AsgiScope) -> tuple[BaseRoute, str | None]:
+        """The route and the session it is about; raises HTTPException 404 or 405."""
+        allowed: set[str] = set()
+        for route in self._routes:
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                scope["route"] = route  # for the log, should it be refused
+                return route, child["path_params"].get("session_id")
+            if match is Match.PARTIAL:
+                allowed |= set(getattr(route, "methods", None) or ())
+        if allowed:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
+        raise HTTPException(404)
+
+    def _needs(self, route: BaseRoute) -> Scope | None:
+        if getattr(route, "path", None) in self._pages:
+            return Scope.PUBLIC
+        return declared_scope(getattr(route, "endpoint", None))
+
+    def _check_origin(self, connection: HTTPConnection) -> None:
+        origin = connection.headers.get("origin")
+        if origin is None or connection.scope.get("method") in SAFE or origin in self._origins:
+            return
+        if urlsplit(origin).netloc != connection.headers.get("host"):
+            raise Forbidden(
+                f"Pages of {origin[:100]!r} may not do this; "
+                "MIRAGE_CORS_ORIGINS names those that may."
+            )
+
+
+async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Exception) -> None:
+    if isinstance(error, RedisError):
+        error = control_plane_down(error)
+    if scope["type"] == "http":
+        response = await answer_of(Request(scope, receive), error)
+        await response(scope, receive, send)
+        return
+    socket = WebSocket(scope, receive, send)
+    try:
+        await socket.accept()  # else a browser learns nothing of the reason
+        if isinstance(error, MirageError):
+            document = problem_document(error)
+            message = {**document, "problem": document["type"], "type": "error"}
+            await socket.send_text(json.dumps(message))
+            await socket.close(problem_of(error).close_code, error.detail[:100])
+        else:
+            await socket.close(4404, "there is no such stream")
+    except (WebSocketDisconnect, RuntimeError):
+        return  # the client has gone; so may we

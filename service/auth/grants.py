@@ -1,0 +1,106 @@
+"""What a key hands on: share links (one world, until a moment) and tickets (one stream, at once).
+
+Both are credentials like keys, hashed at rest, and narrower than the key that made them: they end
+when it is revoked. A ticket exists because browsers can't send headers with a WebSocket: it stands
+in the URL, so it is worth nothing after its first use or half a minute.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from redis.asyncio import Redis
+
+from service import keys
+from service.auth.audit import audit
+from service.auth.keyring import NOBODYS_DIGEST, new_credential
+from service.auth.principal import Principal, Scope
+from service.errors import NotFound, Unauthenticated
+
+TICKET_S = 30.0
+SHARE, TICKET = "ms", "mt"
+
+
+class Grant(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    kind: str
+    digest: str
+    key_id: str  # the key that made it
+    scopes: frozenset[Scope]
+    session: str  # the only world it reaches
+    expires_s: float
+
+
+class Grants:
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+
+    async def ticket(self, principal: Principal, session: str) -> tuple[Grant, str]:
+        """A way into one stream of one world, for what `principal` may do now."""
+        return await self._make(TICKET, principal, principal.scopes, session, TICKET_S)
+
+    async def share(
+        self, principal: Principal, session: str, scopes: frozenset[Scope], lifetime_s: float
+    ) -> tuple[Grant, str]:
+        """Access to one world for whoever has the text, which is shown only now."""
+        grant, text = await self._make(
+            SHARE, principal, scopes & principal.scopes, session, lifetime_s
+        )
+        await self._redis.zadd(keys.shares(session), {grant.id: grant.expires_s})
+        await self._redis.expireat(keys.shares(session), int(grant.expires_s) + 1, gt=True)
+        await self._redis.expireat(keys.shares(session), int(grant.expires_s) + 1, nx=True)
+        audit(
+            "share created", share=grant.id, session=session, scopes=",".join(sorted(grant.scopes))
+        )
+        return grant, text
+
+    async def shares(self, session: str) -> list[Grant]:
+        """The share links of a session that are still good, soonest to expire first."""
+        names = await self._redis.zrangebyscore(keys.shares(session), time.time(), "+inf")
+        found = [await self._redis.get(keys.grant(name.decode())) for name in names]
+        return [Grant.model_validate_json(one) for one in found if one]
+
+    async def revoke(self, session: str, name: str) -> None:
+        """End one share link; raises NotFound."""
+        if not await self._redis.zrem(keys.shares(session), name):
+            raise NotFound(f"session {session!r} has no share link {name!r}")
+        await self._redis.delete(keys.grant(name))
+        audit("share revoked", share=name, session=session)
+
+    async def recognise(self, kind: str, name: str, digest: str) -> Grant:
+        """Raises Unauthenticated; a ticket is used up by this."""
+        read = self._redis.getdel if kind == TICKET else self._redis.get
+        stored = await read(keys.grant(name))
+        grant = Grant.model_validate_json(stored) if stored else None
+        known = NOBODYS_DIGEST if grant is None else grant.digest
+        same = hmac.compare_digest(known, digest)
+        if grant is None or not same or grant.kind != kind or grant.expires_s <= time.time():
+            raise Unauthenticated("This share link or ticket is unknown, used up or expired.")
+        return grant
+
+    async def _make(
+        self,
+        kind: str,
+        principal: Principal,
+        scopes: frozenset[Scope],
+        session: str,
+        lifetime_s: float,
+    ) -> tuple[Grant, str]:
+        text, name, digest = new_credential(kind)
+        grant = Grant(
+            id=name,
+            kind=kind,
+            digest=digest,
+            key_id=principal.key_id,
+            scopes=scopes,
+            session=session,
+            expires_s=time.time() + lifetime_s,
+        )
+        lifetime_ms = int(1000 * lifetime_s)
+        await self._redis.set(keys.grant(name), grant.model_dump_json(), px=lifetime_ms)
+        return grant, text

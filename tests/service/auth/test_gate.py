@@ -1,0 +1,210 @@
+"""The gate: closed unless an endpoint says whom it lets in; one tenant never sees another's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tenants import Connect, NewKey
+from uploads_made import png
+
+from service.app import PAGES, create_app
+from service.auth.principal import Scope, declared_scope
+from service.errors import ConfigurationError
+from service.settings import Settings
+
+
+def routes(app: Any) -> list[Any]:
+    return [route for route in app.behind_gate if route.path not in PAGES]
+
+
+def test_every_endpoint_declares_a_scope(settings: Settings) -> None:
+    silent = [
+        route.path for route in routes(create_app(settings)) if not declared_scope(route.endpoint)
+    ]
+    assert silent == []
+
+
+def test_only_these_need_no_key(settings: Settings) -> None:
+    found = routes(create_app(settings))
+    public = {route.path for route in found if declared_scope(route.endpoint) is Scope.PUBLIC}
+    assert public == {"/livez", "/readyz", "/v1/samples", "/v1/samples/{name}.png"}
+
+
+async def test_a_route_without_a_scope_is_closed_even_to_keys(
+    app: FastAPI, ann: httpx.AsyncClient
+) -> None:
+    async def careless() -> str:
+        return "secret"
+
+    app.get("/v1/careless")(careless)
+    assert (await ann.get("/v1/careless")).status_code == 404  # the gate knows no such route
+    app.behind_gate.append(app.routes[-1])  # type: ignore[attr-defined]
+    refused = await ann.get("/v1/careless")
+    assert refused.status_code == 403 and "declares no scope" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("credential", ["", "nonsense", "mk_000000000000_" + "a" * 43])
+async def test_without_a_valid_key_nothing_but_pages(client_of: Connect, credential: str) -> None:
+    client = client_of(credential)
+    for path in ("/", "/docs", "/viewer/main.js", "/openapi.json", "/livez", "/v1/samples"):
+        assert (await client.get(path)).status_code == 200, path
+    for method, path in [
+        ("GET", "/v1/sessions"),
+        ("GET", "/metrics"),
+        ("DELETE", "/v1/sessions/s1"),
+    ]:
+        answer = await client.request(method, path)
+        assert answer.status_code == 401, path
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["type"] == "urn:mirage:problem:unauthenticated"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+async def test_a_refused_upload_is_not_read(client_of: Connect) -> None:
+    read = 0
+
+    async def endless() -> Any:
+        nonlocal read
+        while True:
+            read += 1
+            yield b"x" * 100_000
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await client_of("").post("/v1/sessions", content=endless(), headers=headers)
+    assert answer.status_code == 401 and read <= 1
+
+
+async def test_scopes(client_of: Connect, new_key: NewKey, anns: str) -> None:
+    reader = client_of(await new_key("ann", Scope.READ))
+    assert (await reader.get(f"/v1/sessions/{anns}")).status_code == 200
+    path = {"actions": [{"yaw_deg": 5}]}
+    answers = [
+        await reader.post("/v1/sessions", files={"image": png()}),
+        await reader.post(f"/v1/sessions/{anns}/generations", json=path),
+        await reader.delete(f"/v1/sessions/{anns}"),
+        await reader.get("/metrics"),
+    ]
+    assert [answer.status_code for answer in answers] == [403] * 4
+    assert "needs the scope `walk`" in answers[1].json()["detail"]
+
+
+def concrete(route: Any, session: str) -> str:
+    path: str = route.path.replace("{session_id}", session)
+    for name in ("generation_id", "share_id", "name", "snapshot_id", "observation_id"):
+        path = path.replace(f"{{{name}}}", "r_1")
+    return path.replace("{frame}", "0")
+
+
+async def test_anothers_world_is_a_404_on_every_endpoint(
+    app: FastAPI, ann: httpx.AsyncClient, bob: httpx.AsyncClient, anns: str
+) -> None:
+    before = (await ann.get(f"/v1/sessions/{anns}")).json()
+    tried = 0
+    for route in routes(app):
+        for method in getattr(route, "methods", None) or ():
+            if "{session_id}" not in route.path:
+                continue
+            tried += 1
+            answers = []
+            for session in (anns, "s0000000000000000000000"):
+                answer = await bob.request(method, concrete(route, session), json={})
+                text = answer.text.replace(session, "ID")
+                problem = json.loads(text) | {"request_id": ""}
+                answers.append((answer.status_code, problem))
+            assert answers[0] == answers[1], route.path
+            assert answers[0][0] == 404 and answers[0][1]["type"].endswith("unknown-session")
+    assert tried >= 16
+    assert (await ann.get(f"/v1/sessions/{anns}")).json() == before
+    assert (await bob.get("/v1/sessions")).json()["sessions"] == []
+    assert [one["id"] for one in (await ann.get("/v1/sessions")).json()["sessions"]] == [anns]
+
+
+async def test_a_deleted_world_is_a_410_to_its_owner_only(
+    ann: httpx.AsyncClient, bob: httpx.AsyncClient, anns: str
+) -> None:
+    assert (await ann.delete(f"/v1/sessions/{anns}")).status_code == 204
+    assert (await ann.get(f"/v1/sessions/{anns}")).status_code == 410
+    assert (await bob.get(f"/v1/sessions/{anns}")).status_code == 404
+
+
+async def test_idempotency_keys_of_two_owners_do_not_meet(
+    ann: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    key = {"Idempotency-Key": "one"}
+    made = [
+        await who.post("/v1/sessions", files={"image": png()}, headers=key) for who in (ann, bob)
+    ]
+    assert [answer.status_code for answer in made] == [201, 201]
+    assert made[0].json()["id"] != made[1].json()["id"]
+
+
+async def test_keys_of_one_owner_share_worlds(
+    client_of: Connect, new_key: NewKey, anns: str
+) -> None:
+    second = client_of(await new_key("ann"))
+    assert (await second.get(f"/v1/sessions/{anns}")).status_code == 200
+
+
+async def test_rates(client_of: Connect, new_key: NewKey) -> None:
+    slow = client_of(await new_key("ann", requests_per_s=0.6))  # a bucket of three
+    statuses = [(await slow.get("/v1/sessions")).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    refused = await slow.get("/v1/sessions")
+    assert 1 <= int(refused.headers["retry-after"]) <= 2
+    assert refused.json()["type"] == "urn:mirage:problem:too-many-requests"
+
+
+async def test_a_quota_of_sessions(client_of: Connect, new_key: NewKey) -> None:
+    client = client_of(await new_key("ann", max_sessions=1))
+    made = [await client.post("/v1/sessions", files={"image": png()}) for _ in range(2)]
+    assert [answer.status_code for answer in made] == [201, 429]
+    assert (await client.delete(made[0].headers["location"])).status_code == 204
+    assert (await client.post("/v1/sessions", files={"image": png()})).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [(None, 201), ("http://mirage", 201), ("https://evil.example", 403), ("null", 403)],
+)
+async def test_pages_of_others_change_nothing_even_without_keys(
+    http: httpx.AsyncClient, origin: str | None, status: int
+) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    answer = await http.post("/v1/sessions", files={"image": png()}, headers=headers)
+    assert answer.status_code == status
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_pages_that_are_named_may(settings: Settings, control: object) -> None:
+    named = settings.model_copy(update={"cors_origins": "https://a.example, https://b.example"})
+    app = create_app(named)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as client:
+            origin = {"Origin": "https://b.example"}
+            answer = await client.post("/v1/sessions", files={"image": png()}, headers=origin)
+            assert answer.status_code == 201
+            assert answer.headers["access-control-allow-origin"] == "https://b.example"
+            asked = origin | {"Access-Control-Request-Method": "DELETE"}
+            assert (await client.options("/v1/sessions/s1", headers=asked)).status_code == 200
+            other = {"Origin": "https://c.example"}
+            answer = await client.get("/livez", headers=other)
+            assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.4", "mirage.example"])
+def test_a_public_address_without_keys_is_refused(settings: Settings, host: str) -> None:
+    public = settings.model_copy(update={"host": host})
+    with pytest.raises(ConfigurationError, match="MIRAGE_REQUIRE_KEYS"):
+        create_app(public)
+    create_app(public.model_copy(update={"insecure": True}))
+    create_app(public.model_copy(update={"require_keys": True}))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_the_loopback_needs_no_keys(settings: Settings, host: str) -> None:
+    create_app(settings.model_copy(update={"host": host}))

@@ -1,0 +1,80 @@
+"""Share links and tickets: narrow, short, and gone with the key that made them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from tenants import Connect, NewKey
+from uploads_made import png
+
+from service.auth.keyring import Keyring, parse_credential
+from service.control import ControlPlane
+
+
+async def shared(owner: httpx.AsyncClient, session: str, **body: object) -> dict[str, str]:
+    answer = await owner.post(f"/v1/sessions/{session}/shares", json=body)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def test_a_share_shows_one_world_and_no_more(
+    ann: httpx.AsyncClient, anns: str, client_of: Connect
+) -> None:
+    other = (await ann.post("/v1/sessions", files={"image": png()})).json()["id"]
+    guest = client_of((await shared(ann, anns))["credential"])
+    assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 200
+    walk = await guest.post(f"/v1/sessions/{anns}/generations", json={"actions": [{"yaw_deg": 5}]})
+    assert walk.status_code == 403
+    assert (await guest.get(f"/v1/sessions/{other}")).status_code == 404
+    assert (await guest.get("/v1/sessions")).status_code == 403
+    assert (await guest.post("/v1/sessions", files={"image": png()})).status_code == 403
+
+
+async def test_a_share_to_walk(ann: httpx.AsyncClient, anns: str, client_of: Connect) -> None:
+    guest = client_of((await shared(ann, anns, may="walk"))["credential"])
+    url = f"/v1/sessions/{anns}"
+    walk = await guest.post(f"{url}/generations", json={"actions": [{"yaw_deg": 5}]})
+    assert walk.status_code == 202
+    assert (await guest.delete(url)).status_code == 403
+    assert (await guest.post(f"{url}/shares", json={})).status_code == 403
+
+
+async def test_shares_are_listed_revoked_and_expire(
+    ann: httpx.AsyncClient, anns: str, client_of: Connect
+) -> None:
+    url = f"/v1/sessions/{anns}"
+    long, short = await shared(ann, anns), await shared(ann, anns, lifetime_s=1)
+    listed = (await ann.get(f"{url}/shares")).json()["shares"]
+    assert [one["id"] for one in listed] == [short["id"], long["id"]]
+    assert "credential" not in listed[0]
+    assert (await ann.delete(f"{url}/shares/{long['id']}")).status_code == 204
+    assert (await ann.delete(f"{url}/shares/{long['id']}")).status_code == 404
+    assert (await client_of(long["credential"]).get(url)).status_code == 401
+    assert (await client_of(short["credential"]).get(url)).status_code == 200
+    await asyncio.sleep(1.05)
+    assert (await client_of(short["credential"]).get(url)).status_code == 401
+    assert (await ann.get(f"{url}/shares")).json()["shares"] == []
+
+
+async def test_a_share_ends_with_its_key(
+    client_of: Connect, new_key: NewKey, control: ControlPlane, anns: str
+) -> None:
+    text = await new_key("ann")
+    guest = client_of((await shared(client_of(text), anns))["credential"])
+    assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 200
+    await Keyring(control.redis).revoke(parse_credential(text)[1])
+    assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 401
+
+
+async def test_without_keys_there_is_nothing_to_share(
+    http: httpx.AsyncClient, session: str
+) -> None:
+    answer = await http.post(f"/v1/sessions/{session}/shares", json={})
+    assert answer.status_code == 409 and "needs no keys" in answer.json()["detail"]
+
+
+async def test_tickets_are_no_keys(ann: httpx.AsyncClient, anns: str, client_of: Connect) -> None:
+    """A ticket works in a WebSocket's URL only; test_ws_keys.py shows that it does."""
+    ticket = (await ann.post(f"/v1/sessions/{anns}/tickets")).json()["ticket"]
+    assert (await client_of("").get(f"/v1/sessions/{anns}?ticket={ticket}")).status_code == 401
