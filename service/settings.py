@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from service.errors import ConfigurationError, FieldProblem
 
 PREFIX = "MIRAGE_"
-# read by `python -m worker` alone, to die at a named point in tests of survival
-OTHER_VARIABLES = frozenset({"MIRAGE_FAULT"})
+# read by `python -m worker` alone (to die at a named point in tests of survival) and by clients
+OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
 
 

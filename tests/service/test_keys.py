@@ -9,7 +9,7 @@ import pytest
 from service import keys
 
 OF_A_SESSION = [keys.record, keys.lease, keys.log, keys.manifest, keys.frames,
-                keys.requests, keys.order, keys.cancels]  # fmt: skip
+                keys.requests, keys.order, keys.cancels, keys.shares]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", OF_A_SESSION)
@@ -19,8 +19,9 @@ def test_keys_of_a_session_share_its_hash_tag(key) -> None:  # type: ignore[no-u
 
 def test_no_two_keys_are_the_same() -> None:
     functions = [value for _, value in inspect.getmembers(keys, inspect.isfunction)]
-    constants = [keys.WAKE, keys.BUSY, keys.EXPIRY, keys.GRAVES, keys.WORKERS]
-    names = [function("x") for function in functions] + constants
+    constants = [keys.WAKE, keys.BUSY, keys.EXPIRY, keys.GRAVES, keys.WORKERS, keys.API_KEYS]
+    filled = [function(*"xy"[: function.__code__.co_argcount]) for function in functions]
+    names = filled + constants
     assert len(names) == len(set(names)) and len(functions) >= len(OF_A_SESSION)
 
 

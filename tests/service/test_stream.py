@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
 
+from service.auth.guard import Guard
 from service.control import ControlPlane
 from service.errors import InvalidRequest, SessionDeleted, UnknownSession
 from service.gateway import Gateway
@@ -27,7 +28,8 @@ IDENTITY = flat(np.eye(4))
 
 @pytest.fixture
 def gateway(settings: Settings, control: ControlPlane, tmp_path: Any) -> Gateway:
-    return Gateway(settings, control, Samples(tmp_path), Metrics(), asyncio.Semaphore(2))
+    guard = Guard(control.redis, required=False)
+    return Gateway(settings, control, guard, Samples(tmp_path), Metrics(), asyncio.Semaphore(2))
 
 
 @pytest.fixture
