@@ -10,13 +10,13 @@ encoding are the real ones in both. `--step-ms` is slept in each step, as on a G
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 import time
 from collections.abc import Sequence
 
 import torch
+import uvloop
 from torch import Tensor
 from torch.nn import functional
 
@@ -126,7 +126,7 @@ def main() -> None:
     configure_logging(settings.log_level)
     size = settings.frame_height, settings.frame_width
     engine = noop_engine(NoopBackbone(args.step_ms / 1e3), *size, still=args.still)
-    asyncio.run(serve(settings, engine, parse_fault(os.environ.get("MIRAGE_FAULT", ""))))
+    uvloop.run(serve(settings, engine, parse_fault(os.environ.get("MIRAGE_FAULT", ""))))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,17 @@ each script, so a paused owner that returns writes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from redis.asyncio import Redis
 
 from service import keys, scripts
+from service.batches import Argument, Pipelined
 from service.errors import LeaseLost
 from service.frames import Frame, ManifestEntry, event_id
 from service.requests import REQUEST, Entry, Progress, Request
@@ -60,7 +62,7 @@ class Leases:
 
     def __init__(self, redis: Redis, worker_id: str, lease_s: float, frames_kept: int) -> None:
         assert "." not in worker_id
-        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._redis = Pipelined(redis)
         self.worker_id = worker_id
         self._lease_ms, self._frames_kept = int(1000 * lease_s), frames_kept
         self._counter = itertools.count(1)
@@ -79,14 +81,13 @@ class Leases:
 
     async def renew(self, leases: dict[str, str]) -> set[str]:
         """Renew all (session -> lease); the sessions that are lost."""
-        lost = set()
-        for session, lease in leases.items():
-            held = await scripts.run(
-                self._redis, "renew", [keys.lease(session)], [lease, self._lease_ms]
+        answers = await asyncio.gather(
+            *(
+                scripts.run(self._redis, "renew", [keys.lease(session)], [lease, self._lease_ms])
+                for session, lease in leases.items()
             )
-            if not held:
-                lost.add(session)
-        return lost
+        )
+        return {session for session, held in zip(leases, answers, strict=True) if not held}
 
     async def release(
         self, session: str, lease: str, how: Literal["idle", "handover"] = "idle"
@@ -100,29 +101,23 @@ class Leases:
 
     async def load(self, session: str) -> Owned:
         """Everything the owner needs to go on; raises LeaseLost if the session is gone."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(keys.record(session))
-            pipe.xrange(keys.log(session), count=LOG_AHEAD)
-            pipe.smembers(keys.cancels(session))
-            record, log, cancels = await pipe.execute()
-        if not record or record[b"state"] == b"deleted":
+        names = (keys.record, keys.log, keys.requests, keys.cancels)
+        answer = await scripts.run(
+            self._redis, "load", [name(session) for name in names], [LOG_AHEAD]
+        )
+        if not answer:
             raise LeaseLost(f"session {session!r} is gone")
-        entries = [_entry(name, fields) for name, fields in log]
-        progress = await self._progress(session, [entry.id for entry in entries], cancels)
-        cursor, done = record[b"cursor"].decode(), int(record[b"cursor_done"])
-        return Owned(parse_record(record), cursor, done, entries, progress)
-
-    async def _progress(
-        self, session: str, ids: list[str], cancels: set[bytes]
-    ) -> dict[str, Progress]:
-        found = await self._redis.hmget(keys.requests(session), ids) if ids else []
-        return {
-            name: Progress.model_validate_json(value).model_copy(
-                update={"cancel_requested": name.encode() in cancels}
+        record = _pairs(answer[0])
+        entries = [_entry(name, _pairs(fields)) for name, fields in answer[1]]
+        progress = {
+            entry.id: Progress.model_validate_json(value).model_copy(
+                update={"cancel_requested": bool(cancel)}
             )
-            for name, value in zip(ids, found, strict=True)
+            for entry, value, cancel in zip(entries, answer[2], answer[3], strict=True)
             if value is not None
         }
+        cursor, done = record[b"cursor"].decode(), int(record[b"cursor_done"])
+        return Owned(parse_record(record), cursor, done, entries, progress)
 
     async def commit(self, session: str, lease: str, commit: Commit) -> Committed:
         """Publish a step; raises LeaseLost with the reason if it is refused: drop the World,
@@ -148,6 +143,11 @@ class Leases:
         return Committed(int(answer[1]), bool(answer[2]))
 
 
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    """A hash or an entry's fields as a script returns them: name, value, name, value ..."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 def _entry(name: bytes, fields: dict[bytes, bytes]) -> Entry:
     return Entry(name.decode(), fields[b"id"].decode(), _message(fields[b"body"]))
 
@@ -158,12 +158,12 @@ def _message(body: bytes) -> Request:
     return REQUEST.validate_json(body)
 
 
-def _arguments(commit: Commit, frames_kept: int) -> list[scripts.Argument]:
+def _arguments(commit: Commit, frames_kept: int) -> list[Argument]:
     segment, progress = commit.segment, commit.progress
     final = progress is not None and progress.state.is_final
     kept = "" if progress is None else progress.model_dump_json(exclude={"cancel_requested"})
     record = [part for pair in commit.record.items() for part in pair]
-    head: list[scripts.Argument] = [
+    head: list[Argument] = [
         commit.tip,
         "" if segment is None else segment.id,
         "" if segment is None else segment.model_dump_json(),

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from service import keys, scripts
 from service.auth.audit import audit
+from service.batches import Pipelined
 from service.errors import (
     FieldProblem,
     InvalidRequest,
@@ -26,6 +27,7 @@ from service.errors import (
     UnknownRequest,
 )
 from service.settings import Settings
+from service.wake import Call, Waker
 
 # world_from_camera, 4 x 4 row major, OpenCV axes, metres; validated as rigid at the edge
 Pose = Annotated[list[float], Field(min_length=16, max_length=16)]
@@ -137,6 +139,8 @@ class RequestLog:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._pipelined = Pipelined(redis)
+        self._waker = Waker(redis, settings.lease_s)
         self._settings = settings
 
     async def append(
@@ -160,7 +164,7 @@ class RequestLog:
         expires_s = now + self._settings.session_idle_s
         names = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
         answer = await scripts.run(
-            self._redis,
+            self._pipelined,
             "append",
             [name(session) for name in names],
             [
@@ -195,17 +199,7 @@ class RequestLog:
         """Tell the owner, or all workers, that there is work. Idempotent; the sweeper repairs what
         is lost.
         """
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.BUSY, {session: time.time() + self._settings.lease_s})
-            if expires_s is not None:
-                pipe.zadd(keys.EXPIRY, {session: expires_s}, xx=True)
-            if lease:
-                inbox = keys.inbox(lease.rpartition(".")[0])
-                pipe.xadd(inbox, {"session": session}, maxlen=keys.INBOX_LENGTH)
-                pipe.expire(inbox, keys.INBOX_S)
-            else:
-                pipe.xadd(keys.WAKE, {"session": session}, maxlen=keys.WAKE_LENGTH)
-            await pipe.execute()
+        await self._waker.wake(Call(session, lease, expires_s))
 
     async def get(self, session: str, request_id: str) -> Progress:
         """Raises UnknownRequest; live poses have no progress and are unknown."""

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from service import keys, scripts
 from service.auth.audit import audit
+from service.batches import Argument
 from service.errors import Conflict, SessionDeleted, TooManyRequests, UnknownSession
 from service.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.segments import SegmentStore, Upload
@@ -154,7 +155,7 @@ class Sessions:
     async def _write(self, session: str, new: NewSession, init: Init) -> None:
         now = time.time()
         progress = Progress(id=new_request_id(), kind=init.kind, total=1, created_s=now)
-        fields: dict[str, scripts.Argument] = {
+        fields: dict[str, Argument] = {
             "id": session,
             "state": SessionState.WAITING.value,
             "version": 1,
@@ -171,13 +172,13 @@ class Sessions:
             "expires_s": now + self._settings.session_idle_s,
         }
         names = (keys.record, keys.log, keys.requests, keys.order)
-        first: list[scripts.Argument] = [
+        first: list[Argument] = [
             progress.id,
             init.kind,
             init.model_dump_json(),
             progress.model_dump_json(),
         ]
-        pairs: list[scripts.Argument] = [part for pair in fields.items() for part in pair]
+        pairs: list[Argument] = [part for pair in fields.items() for part in pair]
         await scripts.run(
             self._redis, "create", [name(session) for name in names], [*first, *pairs]
         )

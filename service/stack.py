@@ -14,7 +14,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +67,9 @@ class Child:
 class Stack:
     """A running service; `watch` keeps its worker alive."""
 
-    def __init__(self, settings: Settings) -> None:
-        """`settings.redis_url` and `settings.port` are final."""
-        self.settings = settings
+    def __init__(self, settings: Settings, worker_command: Sequence[str] = ("worker",)) -> None:
+        """`settings.redis_url` and `settings.port` are final; `worker_command`: module, flags."""
+        self.settings, self._worker_command = settings, worker_command
         self.gateway: Child | None = None
         self.worker: Child | None = None
 
@@ -82,7 +82,7 @@ class Stack:
     async def start(self) -> None:
         """Wait until work is accepted; raises Unavailable with a child's last words."""
         self.gateway = await self._spawn("gateway", "service.cli", "gateway")
-        self.worker = await self._spawn("worker", "worker")
+        self.worker = await self._spawn("worker", *self._worker_command)
         await self._until_ready()
 
     async def stop(self) -> None:
@@ -103,7 +103,7 @@ class Stack:
             if self.gateway.died:
                 raise self.gateway.obituary()
             print(f"{self.worker.obituary().detail}\nstarting another one", file=sys.stderr)
-            self.worker = await self._spawn("worker", "worker")
+            self.worker = await self._spawn("worker", *self._worker_command)
             await self._until_ready()
 
     async def _until_ready(self) -> None:
@@ -142,7 +142,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(settings: Settings) -> AsyncIterator[Stack]:
+async def running_stack(
+    settings: Settings, worker_command: Sequence[str] = ("worker",)
+) -> AsyncIterator[Stack]:
     """The service runs and accepts work inside the block. Port 0 becomes a free one; without a
     `redis_url` an embedded Valkey is started first and stopped last."""
     async with AsyncExitStack() as stack:
@@ -150,7 +152,7 @@ async def running_stack(settings: Settings) -> AsyncIterator[Stack]:
         if not settings.redis_url:
             valkey = EmbeddedValkey(settings.data_dir)
             found["redis_url"] = await stack.enter_async_context(valkey)
-        running = Stack(settings.model_copy(update=found))
+        running = Stack(settings.model_copy(update=found), worker_command)
         stack.push_async_callback(running.stop)
         await running.start()
         yield running

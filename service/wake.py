@@ -7,17 +7,61 @@ win the lease, and a wake that is lost is repaired by the sweeper.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service import keys
+from service.batches import Batches
 
 
 class Wake(NamedTuple):
     message: str  # stream id, to acknowledge
     session: str
+
+
+class Call(NamedTuple):
+    """That a session has work."""
+
+    session: str
+    lease: str = ""  # its owner's; "" = nobody owns it
+    expires_s: float | None = None  # its new expiry, if that has moved
+
+
+class Waker:
+    """Tells workers that there is work; what many tasks have to tell goes in one round trip."""
+
+    def __init__(self, redis: Redis, lease_s: float) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._lease_s = lease_s
+        self._batches: Batches[Call] = Batches(self._send)
+
+    async def wake(self, call: Call) -> None:
+        """Tell the owner, or all workers. Idempotent; the sweeper repairs what is lost."""
+        await self._batches.do(call)
+
+    async def _send(self, calls: Sequence[Call]) -> Sequence[None]:
+        due_s = time.time() + self._lease_s
+        expiries = {one.session: one.expires_s for one in calls if one.expires_s is not None}
+        inboxes: dict[str, set[str]] = {}
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.BUSY, {one.session: due_s for one in calls})
+            if expiries:
+                pipe.zadd(keys.EXPIRY, expiries, xx=True)
+            for one in calls:
+                if one.lease:
+                    inboxes.setdefault(one.lease.rpartition(".")[0], set()).add(one.session)
+                else:
+                    pipe.xadd(keys.WAKE, {"session": one.session}, maxlen=keys.WAKE_LENGTH)
+            for worker, sessions in inboxes.items():
+                news = {"sessions": " ".join(sessions)}
+                pipe.xadd(keys.inbox(worker), news, maxlen=keys.INBOX_LENGTH)
+                pipe.expire(keys.inbox(worker), keys.INBOX_S)
+            await pipe.execute()
+        return [None] * len(calls)
 
 
 class WakeQueue:
@@ -75,21 +119,21 @@ class WakeQueue:
             count=keys.INBOX_LENGTH,
             block=max(1, int(1000 * wait_s)),
         )
-        wakes = _wakes(answer)
-        if wakes:
-            self._inbox_at = wakes[-1].message
-        return {wake.session for wake in wakes}
+        entries = _entries(answer)
+        if entries:
+            self._inbox_at = entries[-1][0].decode()
+        return {name for _, fields in entries for name in fields[b"sessions"].decode().split()}
 
 
 def _wakes(answer: Any) -> list[Wake]:
+    return [Wake(name.decode(), fields[b"session"].decode()) for name, fields in _entries(answer)]
+
+
+def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     """Both shapes in which redis-py returns streams: a list of pairs, or a dictionary (RESP3)."""
     streams = answer.values() if isinstance(answer, dict) else [one[1] for one in answer or []]
     found = []
     for stream in streams:
         batches = stream if stream and isinstance(stream[0], list) else [stream]
-        found += [
-            Wake(name.decode(), fields[b"session"].decode())
-            for batch in batches
-            for name, fields in batch
-        ]
+        found += [entry for batch in batches for entry in batch]
     return found

@@ -14,9 +14,8 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from service.batches import Argument, Pipelined
 from service.errors import Conflict, SessionDeleted, UnknownSession
-
-Argument = str | bytes | int | float
 
 
 @cache
@@ -25,14 +24,16 @@ def _text_and_sha(name: str) -> tuple[str, str]:
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-async def run(redis: Redis, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+async def run(
+    redis: Redis | Pipelined, name: str, keys: Sequence[str], args: Sequence[Argument]
+) -> Any:
     """Run `name`.lua; a server that does not know it yet is sent the text."""
     text, sha = _text_and_sha(name)
     call = cast(Any, redis)
     try:
-        return await call.evalsha(sha, len(keys), *keys, *args)
+        return await call.execute_command("EVALSHA", sha, len(keys), *keys, *args)
     except NoScriptError:
-        return await call.eval(text, len(keys), *keys, *args)
+        return await call.execute_command("EVAL", text, len(keys), *keys, *args)
 
 
 def raise_for_state(session: str, state: bytes) -> None:

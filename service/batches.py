@@ -1,0 +1,80 @@
+"""Work of many tasks done together: what arrives while a batch is on its way goes in the next one.
+
+A busy process makes few round trips to Redis and an idle one waits for nothing. Each caller gets
+its own answer or its own error. Work of different callers has no order among it, that of one caller
+does, as it awaits each. Trade-off: a caller may wait for one round trip of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+
+
+class Batches(Generic[T]):
+    """`work` gets a batch and returns as many answers; an exception among them is raised there."""
+
+    def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[Any]]]) -> None:
+        self._work = work
+        self._waiting: list[tuple[T, asyncio.Future[Any]]] = []
+        self._busy: asyncio.Task[None] | None = None
+
+    async def do(self, item: T) -> Any:
+        """The answer for one item; RedisError or OSError if its batch did not get through."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._busy is None:
+            self._busy = asyncio.create_task(self._until_empty())
+        return await answer
+
+    async def _until_empty(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await self._one(batch)
+                finally:  # however it ended, nobody waits for ever
+                    for _, future in batch:
+                        future.cancel()
+        finally:
+            self._busy = None
+
+    async def _one(self, batch: list[tuple[T, asyncio.Future[Any]]]) -> None:
+        answers: Sequence[Any]
+        try:
+            answers = await self._work([item for item, _ in batch])
+        except (RedisError, OSError) as error:
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+class Pipelined:
+    """A Redis client's `execute_command`, batched into pipelines."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._batches: Batches[Command] = Batches(self._send)
+
+    async def execute_command(self, *command: Argument) -> Any:
+        """The answer to one command; raises what it raises alone."""
+        return await self._batches.do(command)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)

@@ -1,0 +1,86 @@
+"""What many tasks do at once goes in few batches, and everybody gets an own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from redis.exceptions import ConnectionError, ResponseError
+
+from service.batches import Batches, Pipelined
+from service.control import ControlPlane
+
+
+async def test_what_arrives_while_a_batch_is_on_its_way_goes_in_the_next() -> None:
+    seen: list[list[int]] = []
+
+    async def work(items: Sequence[int]) -> list[int]:
+        seen.append(list(items))
+        await asyncio.sleep(0.01)
+        return [10 * item for item in items]
+
+    batches = Batches(work)
+    first = asyncio.create_task(batches.do(1))
+    await asyncio.sleep(0.005)
+    assert await asyncio.gather(batches.do(2), batches.do(3), first) == [20, 30, 10]
+    assert seen == [[1], [2, 3]]
+    assert await batches.do(4) == 40
+
+
+async def test_a_batch_that_fails_fails_all_of_its_callers_and_no_other() -> None:
+    down = True
+
+    async def work(items: Sequence[int]) -> Sequence[int]:
+        if down:
+            raise ConnectionError("gone")
+        return items
+
+    batches = Batches(work)
+    answers = await asyncio.gather(batches.do(1), batches.do(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ConnectionError, ConnectionError]
+    down = False
+    assert await batches.do(3) == 3
+
+
+async def test_a_caller_that_leaves_takes_no_other_with_it() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def work(items: Sequence[int]) -> Sequence[int]:
+        entered.set()
+        await leave.wait()
+        return items
+
+    batches = Batches(work)
+    stays, leaves = (asyncio.create_task(batches.do(number)) for number in (1, 2))
+    await entered.wait()
+    leaves.cancel()
+    leave.set()
+    assert await stays == 1
+    with pytest.raises(asyncio.CancelledError):
+        await leaves
+
+
+async def test_an_end_in_the_middle_leaves_nobody_waiting() -> None:
+    entered = asyncio.Event()
+
+    async def work(items: Sequence[int]) -> Sequence[int]:
+        entered.set()
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(Batches(work).do(1), timeout=2)
+
+
+async def test_each_command_of_a_pipeline_has_its_own_answer_or_error(
+    control: ControlPlane,
+) -> None:
+    pipelined = Pipelined(control.redis)
+    answers = await asyncio.gather(
+        pipelined.execute_command("SET", "mirage:test", "1"),
+        pipelined.execute_command("LPUSH", "mirage:test", "2"),
+        pipelined.execute_command("INCR", "mirage:test"),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[1], ResponseError)
+    assert answers[2] == 2
