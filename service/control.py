@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from service import keys
 from service.errors import ConfigurationError, ControlPlaneDown
+from service.feed import Feed
 from service.frames import FrameBus
 from service.requests import RequestLog
 from service.segments import SegmentStore
@@ -25,6 +26,7 @@ class ControlPlane:
     sessions: Sessions
     requests: RequestLog
     frames: FrameBus
+    feed: Feed
     workers: Workers
     sweeper: Sweeper
 
@@ -41,12 +43,14 @@ class ControlPlane:
             raise ConfigurationError(f"MIRAGE_REDIS_URL can't be used: {error}") from error
         store = SegmentStore(settings.segments_url)
         requests = RequestLog(redis, settings)
+        frames = FrameBus(redis, store)
         control = cls(
             redis=redis,
             segments=store,
             sessions=Sessions(redis, settings, store, requests),
             requests=requests,
-            frames=FrameBus(redis, store),
+            frames=frames,
+            feed=Feed(redis, frames),
             workers=Workers(redis, settings.lease_s),
             sweeper=Sweeper(redis, store, requests, settings.lease_s),
         )
@@ -64,4 +68,5 @@ class ControlPlane:
         await self.sweeper.forever()
 
     async def close(self) -> None:
+        await self.feed.close()
         await self.redis.aclose()

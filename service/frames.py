@@ -152,8 +152,7 @@ class FrameBus:
         except SegmentMissing as error:
             first = self._first(entries[at + 1 :], frame)
             raise FramesGone(f"frame {frame} is no longer kept: {error.detail}", first) from error
-        pairs = zip(header.frames, images, strict=True)
-        frames = [Frame(**info.model_dump(), image=image) for info, image in pairs]
+        frames = [_whole(*pair) for pair in zip(header.frames, images, strict=True)]
         return [one for one in frames if one.frame >= frame][:limit]
 
     @staticmethod
@@ -169,5 +168,15 @@ class _Position(NamedTuple):
 
 
 def _frame(event: dict[bytes, bytes]) -> Frame:
-    info = FrameMeta.model_validate_json(event[b"meta"])
-    return Frame(**info.model_dump(), image=event[b"image"])
+    return _whole(FrameMeta.model_validate_json(event[b"meta"]), event[b"image"])
+
+
+def parse_push(data: bytes) -> Frame:
+    """A frame as a commit publishes it: its meta as JSON, a line end, its image."""
+    meta, _, image = data.partition(b"\n")
+    return _whole(FrameMeta.model_validate_json(meta), image)
+
+
+def _whole(meta: FrameMeta, image: bytes) -> Frame:
+    """Without checking twice: this is done for every frame."""
+    return Frame.model_construct(_fields_set=None, **meta.__dict__, image=image)

@@ -11,7 +11,9 @@ if tip ~= ARGV[2] then return {'tip'} end
 local first_frame = 12 + tonumber(ARGV[11])
 for i = first_frame, #ARGV, 3 do
   redis.call('XADD', KEYS[5], 'MAXLEN', ARGV[7], ARGV[i], 'meta', ARGV[i + 1], 'image', ARGV[i + 2])
+  redis.call('PUBLISH', KEYS[5], ARGV[i + 1] .. '\n' .. ARGV[i + 2])
 end
+if first_frame > #ARGV then redis.call('PUBLISH', KEYS[5], '') end
 if ARGV[3] ~= '' then
   redis.call('RPUSH', KEYS[4], ARGV[4])
   redis.call('HSET', KEYS[1], 'tip', ARGV[3])

@@ -9,4 +9,5 @@ if ARGV[2] ~= '' and tonumber(expires) > tonumber(ARGV[2]) then return {'alive',
 redis.call('HSET', KEYS[1], 'state', 'deleted', 'version', tonumber(version) + 1)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('DEL', unpack(KEYS, 2))
+redis.call('PUBLISH', KEYS[5], '')
 return {'ok', owner}

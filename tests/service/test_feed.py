@@ -1,0 +1,122 @@
+"""Frames are pushed to watchers as they are committed; what is not pushed is read all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from plane import leases_of, new_session, step
+
+from service.control import ControlPlane
+from service.errors import SessionDeleted
+from service.feed import KEPT
+from service.frames import Frame
+from service.requests import Generate
+from service.sessions import IDENTITY, Session
+
+QUICK_S = 0.25  # far less than the waits below: it was pushed
+
+
+async def commit(control: ControlPlane, session: Session, lease: str, count: int = 1) -> None:
+    """One more chunk, as an owner would."""
+    leases = leases_of(control)
+    await control.requests.append(session.id, Generate(poses=[IDENTITY] * count))
+    owned = await leases.load(session.id)
+    first = owned.session.next_frame
+    await leases.commit(session.id, lease, step(owned, first, count))
+
+
+async def opened(control: ControlPlane) -> tuple[Session, str]:
+    session = await new_session(control)
+    lease = await leases_of(control).acquire(session.id)
+    assert lease
+    return session, lease
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [one.frame for one in frames]
+
+
+async def test_a_frame_comes_as_soon_as_it_is_committed(control: ControlPlane) -> None:
+    session, lease = await opened(control)
+    async with control.feed.watch(session.id) as watch:
+        assert await watch.read(-1) == []
+        for number in range(5):
+            reading = asyncio.create_task(watch.read(number - 1, wait_s=5.0))
+            await asyncio.sleep(0.01)
+            started_s = time.perf_counter()
+            await commit(control, session, lease)
+            (found,) = await reading
+            assert time.perf_counter() - started_s < QUICK_S
+            assert found == await control.frames.get(session.id, number)
+
+
+async def test_what_was_there_before_is_read_first(control: ControlPlane) -> None:
+    session, lease = await opened(control)
+    await commit(control, session, lease, count=5)
+    async with control.feed.watch(session.id) as watch:
+        assert numbers(await watch.read(1, limit=2)) == [2, 3]
+        assert numbers(await watch.read(3, limit=2)) == [4]
+        await commit(control, session, lease)
+        assert numbers(await watch.read(4, wait_s=5.0)) == [5]
+
+
+async def test_a_reader_that_was_slow_misses_nothing(control: ControlPlane) -> None:
+    session, lease = await opened(control)
+    async with control.feed.watch(session.id) as watch:
+        assert await watch.read(-1) == []
+        for _ in range(2):  # more than are kept for it, and than the stream of these tests holds
+            await commit(control, session, lease, count=KEPT)
+        seen: list[int] = []
+        while len(seen) < 8:
+            after = seen[-1] if seen else 2 * KEPT - 9
+            seen += numbers(await watch.read(after, wait_s=1.0, limit=3))
+        assert seen == list(range(2 * KEPT - 8, 2 * KEPT))
+
+
+async def test_lost_pushes_show_as_a_gap_and_are_read(control: ControlPlane) -> None:
+    session, lease = await opened(control)
+    async with control.feed.watch(session.id) as watch:
+        await commit(control, session, lease)
+        assert numbers(await watch.read(-1, wait_s=1.0)) == [0]
+        await control.redis.client_kill_filter(_type="pubsub")
+        for _ in range(3):
+            await commit(control, session, lease)
+        seen: list[int] = []
+        async with asyncio.timeout(5):
+            while len(seen) < 3:
+                seen += numbers(await watch.read(len(seen), wait_s=0.3))
+        assert seen == [1, 2, 3]
+        await asyncio.sleep(0.3)  # the connection is back: pushed again
+        await watch.read(3)
+        reading = asyncio.create_task(watch.read(3, wait_s=5.0))
+        await asyncio.sleep(0.01)
+        await commit(control, session, lease)
+        assert numbers(await asyncio.wait_for(reading, QUICK_S)) == [4]
+
+
+async def test_a_deletion_is_told_at_once(control: ControlPlane) -> None:
+    session, _ = await opened(control)
+    async with control.feed.watch(session.id) as watch:
+        await watch.read(-1)
+        reading = asyncio.create_task(watch.read(-1, wait_s=5.0))
+        await asyncio.sleep(0.01)
+        await control.sessions.delete(session.id)
+        with pytest.raises(SessionDeleted):
+            await asyncio.wait_for(reading, QUICK_S)
+
+
+async def test_watches_come_and_go(control: ControlPlane) -> None:
+    """Two watchers of one session, one leaves; nothing is left when both have."""
+    session, lease = await opened(control)
+    async with control.feed.watch(session.id) as stays:
+        async with control.feed.watch(session.id):
+            pass
+        await stays.read(-1)
+        reading = asyncio.create_task(stays.read(-1, wait_s=5.0))
+        await asyncio.sleep(0.01)
+        await commit(control, session, lease)
+        assert numbers(await asyncio.wait_for(reading, QUICK_S)) == [0]
+    counts = await control.redis.pubsub_channels()
+    assert counts == []
