@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format train bench clean
+.PHONY: help install demo up test check format proto train bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,10 +30,16 @@ check: $(INSTALLED)  ## format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against proto/published.binpb
 
 format: $(INSTALLED)  ## rewrite the code the way `make check` wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+proto: $(INSTALLED)  ## generate service/wire from proto/ (the path mapping gives correct imports)
+	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iservice/wire=proto/mirage/v1 \
+		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. service/wire/world.proto
 
 train: $(INSTALLED)  ## train the mini model from scratch, or resume (one CPU thread, about an hour)
 	$(BIN)/python -m worker.train $(ARGS)

@@ -27,6 +27,7 @@ from service.rest import access, frames, generations, health, samples, sessions
 from service.rest.body_limit import BodyLimit
 from service.rest.openapi import completed
 from service.rest.problems import add_handlers
+from service.rpc.server import RpcServer
 from service.samples import SAMPLES, Samples
 from service.settings import Settings
 from service.telemetry import Metrics, Telemetry
@@ -83,7 +84,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         control = await ControlPlane.open(settings)
-        app.state.gateway = Gateway(
+        gateway = Gateway(
             settings,
             control,
             Guard(control.redis, settings.require_keys),
@@ -91,9 +92,16 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
             metrics,
             asyncio.Semaphore(MAX_HEAVY),
         )
+        app.state.gateway = gateway
+        rpc = RpcServer(gateway) if settings.grpc_port else None
         try:
+            if rpc is not None:
+                await rpc.start()
             yield
         finally:
+            gateway.closing.set()
+            if rpc is not None:
+                await rpc.stop()
             await control.close()
 
     app = Api(

@@ -150,33 +150,130 @@ class Problem:
 
     status: int  # HTTP
     close_code: int  # WebSocket: 1000-1015 as RFC 6455, 4000 + HTTP status for the rest
-    type: str  # stable slug, the last part of the problem's type URI
+    grpc: str  # name of the status code
+    type: str  # stable slug, the last part of the problem's type URI; its anchor in docs/errors.md
     title: str
+    hint: str  # what to do about it
+
+    @property
+    def documentation(self) -> str:
+        return f"/errors#{self.type}"
 
 
+# fmt: off
 PROBLEMS: dict[type[MirageError], Problem] = {
-    ConfigurationError: Problem(500, 1011, "configuration", "The server is misconfigured"),
-    InvalidRequest: Problem(422, 4422, "invalid-request", "The request can't be used"),
-    InvalidUpload: Problem(422, 4422, "invalid-upload", "The upload can't be used"),
-    Unauthenticated: Problem(401, 4401, "unauthenticated", "A valid key is needed"),
-    Forbidden: Problem(403, 4403, "forbidden", "This is not allowed"),
-    NotFound: Problem(404, 4404, "not-found", "There is no such thing"),
-    UnknownSession: Problem(404, 4404, "unknown-session", "There is no such session"),
-    UnknownRequest: Problem(404, 4404, "unknown-request", "There is no such request"),
-    UnknownFrame: Problem(404, 4404, "unknown-frame", "There is no such frame"),
-    SessionDeleted: Problem(410, 4410, "session-deleted", "The session was deleted"),
-    FramesGone: Problem(410, 4410, "frames-gone", "These frames are no longer kept"),
-    Conflict: Problem(409, 4409, "conflict", "The session's state does not allow this"),
-    TooManyRequests: Problem(429, 4429, "too-many-requests", "Too many requests"),
-    Unavailable: Problem(503, 1013, "unavailable", "The service can't accept this now"),
-    ControlPlaneDown: Problem(503, 1013, "control-plane-down", "The control plane does not answer"),
-    StoreDown: Problem(503, 1013, "store-down", "The segment store does not answer"),
-    SegmentError: Problem(500, 1011, "segment", "A stored segment can't be used"),
-    SegmentMissing: Problem(500, 1011, "segment-missing", "A stored segment is missing"),
-    SegmentCorrupt: Problem(500, 1011, "segment-corrupt", "A stored segment is corrupt"),
-    LeaseLost: Problem(500, 1011, "lease-lost", "The session moved to another worker"),
-    GenerationFailed: Problem(500, 1011, "generation-failed", "The model could not do this"),
+    ConfigurationError: Problem(
+        500, 1011, "INTERNAL", "configuration",
+        "The server is misconfigured",
+        "An operator has to correct the setting that the message names.",
+    ),
+    InvalidRequest: Problem(
+        422, 4422, "INVALID_ARGUMENT", "invalid-request",
+        "The request can't be used",
+        "Correct the fields under `errors`: each says what was seen and what is allowed.",
+    ),
+    InvalidUpload: Problem(
+        422, 4422, "INVALID_ARGUMENT", "invalid-upload",
+        "The upload can't be used",
+        "Send a PNG, JPEG or WebP, and depth as 16-bit PNG (mm) or float32 NPY (m).",
+    ),
+    Unauthenticated: Problem(
+        401, 4401, "UNAUTHENTICATED", "unauthenticated",
+        "A valid key is needed",
+        "Send `Authorization: Bearer KEY`; `mirage keys create` makes a key.",
+    ),
+    Forbidden: Problem(
+        403, 4403, "PERMISSION_DENIED", "forbidden",
+        "This is not allowed",
+        "Use a key with the scope that the message names.",
+    ),
+    NotFound: Problem(
+        404, 4404, "NOT_FOUND", "not-found",
+        "There is no such thing",
+        "Check the address.",
+    ),
+    UnknownSession: Problem(
+        404, 4404, "NOT_FOUND", "unknown-session",
+        "There is no such session",
+        "Check the id, or open a session; ids are listed at /v1/sessions.",
+    ),
+    UnknownRequest: Problem(
+        404, 4404, "NOT_FOUND", "unknown-request",
+        "There is no such request",
+        "Check the id; a session keeps its last 256 requests.",
+    ),
+    UnknownFrame: Problem(
+        404, 4404, "NOT_FOUND", "unknown-frame",
+        "There is no such frame",
+        "Wait for it: /v1/sessions/{id}/frames says which frames exist.",
+    ),
+    SessionDeleted: Problem(
+        410, 4410, "NOT_FOUND", "session-deleted",
+        "The session was deleted",
+        "Open another session. To keep one alive, use it or call :keep-alive.",
+    ),
+    FramesGone: Problem(
+        410, 4410, "OUT_OF_RANGE", "frames-gone",
+        "These frames are no longer kept",
+        "Go on with the frame that `first_available` names.",
+    ),
+    Conflict: Problem(
+        409, 4409, "FAILED_PRECONDITION", "conflict",
+        "The session's state does not allow this",
+        "Read the session again, then decide whether to repeat the request.",
+    ),
+    TooManyRequests: Problem(
+        429, 4429, "RESOURCE_EXHAUSTED", "too-many-requests",
+        "Too many requests",
+        "Wait `retry_after_s`, then send the request again.",
+    ),
+    Unavailable: Problem(
+        503, 1013, "UNAVAILABLE", "unavailable",
+        "The service can't accept this now",
+        "Wait `retry_after_s`, then send the request again.",
+    ),
+    ControlPlaneDown: Problem(
+        503, 1013, "UNAVAILABLE", "control-plane-down",
+        "The control plane does not answer",
+        "Wait `retry_after_s` and try again; an operator should look at Redis.",
+    ),
+    StoreDown: Problem(
+        503, 1013, "UNAVAILABLE", "store-down",
+        "The segment store does not answer",
+        "Wait `retry_after_s` and try again; an operator should look at the store.",
+    ),
+    SegmentError: Problem(
+        500, 1011, "DATA_LOSS", "segment",
+        "A stored segment can't be used",
+        "An operator should look at the segment store.",
+    ),
+    SegmentMissing: Problem(
+        500, 1011, "DATA_LOSS", "segment-missing",
+        "A stored segment is missing",
+        "The world can't be restored; open another. See the segment store's log.",
+    ),
+    SegmentCorrupt: Problem(
+        500, 1011, "DATA_LOSS", "segment-corrupt",
+        "A stored segment is corrupt",
+        "The world can't be restored; open another. See the segment store's log.",
+    ),
+    LeaseLost: Problem(
+        500, 1011, "ABORTED", "lease-lost",
+        "The session moved to another worker",
+        "Nothing to do: the other worker goes on.",
+    ),
+    GenerationFailed: Problem(
+        500, 1011, "INTERNAL", "generation-failed",
+        "The model could not do this",
+        "Try other poses, nearer to what was seen; the frames before it stay.",
+    ),
 }
+# fmt: on
+
+
+INTERNAL = Problem(
+    500, 1011, "INTERNAL", "internal", "Something failed", "Report it with its request id."
+)
 
 
 def problem_of(error: MirageError) -> Problem:
@@ -184,7 +281,7 @@ def problem_of(error: MirageError) -> Problem:
     for kind in type(error).__mro__:
         if kind in PROBLEMS:
             return PROBLEMS[kind]
-    return Problem(500, 1011, "internal", "Something failed")
+    return INTERNAL
 
 
 def problem_document(error: MirageError) -> dict[str, Any]:
@@ -195,6 +292,8 @@ def problem_document(error: MirageError) -> dict[str, Any]:
         "title": problem.title,
         "status": problem.status,
         "detail": error.detail,
+        "hint": problem.hint,
+        "documentation": problem.documentation,
     }
     if error.fields:
         document["errors"] = [vars(field) for field in error.fields]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
@@ -25,6 +25,7 @@ class Gateway:
     samples: Samples
     metrics: Metrics
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
+    closing: asyncio.Event = field(default_factory=asyncio.Event)  # streams say goodbye and end
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -21,9 +21,10 @@ async def append_path(
     control: ControlPlane, session_id: str, path: PathIn, max_poses: int
 ) -> Progress:
     """Check the path and ask for it; raises InvalidRequest and what the request log raises."""
-    start = await last_camera(control, session_id) if path.actions else np.eye(4)
+    camera = path.camera
+    start = await last_camera(control, session_id, camera) if path.actions else np.eye(4)
     poses = await asyncio.to_thread(path.flat_poses, start, max_poses)  # 30 us a pose
-    request = Generate(poses=poses, client_time_ms=path.client_time_ms)
+    request = Generate(poses=poses, camera=camera, client_time_ms=path.client_time_ms)
     return await control.requests.append(session_id, request)
 
 

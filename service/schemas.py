@@ -1,5 +1,4 @@
-"""What clients send and get as JSON, over REST and over the stream alike; unknown fields are
-refused.
+"""What clients send and get as JSON; unknown fields are refused.
 
 Shapes and ranges are checked here, geometry in poses.py: a pose that is no rigid transform deserves
 a better answer than a validator's.
@@ -10,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.limits import MAX_ACTIONS
 from service.poses import (
@@ -227,36 +226,5 @@ class ProblemOut(BaseModel):
     errors: list[FieldOut] = []
     request_id: str
     retry_after_s: float | None = None
-
-
-class PoseMessage(PoseIn):
-    """Live: show the world from here; a newer pose replaces one that was not begun."""
-
-    type: Literal["pose"]
-    axes: Axes = "opencv"
-    sequence: int = 0
-    client_time_ms: float | None = None
-
-
-class PathMessage(PathIn):
-    """Every pose is rendered, in order."""
-
-    type: Literal["path", "action"]
-
-
-class CancelMessage(Closed):
-    type: Literal["cancel"]
-    id: str
-
-
-class PingMessage(Closed):
-    type: Literal["ping"]
-    client_time_ms: float | None = None
-
-
-ClientMessage = Annotated[
-    PoseMessage | PathMessage | CancelMessage | PingMessage, Field(discriminator="type")
-]
-CLIENT_MESSAGE: TypeAdapter[PoseMessage | PathMessage | CancelMessage | PingMessage] = TypeAdapter(
-    ClientMessage
-)
+    hint: str = Field("", description="what to do about it")
+    documentation: str = Field("", description="path of the explanation")

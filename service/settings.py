@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service.errors import ConfigurationError, FieldProblem
 
@@ -35,6 +35,10 @@ class Settings(BaseModel):
     store_url: str = ""  # file://, s3://, gs://, az://; empty: data_dir/segments
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    grpc_port: int = Field(8001, ge=0, le=65535)  # 0: no gRPC
+    grpc_tls_cert: str = ""  # PEM file; with its key: TLS
+    grpc_tls_key: str = ""
+    grpc_tls_client_ca: str = ""  # only clients with a certificate of this authority
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # who may come in
@@ -78,6 +82,14 @@ class Settings(BaseModel):
         if value % 16:
             raise ValueError(f"must be a multiple of 16, {value} is not")
         return value
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.grpc_tls_cert) != bool(self.grpc_tls_key):
+            raise ValueError("give grpc_tls_cert and grpc_tls_key, or neither")
+        if self.grpc_tls_client_ca and not self.grpc_tls_cert:
+            raise ValueError("grpc_tls_client_ca needs grpc_tls_cert and grpc_tls_key")
+        return self
 
     @property
     def allowed_origins(self) -> frozenset[str]:

@@ -149,6 +149,8 @@ async def running_stack(
     `redis_url` an embedded Valkey is started first and stopped last."""
     async with AsyncExitStack() as stack:
         found: dict[str, object] = {"port": settings.port or free_port()}
+        if not settings.port and settings.grpc_port:  # a free one too
+            found["grpc_port"] = free_port()
         if not settings.redis_url:
             valkey = EmbeddedValkey(settings.data_dir)
             found["redis_url"] = await stack.enter_async_context(valkey)

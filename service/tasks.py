@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from typing import Any
 
 
-async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel until they are gone, whatever they end with.
 
     Before Python 3.12 `asyncio.wait_for`, which the Redis client uses for every command, may

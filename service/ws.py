@@ -1,5 +1,9 @@
-"""The WebSocket form of the stream: JSON text for messages, and after each frame's head one binary
-message with its encoded image."""
+"""The WebSocket form of the stream.
+
+Subprotocol `mirage.v1.proto`: one binary message per ClientMessage and ServerMessage. Without it,
+or as `mirage.v1.json`, for people: JSON text, and after a frame's head its picture as a binary
+message. What `Open` says on gRPC stands in the address here, as in `?after=12`.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,65 @@ from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
-from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from service.auth.principal import Scope, requires
 from service.errors import FieldProblem, InvalidRequest, MirageError, problem_of
 from service.gateway import Gateway, GatewayDep
-from service.rest.problems import control_plane_down, invalid_request
-from service.schemas import CLIENT_MESSAGE
-from service.stream import ClientMessage, ServerMessage, converse, error_message
+from service.rest.problems import control_plane_down
+from service.stream import answers
+from service.stream.conversation import converse
+from service.stream.messages import Incoming, OpenMessage, from_bytes, from_text
+from service.wire import world_pb2 as pb
 
 router = APIRouter(tags=["stream"])
+
+TEXT, BINARY = "mirage.v1.json", "mirage.v1.proto"
+SERVICE_RESTART = 1012
+
+
+class Socket:
+    """One connection, in the notation that its client chose."""
+
+    def __init__(self, websocket: WebSocket, session_id: str) -> None:
+        self._websocket, self._session_id = websocket, session_id
+        offered = websocket.scope["subprotocols"]
+        self.protocol = next((one for one in offered if one in (TEXT, BINARY)), None)
+
+    async def incoming(self) -> AsyncIterator[Incoming]:
+        """Messages until the client leaves; what can't be read is passed on as an error."""
+        while True:
+            received = await self._websocket.receive()
+            if received["type"] == "websocket.disconnect":
+                return
+            yield self._read(received.get("text"), received.get("bytes"))
+
+    async def send(self, message: pb.ServerMessage) -> None:
+        if self.protocol == BINARY:
+            await self._websocket.send_bytes(message.SerializeToString())
+            return
+        await self._websocket.send_text(json.dumps(answers.as_text(message, self._session_id)))
+        if message.HasField("frame"):
+            await self._websocket.send_bytes(message.frame.image)
+
+    async def refuse(self, error: MirageError) -> None:
+        """Say why, then close with the error's code; the client may be gone already."""
+        try:
+            await self.send(pb.ServerMessage(error=answers.problem(error)))
+            await self._websocket.close(problem_of(error).close_code, error.detail[:100])
+        except (WebSocketDisconnect, RuntimeError):
+            return
+
+    def _read(self, text: str | None, data: bytes | None) -> Incoming:
+        if self.protocol == BINARY and data is not None:
+            return from_bytes(data)
+        if self.protocol != BINARY and text is not None:
+            return from_text(text)
+        seen, allowed = ("JSON text", "binary messages") if data is None else (
+            "a binary message", "JSON text",
+        )  # fmt: skip
+        problem = FieldProblem("message", seen, allowed)
+        return InvalidRequest(f"This stream speaks {allowed}.", fields=(problem,))
 
 
 @router.websocket("/v1/sessions/{session_id}/stream")
@@ -31,57 +83,27 @@ async def stream(
     after: Annotated[int | None, Query(ge=-1, le=2**53)] = None,
 ) -> None:
     """Walk through a world. `after`: the last frame the client has; it gets all that follow."""
-    await websocket.accept()
+    socket = Socket(websocket, session_id)
+    await websocket.accept(subprotocol=socket.protocol)
     gateway.metrics.streams.inc()
     try:
-        await _serve(websocket, gateway, session_id, after)
+        opening = OpenMessage(type="open", session=session_id, after=after)
+        await _serve(socket, gateway, opening)
+        if gateway.closing.is_set():
+            await websocket.close(SERVICE_RESTART, "come back with `after`")
     except WebSocketDisconnect:
         pass  # the client has gone; so may we
     except MirageError as error:
-        await _refuse(websocket, error)
+        await socket.refuse(error)
     except RedisError as error:
-        await _refuse(websocket, control_plane_down(error))
+        await socket.refuse(control_plane_down(error))
     finally:
         gateway.metrics.streams.dec()
 
 
-async def _serve(
-    websocket: WebSocket, gateway: Gateway, session_id: str, after: int | None
-) -> None:
-    async with aclosing(converse(gateway, session_id, _incoming(websocket), after)) as messages:
+async def _serve(socket: Socket, gateway: Gateway, opening: OpenMessage) -> None:
+    async with aclosing(converse(gateway, opening, socket.incoming())) as messages:
         async for message in messages:
-            await _send(websocket, message)
-            if message.body is not None:
-                gateway.metrics.delivered("websocket", len(message.body))
-
-
-async def _incoming(websocket: WebSocket) -> AsyncIterator[ClientMessage | InvalidRequest]:
-    """Messages until the client leaves; what can't be read is passed on as the error it is."""
-    while True:
-        received = await websocket.receive()
-        if received["type"] == "websocket.disconnect":
-            return
-        text = received.get("text")
-        if text is None:
-            problem = FieldProblem("message", "a binary message", "JSON text")
-            yield InvalidRequest("Clients send text only.", fields=(problem,))
-            continue
-        try:
-            yield CLIENT_MESSAGE.validate_json(text)
-        except ValidationError as error:
-            yield invalid_request(error)
-
-
-async def _send(websocket: WebSocket, message: ServerMessage) -> None:
-    await websocket.send_text(json.dumps(message.head))
-    if message.body is not None:
-        await websocket.send_bytes(message.body)
-
-
-async def _refuse(websocket: WebSocket, error: MirageError) -> None:
-    """Say why, then close with the error's code; the client may be gone already."""
-    try:
-        await _send(websocket, error_message(error))
-        await websocket.close(problem_of(error).close_code, error.detail[:100])
-    except (WebSocketDisconnect, RuntimeError):
-        return
+            await socket.send(message)
+            if message.HasField("frame"):
+                gateway.metrics.delivered("websocket", len(message.frame.image))

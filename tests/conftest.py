@@ -31,6 +31,7 @@ def settings(valkey_url: str, tmp_path: Path) -> Settings:
     return Settings(
         redis_url=valkey_url,
         data_dir=tmp_path,
+        grpc_port=0,
         frame_width=64,
         frame_height=32,
         lease_s=1.0,

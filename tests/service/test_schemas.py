@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from service.errors import InvalidRequest
 from service.poses import flat
 from service.rest.problems import invalid_request
-from service.schemas import CLIENT_MESSAGE, PathIn, PathMessage, PoseMessage
+from service.schemas import PathIn
+from service.stream.messages import CLIENT_MESSAGE, PathMessage, PoseMessage
 
 IDENTITY = flat(np.eye(4))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,12 +16,14 @@ from service.errors import InvalidRequest, SessionDeleted, UnknownSession
 from service.gateway import Gateway
 from service.poses import flat
 from service.samples import Samples
-from service.schemas import CLIENT_MESSAGE
 from service.segments import Upload
 from service.sessions import Intrinsics, NewSession
 from service.settings import Settings
-from service.stream import ClientMessage, ServerMessage, converse
+from service.stream.answers import as_text
+from service.stream.conversation import converse
+from service.stream.messages import CLIENT_MESSAGE, Incoming, OpenMessage
 from service.telemetry import Metrics
+from service.wire import world_pb2 as pb
 
 IDENTITY = flat(np.eye(4))
 
@@ -39,14 +41,20 @@ async def session(control: ControlPlane) -> str:
     return (await control.sessions.create(NewSession(intrinsics=lens), Upload(image))).id
 
 
+class Got(NamedTuple):
+    head: dict[str, Any]
+    body: bytes
+
+
 class Client:
     """What a transport does: hands messages in, takes messages out."""
 
     def __init__(self, gateway: Gateway, session: str, after: int | None = None) -> None:
-        self._in: asyncio.Queue[ClientMessage | InvalidRequest | None] = asyncio.Queue()
-        self._out = converse(gateway, session, self._incoming(), after)
+        self._in: asyncio.Queue[Incoming | None] = asyncio.Queue()
+        opening = OpenMessage(type="open", session=session, after=after)
+        self._out = converse(gateway, opening, self._incoming())
 
-    async def _incoming(self) -> AsyncIterator[ClientMessage | InvalidRequest]:
+    async def _incoming(self) -> AsyncIterator[Incoming]:
         while (message := await self._in.get()) is not None:
             yield message
 
@@ -59,15 +67,15 @@ class Client:
     def leave(self) -> None:
         self._in.put_nowait(None)
 
-    async def get(self, kind: str) -> ServerMessage:
+    async def get(self, kind: str) -> Got:
         """The next message of this kind; others on the way are dropped."""
         async with asyncio.timeout(5):
             async for message in self._out:
-                if message.head["type"] == kind:
-                    return message
+                if message.WhichOneof("message") == kind:
+                    return Got(as_text(message, "s"), message.frame.image)
         raise AssertionError(f"the stream ended without a {kind}")
 
-    async def rest(self) -> list[ServerMessage]:
+    async def rest(self) -> list[pb.ServerMessage]:
         async with asyncio.timeout(5):
             return [message async for message in self._out]
 
@@ -92,7 +100,7 @@ async def test_hello_then_the_first_frame(client: Client, session: str, settings
     assert frame.head["frame"] == 0
     assert frame.head["matrix"] == IDENTITY
     assert frame.head["num_points"] == 100
-    assert frame.body is not None and frame.body.startswith(b"RIFF")
+    assert frame.body.startswith(b"RIFF")
 
 
 async def test_a_live_pose_comes_back_with_its_own_clock_and_count(

@@ -1,0 +1,93 @@
+"""What the server says on a stream, built from the control plane's records."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from service.convert import filled, plain
+from service.errors import MirageError, problem_document
+from service.frames import Frame
+from service.requests import Progress
+from service.rest.answers import generation_out
+from service.sessions import Session
+from service.wire import world_pb2 as pb
+
+PROTOCOL = 1
+
+
+def hello(session: Session, after: int) -> pb.ServerMessage:
+    lens = session.intrinsics
+    values = {
+        "protocol": PROTOCOL,
+        "session": session.id,
+        "state": session.state.value,
+        "after": after,
+        "num_frames": session.next_frame,
+        "width": lens.width,
+        "height": lens.height,
+        "branch": session.branch,
+    }
+    return pb.ServerMessage(hello=filled(pb.Hello, values))
+
+
+def status(session: Session) -> pb.Status:
+    values = {
+        "state": session.state.value,
+        "error": session.error,
+        "num_points": session.num_points,
+        "num_bytes": session.num_bytes,
+        "branch": session.branch,
+    }
+    return filled(pb.Status, values)
+
+
+def frame_message(frame: Frame) -> pb.Frame:
+    """By hand: this is the hot path. The picture is copied once, into the message."""
+    seconds = int(frame.created_s)
+    return pb.Frame(
+        frame=frame.frame,
+        branch=frame.branch,
+        camera=frame.camera,
+        matrix=frame.pose,
+        coverage=frame.coverage,
+        timings_ms=frame.timings_ms,
+        request_id=frame.request_id,
+        kind=frame.kind,
+        sequence=frame.sequence,
+        client_time_ms=frame.client_time_ms,
+        created_at=Timestamp(seconds=seconds, nanos=int(1e9 * (frame.created_s - seconds))),
+        media_type=frame.media_type,
+        image=frame.image,
+    )
+
+
+def generation(progress: Progress) -> pb.Generation:
+    return filled(pb.Generation, generation_out(progress).model_dump())
+
+
+def pong(client_time_ms: float | None) -> pb.Pong:
+    return pb.Pong(client_time_ms=client_time_ms, server_time_ms=1000 * time.time())
+
+
+def problem(error: MirageError, request_id: str = "") -> pb.Problem:
+    return filled(pb.Problem, problem_document(error) | {"request_id": request_id})
+
+
+def as_text(message: pb.ServerMessage, session_id: str) -> dict[str, Any]:
+    """The JSON form; `type` names the message, pictures follow as binary messages of their own."""
+    kind = message.WhichOneof("message") or "nothing"
+    values = plain(getattr(message, kind))
+    if kind == "error":
+        values = {**_short(values), "problem": values["type"]}
+    elif kind == "frame":
+        values["image"] = f"/v1/sessions/{session_id}/frames/{values['frame']}"
+    envelope = {"server_sequence": message.sequence, "reply_to": message.reply_to}
+    return {**values, "type": kind, **envelope}
+
+
+def _short(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not there."""
+    return {name: value for name, value in values.items() if value not in (None, "", [])}

@@ -1,0 +1,126 @@
+"""gRPC over a real port: the stream, errors, health, reflection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from fake_worker import FakeWorker, working
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from uploads_made import png
+
+from service.app import create_app
+from service.control import ControlPlane
+from service.embedded import free_port
+from service.poses import flat
+from service.settings import Settings
+from service.video import decode_frame
+from service.wire import world_pb2 as pb
+from service.wire import world_pb2_grpc
+
+IDENTITY = flat(np.eye(4))
+
+
+class Served:
+    """A gateway with both ports."""
+
+    def __init__(self, http: httpx.AsyncClient, channel: aio.Channel, app: Any) -> None:
+        self.http, self.channel, self.app = http, channel, app
+        self.world = world_pb2_grpc.WorldStub(channel)
+
+    async def open(self) -> str:
+        return str((await self.http.post("/v1/sessions", files={"image": png()})).json()["id"])
+
+
+@pytest.fixture
+async def served(settings: Settings, control: ControlPlane, samples: Path) -> AsyncIterator[Served]:
+    port = free_port()
+    app = create_app(settings.model_copy(update={"grpc_port": port}), samples)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://mirage") as http,
+            aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            yield Served(http, channel, app)
+
+
+class Talk:
+    """One Stream call."""
+
+    def __init__(self, served: Served, session: str, **opening: Any) -> None:
+        self.call = served.world.Stream()
+        self._opening = pb.ClientMessage(open=pb.Open(session=session, protocol=1, **opening))
+
+    async def __aenter__(self) -> Talk:
+        await self.call.write(self._opening)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.call.cancel()
+
+    async def say(self, **message: Any) -> None:
+        await self.call.write(pb.ClientMessage(**message))
+
+    async def get(self, kind: str) -> Any:
+        """The next message of this kind."""
+        async with asyncio.timeout(5):
+            while (message := await self.call.read()) is not aio.EOF:
+                if message.WhichOneof("message") == kind:
+                    return getattr(message, kind)
+        raise AssertionError(f"the stream ended without a {kind}")
+
+
+async def test_a_walk(served: Served, settings: Settings) -> None:
+    async with working(FakeWorker(settings)), Talk(served, await served.open(), after=-1) as talk:
+        hello = await talk.get("hello")
+        assert (hello.protocol, hello.width, hello.height) == (1, 64, 32)
+        assert (await talk.get("frame")).frame == 0
+        pose = pb.LivePose(pose=pb.Pose(matrix=IDENTITY), client_time_ms=5.5)
+        await talk.say(pose=pose, sequence=7)
+        frame = await talk.get("frame")
+        assert (frame.frame, frame.sequence, frame.client_time_ms) == (1, 7, 5.5)
+        assert list(frame.matrix) == IDENTITY
+        assert decode_frame(frame.image)[0, 0, 0] == 1
+        await talk.say(path=pb.Path(actions=[pb.Action(forward_m=0.3)]), sequence=8)
+        assert (await talk.get("accepted")).total == 3
+        assert [(await talk.get("frame")).frame for _ in range(3)] == [2, 3, 4]
+        assert (await talk.get("progress")).state == pb.GENERATION_STATE_DONE
+
+
+async def test_errors_have_codes_and_details(served: Served) -> None:
+    async with Talk(served, "s1") as talk:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await talk.get("hello")
+    assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+    details = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    assert b"mirage.v1.Problem" in details and b"unknown-session" in details
+
+
+async def test_a_stream_begins_with_open(served: Served) -> None:
+    call = served.world.Stream()
+    await call.write(pb.ClientMessage(ping=pb.Ping()))
+    with pytest.raises(aio.AioRpcError, match="begins with `open`"):
+        await call.read()
+
+
+async def test_health(served: Served) -> None:
+    health = health_pb2_grpc.HealthStub(served.channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service="mirage.v1.World"))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_stopping_gateway_says_goodbye(served: Served, settings: Settings) -> None:
+    async with working(FakeWorker(settings)), Talk(served, await served.open(), after=-1) as talk:
+        await talk.get("frame")
+        served.app.state.gateway.closing.set()
+        goodbye = await talk.get("goodbye")
+        assert goodbye.after == 0 and goodbye.retry_after_s > 0
+        assert await talk.call.read() is aio.EOF
