@@ -7,6 +7,7 @@ MAX_JSON_BYTES = 2_000_000  # the longest path as text, with room
 MIN_IMAGE_SIDE = 32
 MIN_FOV_DEG, MAX_FOV_DEG, DEFAULT_FOV_DEG = 5.0, 170.0, 60.0
 MAX_ACTIONS = 200  # per generation
+MAX_CAMERAS = 16  # of one world
 MAX_PAGE = 200  # items of one answer
 DEFAULT_PAGE = 50
 MAX_WAIT_S = 20.0  # a long poll; what the frame bus waits at most

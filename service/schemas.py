@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.limits import MAX_ACTIONS
+from service.limits import MAX_ACTIONS, MAX_CAMERAS
 from service.poses import (
     DEFAULT_STEP_DEG,
     DEFAULT_STEP_M,
@@ -27,6 +27,7 @@ from service.poses import (
 Axes = Literal["opencv", "opengl", "unity", "unreal", "ros"]
 Metres = Annotated[float, Field(ge=-1000, le=1000)]
 Degrees = Annotated[float, Field(ge=-3600, le=3600)]
+Camera = Annotated[int, Field(ge=0, lt=MAX_CAMERAS)]
 FlatPose = list[float]  # 16 numbers, row-major world_from_camera, OpenCV axes, metres
 
 
@@ -85,6 +86,7 @@ class PathIn(Closed):
     step_m: float = Field(DEFAULT_STEP_M, ge=0.001, le=10, description="of actions, per frame")
     step_deg: float = Field(DEFAULT_STEP_DEG, ge=0.01, le=180, description="of actions, per frame")
     client_time_ms: float | None = Field(None, description="echoed with every frame")
+    camera: Camera = Field(0, description="which of the world's cameras walks")
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
