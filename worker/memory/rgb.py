@@ -93,8 +93,10 @@ class RgbMemory:
         self._pixels.apply(delta)
 
     def read(self, cameras: Cameras, mode: ReadMode = "soft") -> Readout:
-        """`winner` is one of the pixels on the surface that each cell shows."""
-        seen = self._pixels.read(cameras, mode)
+        """`winner` is one of the pixels on the surface that each cell shows. Pixels are always
+        splatted softly, as pictures gain by it; the encoder centres every token on its cell.
+        """
+        seen = self._pixels.read(cameras, "soft")
         depth = pool_depth(seen.depth, self._grid)
         known = (self._by_cell(seen.coverage) > 0).float().mean(-1)
         coverage = torch.where(known >= SURE_SHARE, 1.0, RIM_COVERAGE)
@@ -115,6 +117,8 @@ class RgbMemory:
             winner=shown(seen.winner, -1),
             source=shown(seen.source, -1),
             quality=shown(seen.quality, 0.0),
+            offset=torch.zeros_like(tokens[:, :2]),
+            span=covered[:, None].float().expand(-1, 2, -1, -1),
         )
 
     def stats(self) -> MemoryStats:
