@@ -93,7 +93,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
             asyncio.Semaphore(MAX_HEAVY),
         )
         app.state.gateway = gateway
-        rpc = RpcServer(gateway) if settings.grpc_port else None
+        rpc = RpcServer(gateway, app) if settings.grpc_port else None
         try:
             if rpc is not None:
                 await rpc.start()

@@ -275,6 +275,8 @@ INTERNAL = Problem(
     500, 1011, "INTERNAL", "internal", "Something failed", "Report it with its request id."
 )
 
+BY_TYPE = {row.type: row for row in (*PROBLEMS.values(), INTERNAL)}
+
 
 def problem_of(error: MirageError) -> Problem:
     """The row of the table for this error: its own class or the nearest ancestor that has one."""

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
 from service.convert import filled
-from service.errors import MirageError, problem_document, problem_of
+from service.errors import BY_TYPE, MirageError, Problem, problem_document
 from service.wire import world_pb2 as pb
 
 DOMAIN = "mirage"
 DETAILS = "grpc-status-details-bin"  # where google.rpc.Status travels
+# what routing, the limits and preconditions raise without a type of ours
+BY_STATUS = {
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    412: "ABORTED",
+    413: "RESOURCE_EXHAUSTED",
+    416: "OUT_OF_RANGE",
+}
 
 
-async def refuse(
-    context: grpc.aio.ServicerContext[object, object], error: MirageError, request_id: str
-) -> NoReturn:
+async def refuse(context: Any, error: MirageError, request_id: str) -> NoReturn:
     """End the call with the error's code and details."""
-    code = grpc.StatusCode[problem_of(error).grpc]
-    status = Status(code=code.value[0], message=error.detail)
-    problem = filled(pb.Problem, problem_document(error) | {"request_id": request_id})
-    reason = error_details_pb2.ErrorInfo(reason=problem_of(error).type, domain=DOMAIN)
-    details = [problem, reason]
-    if error.retry_after_s is not None:
-        delay = Duration()
-        delay.FromMilliseconds(int(1000 * error.retry_after_s))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    for detail in details:
+    await refuse_document(context, problem_document(error) | {"request_id": request_id})
+
+
+async def refuse_document(context: Any, document: dict[str, Any]) -> NoReturn:
+    """End the call with what REST would have answered."""
+    slug = str(document.get("type", "")).rpartition(":")[2]
+    row: Problem | None = BY_TYPE.get(slug)
+    name = BY_STATUS.get(document["status"], "UNKNOWN") if row is None else row.grpc
+    code = grpc.StatusCode[name]
+    status = Status(code=code.value[0], message=document["detail"])
+    for detail in _details(document, slug):
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
-    await context.abort(code, error.detail, ((DETAILS, status.SerializeToString()),))
+    await context.abort(code, document["detail"], ((DETAILS, status.SerializeToString()),))
+    raise AssertionError("abort raises")
+
+
+def _details(document: dict[str, Any], slug: str) -> list[Message]:
+    known = set(pb.Problem.DESCRIPTOR.fields_by_name)
+    problem = {name: value for name, value in document.items() if name in known}
+    details: list[Message] = [
+        filled(pb.Problem, problem),
+        error_details_pb2.ErrorInfo(reason=slug, domain=DOMAIN),
+    ]
+    if document.get("retry_after_s") is not None:
+        delay = Duration()
+        delay.FromMilliseconds(int(1000 * document["retry_after_s"]))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return details

@@ -7,20 +7,22 @@ silent are found by pings; TLS and client certificates by settings.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from starlette.types import ASGIApp
 
 from service.errors import ConfigurationError
 from service.gateway import Gateway
 from service.limits import FORM_OVERHEAD_BYTES
-from service.rpc.world import World
+from service.rpc.calls import SERVICE, Calls
+from service.rpc.walk import Walk
 from service.settings import Settings
-from service.wire import world_pb2, world_pb2_grpc
 
-NAME = world_pb2.DESCRIPTOR.services_by_name["World"].full_name
 GRACE_S = 3.0  # for calls that run when the gateway stops
 PING_MS, PONG_MS = 20_000, 10_000
 
@@ -28,21 +30,20 @@ PING_MS, PONG_MS = 20_000, 10_000
 class RpcServer:
     """Started and stopped with the app."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, app: ASGIApp) -> None:
         self._settings = gateway.settings
         self._server = aio.server(options=_options(gateway.settings))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        world = World(gateway)  # type: ignore[abstract]
-        world_pb2_grpc.add_WorldServicer_to_server(world, self._server)
+        self._server.add_generic_rpc_handlers((_handlers(gateway, app),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> None:
         """Listen; raises ConfigurationError if the port is taken or a certificate unusable."""
         self._bind()
         await self._server.start()
-        for name in ("", NAME):
+        for name in ("", SERVICE.full_name):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
@@ -61,6 +62,26 @@ class RpcServer:
                 self._server.add_secure_port(address, credentials)
         except (RuntimeError, OSError) as error:
             raise ConfigurationError(f"gRPC can't listen on {address}: {error}") from error
+
+
+def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any]:
+    """One for each call of the contract."""
+    calls = Calls(app)
+    special: dict[str, tuple[Any, Any]] = {
+        "Stream": (grpc.stream_stream_rpc_method_handler, Walk(gateway).stream),
+        "GetVideo": (grpc.unary_stream_rpc_method_handler, calls.video),
+        "WatchGeneration": (grpc.unary_stream_rpc_method_handler, calls.watch),
+    }
+    handlers = {}
+    for method in SERVICE.methods:
+        unary: tuple[Any, Any] = (grpc.unary_unary_rpc_method_handler, None)
+        kind, handle = special.get(method.name, unary)
+        handlers[method.name] = kind(
+            handle or calls.unary(method.name),
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

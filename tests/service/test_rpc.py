@@ -12,14 +12,18 @@ import httpx
 import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
+from google.protobuf.empty_pb2 import Empty
+from google.rpc.status_pb2 import Status
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from uploads_made import png
 
 from service.app import create_app
 from service.control import ControlPlane
+from service.convert import plain
 from service.embedded import free_port
 from service.poses import flat
+from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
 from service.video import decode_frame
 from service.wire import world_pb2 as pb
@@ -124,3 +128,89 @@ async def test_a_stopping_gateway_says_goodbye(served: Served, settings: Setting
         goodbye = await talk.get("goodbye")
         assert goodbye.after == 0 and goodbye.retry_after_s > 0
         assert await talk.call.read() is aio.EOF
+
+
+async def test_every_call_of_the_contract_is_served() -> None:
+    unary = {method.name for method in SERVICE.methods} - {"Stream"}
+    assert unary == set(ROUTES)
+
+
+async def test_unary_calls_do_what_rest_does(served: Served, settings: Settings) -> None:
+    world = served.world
+    async with working(FakeWorker(settings)):
+        made = await world.CreateSession(pb.CreateSessionRequest(image=png(), fov_deg=70, seed=5))
+        assert (made.seed, made.width, made.upload.lens_source) == (5, 64, "fov_deg")
+        path = pb.Path(actions=[pb.Action(forward_m=0.3)])
+        asked = pb.CreateGenerationRequest(session=made.id, path=path)
+        walk = await world.CreateGeneration(asked)
+        assert (walk.total, walk.kind) == (3, "generate")
+        named = {"session": made.id, "id": walk.id}
+        events = [one async for one in world.WatchGeneration(pb.WatchGenerationRequest(**named))]
+        assert events[-1].progress.state == pb.GENERATION_STATE_DONE
+        assert (await world.GetGeneration(pb.GetGenerationRequest(**named))).done == 3
+        video = b"".join([one.data async for one in world.GetVideo(pb.GetVideoRequest(**named))])
+        assert b"ftyp" in video[:16]
+        frames = await world.ListFrames(pb.ListFramesRequest(session=made.id, after=0))
+        assert [frame.frame for frame in frames.frames] == [1, 2, 3] and frames.next_after == 3
+        frame = await world.GetFrame(pb.GetFrameRequest(session=made.id, frame=2))
+        assert (frame.frame, decode_frame(frame.image)[0, 0, 0]) == (2, 2)
+    assert (await world.GetMemory(pb.GetMemoryRequest(session=made.id))).num_points == 400
+    listed = await world.ListGenerations(pb.ListGenerationsRequest(session=made.id))
+    assert [one.kind for one in listed.generations] == ["init", "generate"]
+    await world.KeepAlive(pb.KeepAliveRequest(session=made.id))
+    now = await world.GetSession(pb.GetSessionRequest(session=made.id))
+    over_rest = (await served.http.get(f"/v1/sessions/{made.id}")).json()
+    assert {name: value for name, value in plain(now).items() if name in over_rest} == {
+        **over_rest, "created_at": plain(now)["created_at"], "expires_at": plain(now)["expires_at"],
+    }  # fmt: skip
+    page = await world.ListSessions(pb.ListSessionsRequest(limit=1))
+    assert [one.id for one in page.sessions] == [made.id]
+    sample = (await world.ListSamples(Empty())).samples[0]
+    picture = await world.GetSamplePicture(pb.GetSamplePictureRequest(name=sample.name))
+    assert picture.data.startswith(b"\x89PNG")
+    await world.DeleteSession(pb.DeleteSessionRequest(session=made.id))
+    with pytest.raises(aio.AioRpcError) as gone:
+        await world.GetSession(pb.GetSessionRequest(session=made.id))
+    assert gone.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_is_wrong_with_a_request_is_told(served: Served) -> None:
+    with pytest.raises(aio.AioRpcError) as refused:
+        await served.world.CreateSession(pb.CreateSessionRequest(image=b"hello"))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    problem = problem_of_call(refused.value)
+    assert problem.errors[0].field == "image" and problem.request_id
+    session = await served.open()
+    for message, code in (
+        (pb.DeleteSessionRequest(session=session, if_version=77), "ABORTED"),
+        (pb.DeleteSessionRequest(session="../livez"), "NOT_FOUND"),
+    ):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await served.world.DeleteSession(message)
+        assert refused.value.code().name == code
+
+
+async def test_a_call_with_the_same_key_is_done_once(served: Served) -> None:
+    asked, key = pb.CreateSessionRequest(image=png()), (("idempotency-key", "k1"),)
+    first, second = [await served.world.CreateSession(asked, metadata=key) for _ in range(2)]
+    assert first.id == second.id
+
+
+async def test_a_deadline_ends_a_call_and_leaves_nothing(served: Served) -> None:
+    session = await served.open()
+    before = len(asyncio.all_tasks())
+    with pytest.raises(aio.AioRpcError) as late:
+        waiting = pb.ListFramesRequest(session=session, after=-1, wait_s=10)
+        await served.world.ListFrames(waiting, timeout=0.2)
+    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(3):
+        while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def problem_of_call(error: aio.AioRpcError) -> pb.Problem:
+    """The problem among an error's details."""
+    packed = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    problem = pb.Problem()
+    assert Status.FromString(packed).details[0].Unpack(problem)
+    return problem

@@ -1,0 +1,173 @@
+"""The unary calls of mirage.v1.World: which REST endpoint each is, and how its fields travel.
+
+A request's fields fill the path's placeholders; the others go into the query, the JSON body or the
+form. The answer's JSON fills the message of the same fields. What is not one to one stands below
+the table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+from urllib.parse import quote
+
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from starlette.types import ASGIApp
+
+from service.convert import filled, given
+from service.rpc.inside import Answer, Ask, asked
+from service.rpc.problems import refuse_document
+from service.wire import world_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["World"]
+PASSED_ON = ("authorization", "x-request-id", "idempotency-key")
+SESSION = "/v1/sessions/{session}"
+FILES = ("image", "depth")
+CHUNK_BYTES = 1 << 18
+
+Context = Any  # grpc.aio.ServicerContext; its stubs are generic in types that handlers don't share
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    path: str
+    rest: Literal["query", "json", "form"] = "query"  # where fields that are not in the path go
+
+
+ROUTES = {
+    "CreateSession": Route("POST", "/v1/sessions", "form"),
+    "GetSession": Route("GET", SESSION),
+    "ListSessions": Route("GET", "/v1/sessions"),
+    "DeleteSession": Route("DELETE", SESSION),
+    "KeepAlive": Route("POST", f"{SESSION}:keep-alive"),
+    "GetMemory": Route("GET", f"{SESSION}/memory"),
+    "CreateGeneration": Route("POST", f"{SESSION}/generations", "json"),
+    "GetGeneration": Route("GET", f"{SESSION}/generations/{{id}}"),
+    "ListGenerations": Route("GET", f"{SESSION}/generations"),
+    "CancelGeneration": Route("POST", f"{SESSION}/generations/{{id}}:cancel"),
+    "WatchGeneration": Route("GET", f"{SESSION}/generations/{{id}}/events"),
+    "GetVideo": Route("GET", f"{SESSION}/generations/{{id}}/video.mp4"),
+    "ListFrames": Route("GET", f"{SESSION}/frames"),
+    "GetFrame": Route("GET", f"{SESSION}/frames/{{frame}}"),
+    "ListSamples": Route("GET", "/v1/samples"),
+    "GetSamplePicture": Route("GET", "/v1/samples/{name}.png"),
+}
+
+
+class Calls:
+    """Handlers by name of the call."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def unary(self, name: str) -> Callable[[Message, Context], Any]:
+        """One request, one answer."""
+        answers = GetMessageClass(SERVICE.methods_by_name[name].output_type)
+
+        async def handle(request: Message, context: Context) -> Message:
+            async with asked(self._app, _ask(name, request, context)) as answer:
+                body = await _checked(answer, context)
+            if answers is pb.Chunk:
+                return pb.Chunk(data=body)
+            return filled(answers, _shaped(name, json.loads(body))) if body else answers()
+
+        return self._frame if name == "GetFrame" else handle
+
+    async def _frame(self, request: Message, context: Context) -> Message:
+        """What is said of a frame, and its picture."""
+        assert isinstance(request, pb.GetFrameRequest)
+        before = pb.ListFramesRequest(session=request.session, after=request.frame - 1, limit=1)
+        async with asked(self._app, _ask("GetFrame", request, context)) as answer:
+            image = await _checked(answer, context)
+        async with asked(self._app, _ask("ListFrames", before, context)) as answer:
+            heads = json.loads(await _checked(answer, context))["frames"]
+        frame = filled(pb.Frame, _head(heads[0]))
+        frame.image = image
+        return frame
+
+    async def video(self, request: pb.GetVideoRequest, context: Context) -> AsyncIterator[pb.Chunk]:
+        """A file in pieces."""
+        async with asked(self._app, _ask("GetVideo", request, context)) as answer:
+            body = await _checked(answer, context)
+        for start in range(0, len(body), CHUNK_BYTES):
+            yield pb.Chunk(data=body[start : start + CHUNK_BYTES])
+
+    async def watch(
+        self, request: pb.WatchGenerationRequest, context: Context
+    ) -> AsyncIterator[pb.GenerationEvent]:
+        """Server-sent events as messages."""
+        async with asked(self._app, _ask("WatchGeneration", request, context)) as answer:
+            if answer.status >= 400:
+                await _refuse(answer, context)
+            async for kind, values in _events(answer.body):
+                if kind == "progress":
+                    yield pb.GenerationEvent(progress=filled(pb.Generation, values))
+                elif kind == "frame":
+                    yield pb.GenerationEvent(frame=filled(pb.Frame, _head(values)))
+                elif kind == "error":
+                    await refuse_document(context, values)
+
+
+def headers_of(context: Context) -> dict[str, str]:
+    """The call's metadata that is text, names in lower case."""
+    pairs = context.invocation_metadata() or ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+def _ask(name: str, request: Message, context: Context) -> Ask:
+    route, values = ROUTES[name], given(request)
+    known = headers_of(context)
+    headers = {one: known[one] for one in PASSED_ON if one in known}
+    if "if_version" in values:
+        headers["if-match"] = f'"{values.pop("if_version")}"'
+    in_path = {
+        field.name: quote(str(values.pop(field.name, getattr(request, field.name))), safe="")
+        for field in request.DESCRIPTOR.fields
+        if f"{{{field.name}}}" in route.path
+    }
+    path = route.path.format(**in_path)
+    if route.rest == "json":
+        return Ask(route.method, path, json=values.pop("path", {}), headers=headers)
+    if route.rest == "form":
+        files: dict[str, bytes] = {one: values.pop(one) for one in FILES if one in values}
+        values |= values.pop("intrinsics", {})
+        form = {key: str(value) for key, value in values.items()}
+        return Ask(route.method, path, form=form, files=files, headers=headers)
+    return Ask(route.method, path, query=values, headers=headers)
+
+
+async def _checked(answer: Answer, context: Context) -> bytes:
+    if answer.status >= 400:
+        await _refuse(answer, context)
+    return await answer.read()
+
+
+async def _refuse(answer: Answer, context: Context) -> NoReturn:
+    await refuse_document(context, json.loads(await answer.read()))
+
+
+def _shaped(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    if name == "ListFrames":
+        return values | {"frames": [_head(frame) for frame in values["frames"]]}
+    return values
+
+
+def _head(values: Mapping[str, Any]) -> dict[str, Any]:
+    """REST names the place of a picture where a message has the picture itself."""
+    return {name: value for name, value in values.items() if name != "image"}
+
+
+async def _events(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Server-sent events: (event, its JSON)."""
+    text = ""
+    async for piece in body:
+        text += piece.decode()
+        while "\n\n" in text:
+            block, _, text = text.partition("\n\n")
+            lines = dict(line.partition(": ")[::2] for line in block.splitlines())
+            if "data" in lines:
+                yield lines.get("event", "message"), json.loads(lines["data"])

@@ -1,0 +1,67 @@
+"""mirage.v1.World/Stream: the conversation of service/stream, with gRPC around it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from redis.exceptions import RedisError
+from structlog.contextvars import bound_contextvars
+
+from service.auth.principal import Scope
+from service.errors import FieldProblem, InvalidRequest, MirageError
+from service.gateway import Gateway
+from service.rest.problems import control_plane_down
+from service.rpc.calls import Context, headers_of
+from service.rpc.problems import refuse
+from service.stream.conversation import converse
+from service.stream.messages import Incoming, OpenMessage, from_proto
+from service.wire import world_pb2 as pb
+
+Requests = AsyncIterator[pb.ClientMessage]
+
+
+class Walk:
+    """The handler of Stream."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def stream(self, requests: Requests, context: Context) -> AsyncIterator[pb.ServerMessage]:
+        headers = headers_of(context)
+        request_id = headers.get("x-request-id") or uuid.uuid4().hex
+        metrics = self._gateway.metrics
+        metrics.streams.inc()
+        try:
+            opening = await _opening(requests)
+            with bound_contextvars(request_id=request_id, session=opening.session):
+                await self._gateway.guard.admit(headers, Scope.WALK, opening.session)
+                async with aclosing(converse(self._gateway, opening, _incoming(requests))) as talk:
+                    async for message in talk:
+                        yield message
+                        if message.HasField("frame"):
+                            metrics.delivered("grpc", len(message.frame.image))
+        except MirageError as error:
+            await refuse(context, error, request_id)
+        except RedisError as error:
+            await refuse(context, control_plane_down(error), request_id)
+        finally:
+            metrics.streams.dec()
+
+
+async def _opening(requests: Requests) -> OpenMessage:
+    async for request in requests:
+        message = from_proto(request)
+        if isinstance(message, InvalidRequest):
+            raise message
+        if isinstance(message, OpenMessage):
+            return message
+        break
+    problem = FieldProblem("message", "something else", "`open`, with the session")
+    raise InvalidRequest("A stream begins with `open`.", fields=(problem,))
+
+
+async def _incoming(requests: Requests) -> AsyncIterator[Incoming]:
+    async for request in requests:
+        yield from_proto(request)
