@@ -22,8 +22,8 @@ from service.auth.gate import Gate
 from service.auth.guard import Guard
 from service.control import ControlPlane
 from service.gateway import Gateway
-from service.limits import MAX_HEAVY
-from service.rest import access, frames, generations, health, samples, sessions
+from service.limits import MAX_HEAVY, MAX_VIDEO_CACHE_BYTES
+from service.rest import access, frames, generations, health, observations, samples, sessions
 from service.rest.body_limit import BodyLimit
 from service.rest.openapi import completed
 from service.rest.problems import add_handlers
@@ -31,6 +31,7 @@ from service.rpc.server import RpcServer
 from service.samples import SAMPLES, Samples
 from service.settings import Settings
 from service.telemetry import Metrics, Telemetry
+from service.video_cache import VideoCache
 
 VIEWER = Path(__file__).parent / "viewer"
 DOCS = Path(__file__).parent / "rest" / "docs.html"
@@ -39,6 +40,7 @@ ROUTERS = (
     sessions.router,
     generations.router,
     frames.router,
+    observations.router,
     access.router,
     samples.router,
     health.router,
@@ -90,6 +92,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
             Guard(control.redis, settings.require_keys),
             Samples(samples_folder),
             metrics,
+            VideoCache(MAX_VIDEO_CACHE_BYTES),
             asyncio.Semaphore(MAX_HEAVY),
         )
         app.state.gateway = gateway

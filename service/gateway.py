@@ -15,6 +15,7 @@ from service.samples import Samples
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.uploads.pictures import UploadLimits
+from service.video_cache import VideoCache
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Gateway:
     guard: Guard
     samples: Samples
     metrics: Metrics
+    videos: VideoCache
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # streams say goodbye and end
 

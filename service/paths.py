@@ -17,14 +17,21 @@ from service.requests import Generate, Progress
 from service.schemas import PathIn
 
 
+async def path_request(
+    control: ControlPlane, session_id: str, path: PathIn, max_poses: int
+) -> Generate:
+    """The path checked and in OpenCV axes, ready for the log; raises InvalidRequest."""
+    camera = path.camera
+    start = await last_camera(control, session_id, camera) if path.actions else np.eye(4)
+    poses = await asyncio.to_thread(path.flat_poses, start, max_poses)  # 30 us a pose
+    return Generate(poses=poses, camera=camera, client_time_ms=path.client_time_ms)
+
+
 async def append_path(
     control: ControlPlane, session_id: str, path: PathIn, max_poses: int
 ) -> Progress:
     """Check the path and ask for it; raises InvalidRequest and what the request log raises."""
-    camera = path.camera
-    start = await last_camera(control, session_id, camera) if path.actions else np.eye(4)
-    poses = await asyncio.to_thread(path.flat_poses, start, max_poses)  # 30 us a pose
-    request = Generate(poses=poses, camera=camera, client_time_ms=path.client_time_ms)
+    request = await path_request(control, session_id, path, max_poses)
     return await control.requests.append(session_id, request)
 
 

@@ -50,6 +50,7 @@ class Observe(Message):
     kind: Literal["observe"] = "observe"
     blob: str
     pose: Pose
+    scale_m: float | None = None  # without depth: metres to what stands at the image's centre
 
 
 class Init(Message):
@@ -58,6 +59,7 @@ class Init(Message):
     kind: Literal["init"] = "init"
     blob: str
     pose: Pose
+    scale_m: float | None = None
 
 
 class Generate(Message):

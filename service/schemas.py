@@ -170,6 +170,7 @@ class GenerationOut(Closed):
 
 class GenerationList(Closed):
     generations: list[GenerationOut]
+    next_cursor: str | None = None
 
 
 class FrameOut(Closed):
@@ -184,6 +185,8 @@ class FrameOut(Closed):
     created_at: datetime
     media_type: str
     image: str = Field(description="path of the encoded image")
+    camera: int = Field(0, description="which of the world's cameras")
+    branch: int = Field(1, description="rewinding starts a new one")
 
 
 class FrameList(Closed):

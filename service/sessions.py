@@ -126,7 +126,9 @@ class Sessions:
         self._settings = settings
         self._store, self._requests = store, requests
 
-    async def create(self, new: NewSession, upload: Upload) -> Session:
+    async def create(
+        self, new: NewSession, upload: Upload, scale_m: float | None = None
+    ) -> Session:
         """Store the first image and open a session on it; raises TooManyRequests past
         `max_sessions`.
 
@@ -141,7 +143,7 @@ class Sessions:
         session = new_session_id()
         await self._redis.zadd(keys.EXPIRY, {session: time.time() + keys.CREATION_S})
         blob = await self._store.put_upload(session, upload)
-        await self._write(session, new, Init(blob=blob, pose=new.pose))
+        await self._write(session, new, Init(blob=blob, pose=new.pose, scale_m=scale_m))
         await self._redis.zadd(keys.index(new.owner), {session: 0})
         await self._requests.wake(session)
         audit("session created", session=session)

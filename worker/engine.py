@@ -59,6 +59,7 @@ class Engine:
         camera: Cameras,  # (1,)
         depth: Tensor | None = None,  # (H', W') z-depth in metres; 0 or NaN = unknown
         mask: Tensor | None = None,  # (H', W') True = keep out of the memory (moving, sky)
+        centre_m: float | None = None,  # without depth: how far what stands at the centre is
     ) -> Increment:
         """Write what was really seen; the first image becomes frame 0, later ones are not shown."""
         clock = Clock()
@@ -71,7 +72,7 @@ class Engine:
             estimate, confidence = None if depth is None else depth[None], None
             if estimate is None:
                 guess, confidence = self.backbone.depth(latents.float(), camera)
-                estimate = align_depths(guess, readout.depth, readout.coverage)
+                estimate = align_depths(guess, readout.depth, readout.coverage, centre_m)
         with clock("write"):
             delta = world.memory.write(
                 latents,

@@ -17,7 +17,7 @@ import torch
 
 from service.errors import GenerationFailed
 from service.frames import Frame
-from service.requests import LivePose
+from service.requests import Init, LivePose, Observe
 from service.segments import FrameMeta, SegmentHeader, Upload
 from service.sessions import Intrinsics, Session
 from worker.engine import Engine
@@ -70,7 +70,11 @@ class Runner:
         depth = None if upload.depth is None else torch.from_numpy(upload.depth)
         mask = None if upload.mask is None else torch.from_numpy(upload.mask)
         views = cameras(job.session.intrinsics, job.poses)
-        return self.engine.observe(world, torch.from_numpy(upload.image), views, depth, mask)
+        message = job.entry.message
+        centre_m = message.scale_m if isinstance(message, Init | Observe) else None
+        return self.engine.observe(
+            world, torch.from_numpy(upload.image), views, depth, mask, centre_m
+        )
 
     def step(self, worlds: Sequence[World], jobs: Sequence[Job]) -> list[Increment]:
         """One chunk for each session, batched."""

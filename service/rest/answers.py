@@ -54,6 +54,8 @@ def frame_out(frame: Frame, session_id: str) -> FrameOut:
         client_time_ms=frame.client_time_ms,
         created_at=_moment(frame.created_s),
         media_type=frame.media_type,
+        camera=frame.camera,
+        branch=frame.branch,
         image=f"/v1/sessions/{session_id}/frames/{frame.frame}",
     )
 

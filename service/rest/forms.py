@@ -1,4 +1,4 @@
-"""The multipart form that opens a session, and how it becomes a frame-sized observation."""
+"""The multipart forms that bring pictures, and how they become frame-sized observations."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.errors import FieldProblem, InvalidUpload
+from service.errors import FieldProblem, InvalidRequest, InvalidUpload
 from service.gateway import Gateway
 from service.limits import MAX_FOV_DEG, MIN_FOV_DEG
-from service.uploads.images import Observation, observation_from
+from service.rest.problems import invalid_request
+from service.schemas import Axes, PoseIn
+from service.segments import Upload
+from service.sessions import Intrinsics
+from service.uploads.images import Files, FourNumbers, Observation, observation_from
 
 LENS = ("fx", "fy", "cx", "cy")
+FILES = {"image", "depth", "mask"}
 
 
-class SessionForm(BaseModel):
-    """Give `image` (PNG, JPEG or WebP) or `sample`; everything else is optional."""
+class PictureForm(BaseModel):
+    """A picture and what is known of it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image: UploadFile | None = None
-    sample: str | None = Field(None, description="a name from /v1/samples")
+    image: UploadFile | None = Field(None, description="PNG, JPEG or WebP")
     depth: UploadFile | None = Field(
         None, description="of the image: 16-bit PNG (millimetres) or float32 NPY (metres), z-depth"
+    )
+    mask: UploadFile | None = Field(
+        None, description="of the image: PNG or WebP, not black where nothing is to be remembered"
     )
     fov_deg: float | None = Field(
         None, ge=MIN_FOV_DEG, le=MAX_FOV_DEG, description="of the whole image, horizontally"
@@ -36,75 +43,128 @@ class SessionForm(BaseModel):
     fy: float | None = Field(None, gt=0)
     cx: float | None = None
     cy: float | None = None
+    scale_m: float | None = Field(
+        None,
+        ge=0.05,
+        le=200,
+        description="without depth: metres to what stands at the image's centre",
+    )
+
+    @model_validator(mode="after")
+    def _one_lens(self) -> Self:
+        given = [getattr(self, name) is not None for name in LENS]
+        if any(given) and not all(given):
+            raise ValueError("give all of fx, fy, cx, cy or none")
+        if any(given) and self.fov_deg is not None:
+            raise ValueError("give fx, fy, cx, cy or fov_deg, not both")
+        if self.depth is not None and self.scale_m is not None:
+            raise ValueError("depth brings its own scale: give `depth` or `scale_m`, not both")
+        return self
+
+    @property
+    def intrinsics(self) -> FourNumbers | None:
+        if self.fx is None or self.fy is None or self.cx is None or self.cy is None:
+            return None
+        return self.fx, self.fy, self.cx, self.cy
+
+
+class SessionForm(PictureForm):
+    """Give `image` (PNG, JPEG or WebP) or `sample`; everything else is optional."""
+
+    sample: str | None = Field(None, description="a name from /v1/samples")
     seed: int | None = Field(
         None, ge=0, lt=2**53, description="at random if not given; exact in every JSON"
     )
     memory: Literal["latent", "null", "rgb"] = "latent"
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        given = [getattr(self, name) is not None for name in LENS]
+    def _one_source(self) -> Self:
         if (self.image is None) == (self.sample is None):
             raise ValueError("give either `image` or `sample`")
-        if any(given) and not all(given):
-            raise ValueError("give all of fx, fy, cx, cy or none")
-        if self.sample is not None and (any(given) or self.depth or self.fov_deg is not None):
+        own = (self.depth, self.mask, self.fov_deg, self.fx, self.scale_m)
+        if self.sample is not None and any(value is not None for value in own):
             raise ValueError("a sample brings its own depth and lens")
-        if any(given) and self.fov_deg is not None:
-            raise ValueError("give fx, fy, cx, cy or fov_deg, not both")
         return self
 
-    @property
-    def intrinsics(self) -> tuple[float, float, float, float] | None:
-        if self.fx is None or self.fy is None or self.cx is None or self.cy is None:
-            return None
-        return self.fx, self.fy, self.cx, self.cy
+
+class ObservationForm(PictureForm):
+    """What a camera really saw, and from where."""
+
+    image: UploadFile = Field(description="PNG, JPEG or WebP")
+    pose: str = Field(
+        max_length=2000,
+        description='JSON: {"matrix": [16 numbers]} or {"position": [x, y, z], "quaternion": '
+        "[x, y, z, w]}, world_from_camera, metres",
+    )
+    axes: Axes = Field("opencv", description="the convention of `pose`")
+
+    def place(self) -> PoseIn:
+        """Raises InvalidRequest naming `pose`."""
+        try:
+            return PoseIn.model_validate_json(self.pose)
+        except ValidationError as error:
+            raise InvalidRequest(
+                "The pose can't be used.",
+                fields=tuple(
+                    FieldProblem(f"pose.{one.field}".removesuffix(".body"), one.seen, one.allowed)
+                    for one in invalid_request(error).fields
+                ),
+            ) from None
 
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes a session is opened from."""
+    """The bytes that became an observation, and the lens that a sample brings."""
 
-    image: bytes
-    depth: bytes | None
+    files: Files
     fov_deg: float | None
 
     def digest(self) -> str:
-        parts = (hashlib.sha256(part or b"").hexdigest() for part in (self.image, self.depth))
-        return ".".join(parts)
+        parts = (self.files.image, self.files.depth, self.files.mask)
+        return ".".join(hashlib.sha256(part or b"").hexdigest() for part in parts)
 
 
-async def read_source(form: SessionForm, gateway: Gateway) -> Source:
+async def read_source(form: PictureForm, gateway: Gateway) -> Source:
     """The upload or the sample; raises InvalidUpload before reading a file that is too large."""
-    if form.sample is not None:
+    if isinstance(form, SessionForm) and form.sample is not None:
         sample = gateway.samples.chosen(form.sample)
         depth = sample.depth.read_bytes() if sample.depth else None
-        return Source(sample.picture.read_bytes(), depth, sample.card.fov_deg)
+        return Source(Files(sample.picture.read_bytes(), depth), sample.card.fov_deg)
     assert form.image is not None
     limit = gateway.settings.max_upload_bytes
-    image = await _read(form.image, "image", limit)
-    depth = None if form.depth is None else await _read(form.depth, "depth", limit)
-    return Source(image, depth, form.fov_deg)
+    files = Files(
+        await _read(form.image, "image", limit),
+        None if form.depth is None else await _read(form.depth, "depth", limit),
+        None if form.mask is None else await _read(form.mask, "mask", limit),
+    )
+    return Source(files, form.fov_deg)
 
 
-async def observe(source: Source, form: SessionForm, gateway: Gateway) -> Observation:
-    """Decode and normalise in a thread; raises InvalidUpload naming the field."""
+async def observe(
+    source: Source, form: PictureForm, gateway: Gateway, frame: Intrinsics | None = None
+) -> Observation:
+    """Decode and normalise in a thread, for the camera `frame` if the world has one already;
+    raises InvalidUpload naming the field."""
     async with gateway.heavy:
         observation = await asyncio.to_thread(
             observation_from,
-            source.image,
-            source.depth,
-            gateway.frame_size,
+            source.files,
+            gateway.frame_size if frame is None else (frame.width, frame.height),
             gateway.upload_limits,
             fov_deg=source.fov_deg,
             intrinsics=form.intrinsics,
+            frame_lens=None if frame is None else (frame.fx, frame.fy, frame.cx, frame.cy),
         )
     if form.intrinsics is not None:
         _check_lens(form.intrinsics, observation.upload_size)
     return observation
 
 
-def _check_lens(lens: tuple[float, float, float, float], size: tuple[int, int]) -> None:
+def upload_of(observation: Observation) -> Upload:
+    return Upload(observation.image, observation.depth_m, observation.mask)
+
+
+def _check_lens(lens: FourNumbers, size: tuple[int, int]) -> None:
     """Catch intrinsics of another resolution or in other units, the commonest mistakes."""
     fx, fy, cx, cy = lens
     width, height = size

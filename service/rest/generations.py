@@ -6,17 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from service.auth.principal import PrincipalDep, Scope, requires
-from service.errors import Conflict, FramesGone
+from service.errors import Conflict, FieldProblem, FramesGone, InvalidRequest
 from service.gateway import Gateway, GatewayDep
-from service.paths import append_path
+from service.limits import MAX_PAGE
+from service.paths import path_request
 from service.requests import Progress
 from service.rest.answers import frame_out, generation_out
-from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.idempotency import IdempotencyKey, fingerprint, once, request_id_of
 from service.rest.problems import RESPONSES
+from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.schemas import GenerationList, GenerationOut, PathIn
 from service.video import mux_mp4
 
@@ -41,22 +43,37 @@ async def create_generation(
     camera's last planned place. Returns at once; follow the answer's Location."""
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
-        limit = gateway.settings.max_path_poses
-        progress = await append_path(gateway.control, session_id, path, limit)
+        request = await path_request(gateway.control, session_id, path, limit)
+        await gateway.guard.spend_frames(principal, len(request.poses))
+        progress = await gateway.control.requests.append(session_id, request, request_id)
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 
+    limit = gateway.settings.max_path_poses
+    request_id = request_id_of(principal, session_id, idempotency_key)
     asked = fingerprint("generation", session_id, path.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, 202, work)
 
 
 @router.get("", response_model=GenerationList)
 @requires(Scope.READ)
-async def list_generations(session_id: str, gateway: GatewayDep) -> GenerationList:
-    """The session's last requests, oldest first."""
+async def list_generations(
+    session_id: str,
+    gateway: GatewayDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
+) -> GenerationList:
+    """The session's last requests, observations among them, oldest first; pass `next_cursor` as
+    `cursor` for the next page."""
     await gateway.control.sessions.get(session_id)
     every = await gateway.control.requests.list(session_id)
-    return GenerationList(generations=[generation_out(progress) for progress in every])
+    start = 0 if cursor is None else _place_of(cursor, every) + 1
+    page = every[start : start + limit]
+    more = start + limit < len(every)
+    return GenerationList(
+        generations=[generation_out(progress) for progress in page],
+        next_cursor=page[-1].id if more else None,
+    )
 
 
 @router.get("/{generation_id}", response_model=GenerationOut)
@@ -78,13 +95,21 @@ async def cancel_generation(
 @router.get("/{generation_id}/events", response_class=StreamingResponse)
 @requires(Scope.READ)
 async def follow_generation(
-    session_id: str, generation_id: str, gateway: GatewayDep
+    session_id: str,
+    generation_id: str,
+    gateway: GatewayDep,
+    last_event_id: Annotated[
+        str | None, Header(pattern=r"^\d{1,15}$", description="number of the last frame seen")
+    ] = None,
 ) -> StreamingResponse:
     """Server-sent events: `progress` whenever it changes, `frame` for each new frame (without its
-    picture), and the end of the stream once the generation is final."""
+    picture; its number is the event's id), and the end of the stream once the generation is final.
+    A reader that comes back sends Last-Event-ID, as browsers do by themselves, and misses nothing
+    that is still kept."""
     progress = await gateway.control.requests.get(session_id, generation_id)
     session = await gateway.control.sessions.get(session_id)
-    events = _events(gateway, session_id, progress, session.next_frame - 1)
+    after = session.next_frame - 1 if last_event_id is None else int(last_event_id)
+    events = _events(gateway, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -92,7 +117,7 @@ async def follow_generation(
 @router.get(
     "/{generation_id}/video.mp4",
     response_class=Response,
-    responses={200: {"content": {"video/mp4": {}}, "description": "H.264 in MP4"}},
+    responses=RANGED | {200: {"content": {"video/mp4": {}}, "description": "H.264 in MP4"}},
 )
 @requires(Scope.READ)
 async def get_video(
@@ -100,17 +125,21 @@ async def get_video(
     generation_id: str,
     gateway: GatewayDep,
     frames_per_s: Annotated[int, Query(ge=1, le=60)] = 15,
+    range: Range = None,
+    if_range: IfRange = None,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """All frames of a finished generation; 409 while it is being made."""
     progress = await gateway.control.requests.get(session_id, generation_id)
-    async with gateway.heavy:
-        images = await _images(gateway, session_id, progress)
-        video = await asyncio.to_thread(mux_mp4, images, frames_per_s)
-    disposition = f'inline; filename="{generation_id}.mp4"'
-    return Response(video, media_type="video/mp4", headers={"Content-Disposition": disposition})
+    video = await video_of(gateway, session_id, progress, frames_per_s)
+    headers = {"Content-Disposition": f'inline; filename="{progress.id}.mp4"'}
+    return ranged(video, "video/mp4", headers, range, if_range, if_none_match)
 
 
-async def _images(gateway: Gateway, session_id: str, progress: Progress) -> list[bytes]:
+async def video_of(
+    gateway: Gateway, session_id: str, progress: Progress, frames_per_s: int
+) -> bytes:
+    """The MP4 of a final request; raises Conflict while it is none, FramesGone."""
     if not progress.state.is_final:
         raise Conflict(
             f"The generation is {progress.state}: {progress.done} of {progress.total} frames.",
@@ -118,12 +147,35 @@ async def _images(gateway: Gateway, session_id: str, progress: Progress) -> list
         )
     if progress.first_frame is None or progress.last_frame is None:
         raise Conflict(f"The generation is {progress.state} and made no frame.")
-    numbers = range(progress.first_frame, progress.last_frame + 1)
+    key = (session_id, progress.id, progress.first_frame, frames_per_s)
+    video = gateway.videos.get(key)
+    if video is None:
+        async with gateway.heavy:
+            numbers = range(progress.first_frame, progress.last_frame + 1)
+            images = await _images(gateway, session_id, progress, numbers)
+            video = await asyncio.to_thread(mux_mp4, images, frames_per_s)
+        gateway.videos.put(key, video)
+    return video
+
+
+def _place_of(cursor: str, every: list[Progress]) -> int:
+    for place, progress in enumerate(every):
+        if progress.id == cursor:
+            return place
+    problem = FieldProblem("cursor", cursor, "a `next_cursor`; this one's request is forgotten")
+    raise InvalidRequest("The cursor can't be used: start again without one.", fields=(problem,))
+
+
+async def _images(
+    gateway: Gateway, session_id: str, progress: Progress, numbers: range
+) -> list[bytes]:
+    """Encoded images of the request's own frames; another camera's lie between them."""
     images: list[bytes] = []
     for start in range(0, len(numbers), FETCHED_AT_ONCE):
         some = numbers[start : start + FETCHED_AT_ONCE]
         reads = (gateway.control.frames.get(session_id, number) for number in some)
-        images += [frame.image for frame in await asyncio.gather(*reads)]
+        frames = await asyncio.gather(*reads)
+        images += [frame.image for frame in frames if frame.request_id == progress.id]
     return images
 
 
@@ -140,7 +192,8 @@ async def _events(
         for frame in frames:
             after = frame.frame
             if frame.request_id == progress.id:
-                yield _event("frame", frame_out(frame, session_id).model_dump_json())
+                data = frame_out(frame, session_id).model_dump_json()
+                yield f"id: {frame.frame}\n{_event('frame', data)}"
         before = progress
         progress = await gateway.control.requests.get(session_id, progress.id)
         if progress != before:

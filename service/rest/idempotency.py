@@ -36,6 +36,14 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def request_id_of(principal: Principal, session: str, key: str | None) -> str | None:
+    """The id that this key gives a request: should a process die between doing the work and noting
+    the answer, a retry finds the request that is there. None = a new one."""
+    if key is None:
+        return None
+    return f"r_{fingerprint(principal.owner, session, key)[:20]}"
+
+
 async def once(
     gateway: Gateway,
     principal: Principal,

@@ -14,11 +14,10 @@ from service.errors import Conflict, FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
 from service.rest.answers import etag, session_out
-from service.rest.forms import SessionForm, Source, observe, read_source
+from service.rest.forms import SessionForm, Source, observe, read_source, upload_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.problems import RESPONSES
 from service.schemas import MemoryOut, SessionList, SessionOut, UploadOut
-from service.segments import Upload
 from service.sessions import Intrinsics, NewSession
 from service.uploads.images import Observation
 
@@ -38,7 +37,7 @@ async def create_session(
     """Open a world from one image. Frame 0 is that image as the model sees it, at the identity
     pose; `upload` in the answer says how the image was cropped and where its lens came from."""
     source = await read_source(form, gateway)
-    fields = form.model_dump(exclude={"image", "depth"})
+    fields = form.model_dump(exclude={"image", "depth", "mask"})
 
     async def work() -> tuple[SessionOut, dict[str, str]]:
         session = await _open(form, source, gateway, principal)
@@ -127,8 +126,9 @@ async def _open(
         memory=form.memory,
         intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),
     )
-    upload = Upload(observation.image, observation.depth_m)
-    return session_out(await gateway.control.sessions.create(new, upload), _upload_out(observation))
+    upload = upload_of(observation)
+    session = await gateway.control.sessions.create(new, upload, form.scale_m)
+    return session_out(session, _upload_out(observation))
 
 
 def _upload_out(observation: Observation) -> UploadOut:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import FieldProblem, InvalidUpload
-from service.uploads.pictures import UploadLimits, check_size, open_picture
+from service.uploads.pictures import UploadLimits, check_aspect, check_size, open_picture
+
+Value = TypeVar("Value", np.float32, np.bool_)
 
 MIN_MEDIAN_M, MAX_MEDIAN_M = 0.05, 200.0
 MIN_VALID_FRACTION = 0.01
@@ -48,26 +51,26 @@ def decode_depth(
             f"{len(data)} bytes starting {data[:12]!r}",
             "a 16-bit greyscale PNG (millimetres) or a float32 NPY file (metres)",
         )
-    _check_aspect(depth_m, image_width, image_height)
+    check_aspect(depth_m.shape, image_width, image_height, "depth")
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, np.float32(0.0))
     _check_unit(depth_m)
     return DepthMap(depth_m)
 
 
-def sample_depth(
-    depth: DepthMap,
+def sample_nearest(
+    values: NDArray[Value],  # (H', W') of the whole image
     image_width: int,
     box: tuple[float, float, float, float],
     frame_size: tuple[int, int],
-) -> NDArray[np.float32]:
-    """Depth under each frame pixel's centre, (h, w); `box` is the crop in the image's pixels."""
+) -> NDArray[Value]:
+    """What lies under each frame pixel's centre, (h, w); `box`: the crop in pixels of the image."""
     width, height = frame_size
     left, top, right, bottom = box
-    scale = depth.depth_m.shape[1] / image_width  # depth pixels per image pixel, the same both ways
+    scale = values.shape[1] / image_width  # of its pixels per image pixel, the same both ways
     columns = (left + (np.arange(width) + 0.5) * (right - left) / width) * scale
     rows = (top + (np.arange(height) + 0.5) * (bottom - top) / height) * scale
     nearest = rows.astype(np.intp)[:, None], columns.astype(np.intp)
-    return np.ascontiguousarray(depth.depth_m[nearest])
+    return np.ascontiguousarray(values[nearest])
 
 
 def _from_npy(data: bytes) -> NDArray[np.float32]:
@@ -98,15 +101,6 @@ def _from_png(data: bytes, limits: UploadLimits) -> NDArray[np.float32]:
         if not image.mode.startswith("I"):
             raise _invalid(f"PNG of mode {image.mode}", "a 16-bit greyscale PNG (millimetres)")
         return np.asarray(image, dtype=np.float32) * np.float32(0.001)
-
-
-def _check_aspect(depth: NDArray[np.float32], width: int, height: int) -> None:
-    depth_height, depth_width = depth.shape
-    if depth_width * height != depth_height * width:
-        raise _invalid(
-            f"{depth_width} x {depth_height} pixels",
-            f"the image's size, {width} x {height} (upright), or exactly its aspect",
-        )
 
 
 def _check_unit(depth_m: NDArray[np.float32]) -> None:

@@ -22,9 +22,12 @@ from PIL import ExifTags, Image, ImageOps
 
 from service.errors import FieldProblem, InvalidUpload
 from service.limits import DEFAULT_FOV_DEG, MIN_IMAGE_SIDE
-from service.uploads.depth_maps import DepthMap, decode_depth, sample_depth
+from service.uploads.depth_maps import DepthMap, decode_depth, sample_nearest
+from service.uploads.masks import decode_mask
 from service.uploads.pictures import UploadLimits, open_picture
 
+FourNumbers = tuple[float, float, float, float]
+MAX_OUTSIDE_PX = 0.5  # rounding of somebody's intrinsics
 FILM_WIDTH_MM = 36.0  # what EXIF's "35 mm equivalent" focal length refers to
 
 
@@ -74,6 +77,7 @@ class Observation:
     image: NDArray[np.uint8]  # (h, w, 3)
     intrinsics: tuple[float, float, float, float]  # fx, fy, cx, cy in pixels of the frame
     depth_m: NDArray[np.float32] | None  # (h, w) z-depth, 0 = unknown
+    mask: NDArray[np.bool_] | None  # (h, w) True = do not remember
     crop: Crop
     lens_source: str
     upload_size: tuple[int, int]  # width, height
@@ -86,31 +90,52 @@ class Observation:
         return math.degrees(math.atan(cx / fx) + math.atan((width - cx) / fx))
 
 
+@dataclass(frozen=True)
+class Files:
+    """One picture's bytes as they arrived, and what belongs to it."""
+
+    image: bytes
+    depth: bytes | None = None
+    mask: bytes | None = None
+
+
 def observation_from(
-    image: bytes,
-    depth: bytes | None,
+    files: Files,
     frame_size: tuple[int, int],
     limits: UploadLimits,
     *,
     fov_deg: float | None = None,
-    intrinsics: tuple[float, float, float, float] | None = None,
+    intrinsics: FourNumbers | None = None,
+    frame_lens: FourNumbers | None = None,
 ) -> Observation:
-    """Decode, check, crop and resize; `frame_size` is (width, height). Raises InvalidUpload naming
-    the field.
+    """Decode, check, crop and resize; `frame_size` is (width, height). With `frame_lens` (fx, fy,
+    cx, cy of the frame) the crop is what that camera sees, else the largest centred one. Raises
+    InvalidUpload naming the field.
     """
-    upload = decode_image(image, limits)
-    depth_map = None
-    if depth is not None:
-        depth_map = decode_depth(depth, limits, upload.width, upload.height)
-    return compose(upload, depth_map, lens_for(upload, fov_deg, intrinsics), frame_size)
+    upload = decode_image(files.image, limits)
+    depth_map = mask = None
+    if files.depth is not None:
+        depth_map = decode_depth(files.depth, limits, upload.width, upload.height)
+    if files.mask is not None:
+        mask = decode_mask(files.mask, limits, upload.width, upload.height)
+    lens = lens_for(upload, fov_deg, intrinsics)
+    if frame_lens is None:
+        crop = centre_crop(upload.width, upload.height, *frame_size)
+    else:
+        crop = crop_for(upload, lens, frame_lens, frame_size)
+    return compose(upload, depth_map, mask, lens, crop, frame_size)
 
 
 def compose(
-    upload: Picture, depth_map: DepthMap | None, lens: Lens, frame_size: tuple[int, int]
+    upload: Picture,
+    depth_map: DepthMap | None,
+    mask: NDArray[np.bool_] | None,
+    lens: Lens,
+    crop: Crop,
+    frame_size: tuple[int, int],
 ) -> Observation:
-    """Crop to the frame's aspect around the centre, resize, and let the intrinsics follow."""
+    """Crop and resize; the intrinsics follow."""
     width, height = frame_size
-    crop = centre_crop(upload.width, upload.height, width, height)
     box = (crop.x, crop.y, crop.x + crop.width, crop.y + crop.height)
     frame = Image.fromarray(upload.pixels).resize(frame_size, Image.Resampling.LANCZOS, box=box)
     scale_x, scale_y = width / crop.width, height / crop.height
@@ -124,7 +149,8 @@ def compose(
         ),
         depth_m=None
         if depth_map is None
-        else sample_depth(depth_map, upload.width, box, frame_size),
+        else sample_nearest(depth_map.depth_m, upload.width, box, frame_size),
+        mask=None if mask is None else sample_nearest(mask, upload.width, box, frame_size),
         crop=crop,
         lens_source=lens.source,
         upload_size=(upload.width, upload.height),
@@ -159,6 +185,33 @@ def centre_crop(width: int, height: int, frame_width: int, frame_height: int) ->
     crop_width = min(width, height * frame_width / frame_height)
     crop_height = min(height, width * frame_height / frame_width)
     return Crop((width - crop_width) / 2, (height - crop_height) / 2, crop_width, crop_height)
+
+
+def crop_for(
+    upload: Picture, lens: Lens, frame_lens: FourNumbers, frame_size: tuple[int, int]
+) -> Crop:
+    """The part of the upload that a camera of `frame_lens` sees; raises InvalidUpload if it would
+    see beyond the upload's borders.
+    """
+    fx, fy, cx, cy = frame_lens
+    width, height = frame_size
+    scale_x, scale_y = lens.fx / fx, lens.fy / fy  # upload pixels per frame pixel
+    crop = Crop(lens.cx - cx * scale_x, lens.cy - cy * scale_y, width * scale_x, height * scale_y)
+    outside = max(
+        -crop.x, -crop.y, crop.x + crop.width - upload.width, crop.y + crop.height - upload.height
+    )
+    if outside > MAX_OUTSIDE_PX:
+        seen = f"{upload.width} x {upload.height} pixels with fx={lens.fx:.1f} fy={lens.fy:.1f}"
+        allowed = (
+            f"a picture that shows all of the world's frame: at least {crop.width:.0f} x "
+            f"{crop.height:.0f} pixels around the centre at this focal length"
+        )
+        raise InvalidUpload(
+            "The picture shows less than the world's camera sees.",
+            fields=(FieldProblem("image", seen, allowed),),
+        )
+    x, y = max(crop.x, 0.0), max(crop.y, 0.0)
+    return Crop(x, y, min(crop.width, upload.width - x), min(crop.height, upload.height - y))
 
 
 def _check_sides(image: Image.Image, field: str) -> None:

@@ -55,6 +55,15 @@ def check_size(data: bytes, limits: UploadLimits, field: str) -> None:
         raise _invalid(field, f"{len(data):,} bytes", f"1 to {limits.max_bytes:,} bytes")
 
 
+def check_aspect(shape: tuple[int, ...], width: int, height: int, field: str) -> None:
+    """Refuse a map (H', W') that is no scaled copy of the image's pixels."""
+    map_height, map_width = shape
+    if map_width * height != map_height * width:
+        seen = f"{map_width} x {map_height} pixels"
+        allowed = f"the image's size, {width} x {height} (upright), or exactly its aspect"
+        raise _invalid(field, seen, allowed)
+
+
 def _invalid(field: str, seen: str, allowed: str) -> InvalidUpload:
     return InvalidUpload(
         f"The {field} can't be used: {seen}.", fields=(FieldProblem(field, seen, allowed),)

@@ -15,7 +15,7 @@ from uploads_made import encoded, npy, png
 
 from service.errors import InvalidUpload
 from service.uploads.depth_maps import decode_depth
-from service.uploads.images import centre_crop, decode_image, observation_from
+from service.uploads.images import Files, centre_crop, decode_image, observation_from
 from service.uploads.pictures import UploadLimits
 
 LIMITS = UploadLimits(max_bytes=20 << 20, max_pixels=50_000_000)
@@ -28,7 +28,7 @@ def plain(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_formats(kind: str) -> None:
-    observation = observation_from(encoded(plain(128, 64), kind), None, FRAME, LIMITS)
+    observation = observation_from(Files(encoded(plain(128, 64), kind)), FRAME, LIMITS)
     assert observation.image.shape == (32, 64, 3)
     np.testing.assert_allclose(observation.image[10, 10], (10, 200, 30), atol=4)
     assert observation.depth_m is None
@@ -54,7 +54,7 @@ def test_the_crop_is_centred_and_intrinsics_follow() -> None:
     assert vars(centre_crop(400, 100, 64, 32)) == {"x": 100, "y": 0, "width": 200, "height": 100}
     lens = (80.0, 90.0, 190.0, 55.0)
     observation = observation_from(
-        encoded(plain(400, 100), "PNG"), None, FRAME, LIMITS, intrinsics=lens
+        Files(encoded(plain(400, 100), "PNG")), FRAME, LIMITS, intrinsics=lens
     )
     scale = 64 / 200
     assert observation.intrinsics == pytest.approx((80 * scale, 90 * scale, 90 * scale, 55 * scale))
@@ -66,7 +66,10 @@ def test_a_point_of_the_upload_stays_under_its_ray() -> None:
     pixels = np.zeros((200, 300, 3), np.uint8)
     pixels[58:62, 198:202] = 255
     observation = observation_from(
-        encoded(Image.fromarray(pixels), "PNG"), None, FRAME, LIMITS, intrinsics=(150, 150, 140, 90)
+        Files(encoded(Image.fromarray(pixels), "PNG")),
+        FRAME,
+        LIMITS,
+        intrinsics=(150, 150, 140, 90),
     )
     fx, fy, cx, cy = observation.intrinsics
     x, y = (200 - 140) / 150 * fx + cx, (60 - 90) / 150 * fy + cy
@@ -81,7 +84,7 @@ def test_a_point_of_the_upload_stays_under_its_ray() -> None:
     [({}, 60, "default"), ({"fov_deg": 90.0}, 90, "fov_deg")],
 )
 def test_field_of_view(options: dict[str, float], fov_deg: float, source: str) -> None:
-    observation = observation_from(encoded(plain(128, 64), "PNG"), None, FRAME, LIMITS, **options)
+    observation = observation_from(Files(encoded(plain(128, 64), "PNG")), FRAME, LIMITS, **options)
     fx, fy, cx, cy = observation.intrinsics
     assert math.degrees(2 * math.atan(32 / fx)) == pytest.approx(fov_deg)
     assert (fx, cx, cy) == pytest.approx((fy, 32, 16))
@@ -99,7 +102,7 @@ def photo(width: int, height: int, orientation: int, focal_35mm: int | None) -> 
 
 
 def test_exif_gives_orientation_and_focal_length() -> None:
-    observation = observation_from(photo(120, 80, 1, 36), None, FRAME, LIMITS)
+    observation = observation_from(Files(photo(120, 80, 1, 36)), FRAME, LIMITS)
     assert observation.lens_source == "exif"
     assert observation.intrinsics[0] == pytest.approx(36 / 36 * 120 * 64 / 120)
     upright = decode_image(photo(120, 80, 6, 18), LIMITS)  # stored lying on its side
@@ -150,7 +153,7 @@ def ramp(width: int, height: int) -> np.ndarray:
 
 def test_depth_is_sampled_at_the_frames_centres() -> None:
     observation = observation_from(
-        encoded(plain(128, 128), "PNG"), npy(ramp(128, 128)), FRAME, LIMITS
+        Files(encoded(plain(128, 128), "PNG"), npy(ramp(128, 128))), FRAME, LIMITS
     )
     assert observation.depth_m is not None
     # the crop is 128 x 64 at y = 32; every second pixel, at its centre's right neighbour
@@ -161,14 +164,16 @@ def test_depth_is_sampled_at_the_frames_centres() -> None:
 def test_depth_at_half_the_images_size() -> None:
     depth = decode_depth(npy(ramp(64, 32)), LIMITS, 128, 64)
     assert depth.depth_m.shape == (32, 64)
-    small = observation_from(encoded(plain(128, 64), "PNG"), npy(ramp(64, 32)), FRAME, LIMITS)
+    small = observation_from(
+        Files(encoded(plain(128, 64), "PNG"), npy(ramp(64, 32))), FRAME, LIMITS
+    )
     np.testing.assert_array_equal(small.depth_m, ramp(64, 32))
 
 
 def test_edges_are_not_averaged() -> None:
     depth = np.where(np.arange(200) < 101, 1.0, 9.0) * np.ones((100, 1))
     observation = observation_from(
-        encoded(plain(200, 100), "PNG"), npy(depth.astype(np.float32)), FRAME, LIMITS
+        Files(encoded(plain(200, 100), "PNG"), npy(depth.astype(np.float32))), FRAME, LIMITS
     )
     assert set(np.unique(observation.depth_m)) == {1.0, 9.0}
 

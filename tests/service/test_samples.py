@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import InvalidRequest, NotFound
 from service.samples import SAMPLES, Sample, Samples
-from service.uploads.images import observation_from
+from service.uploads.images import Files, observation_from
 from service.uploads.pictures import UploadLimits
 
 
@@ -17,8 +17,7 @@ def test_every_shipped_sample_opens(sample: Sample) -> None:
     assert sample.card.title and sample.card.description
     assert sample.depth is not None
     observation = observation_from(
-        sample.picture.read_bytes(),
-        sample.depth.read_bytes(),
+        Files(sample.picture.read_bytes(), sample.depth.read_bytes()),
         (192, 128),
         UploadLimits(20 << 20, 50_000_000),
         fov_deg=sample.card.fov_deg,

@@ -32,7 +32,23 @@ def align_depth(
     return predicted * scale, scale
 
 
-def align_depths(predicted: Tensor, readout_depth: Tensor, coverage: Tensor) -> Tensor:
-    """(t, h, w): every frame of a chunk aligned by a scale of its own."""
+def align_depths(
+    predicted: Tensor,
+    readout_depth: Tensor,
+    coverage: Tensor,
+    centre_m: float | None = None,
+) -> Tensor:
+    """(t, h, w): every frame of a chunk aligned by a scale of its own, or to a known distance."""
+    if centre_m is not None:
+        return scaled_to_centre(predicted, centre_m)
     frames = zip(predicted, readout_depth, coverage, strict=True)
     return torch.stack([align_depth(*frame)[0] for frame in frames])
+
+
+def scaled_to_centre(predicted: Tensor, centre_m: float) -> Tensor:
+    """(t, h, w) metres: the prediction times one scale, so that the median of the middle third of
+    the picture is `centre_m` away. What a client knows of a picture without depth is one distance.
+    """
+    h, w = predicted.shape[-2:]
+    middle = predicted[..., h // 3 : h - h // 3, w // 3 : w - w // 3]
+    return predicted * (centre_m / middle[middle > 0].median())
