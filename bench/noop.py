@@ -10,17 +10,19 @@ encoding are the real ones in both. `--step-ms` is slept in each step, as on a G
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 
 import torch
 import uvloop
 from torch import Tensor
 from torch.nn import functional
 
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.__main__ import serve
 from worker.backbones.base import Condition
@@ -114,6 +116,23 @@ def noop_engine(
 ) -> Engine:
     cfg = EngineConfig(height=height, width=width, deterministic=True)
     return (StillEngine if still else Engine)(backbone or NoopBackbone(), cfg)
+
+
+def serve_noop(settings: Settings, fault: str = "", step_s: float = 0.0) -> None:
+    """A worker until SIGTERM, in this process."""
+    torch.set_num_threads(1)
+    configure_logging(settings.log_level)
+    engine = noop_engine(NoopBackbone(step_s), settings.frame_height, settings.frame_width)
+    uvloop.run(serve(settings, engine, parse_fault(fault)))
+
+
+def start_worker(settings: Settings, fault: str = "", step_s: float = 0.0) -> BaseProcess:
+    """A worker as a process of its own, forked from one that has torch loaded: in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.noop"])
+    process = context.Process(target=serve_noop, args=(settings, fault, step_s), daemon=True)
+    process.start()
+    return process
 
 
 def main() -> None:

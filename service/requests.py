@@ -225,7 +225,7 @@ class RequestLog:
 
     async def cancel(self, session: str, request_id: str) -> Progress:
         """Ask to end a request; takes effect within one step, and not at all once it is final."""
-        names = (keys.record, keys.requests, keys.cancels)
+        names = (keys.record, keys.requests, keys.cancels, keys.lease)
         answer = await scripts.run(
             self._redis, "cancel", [name(session) for name in names], [request_id]
         )
@@ -233,6 +233,7 @@ class RequestLog:
             raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
         scripts.raise_for_state(session, answer[0])
         audit("request cancelled", session=session, request=request_id)
+        await self.wake(session, lease=answer[3].decode())
         return _progress(answer[1], answer[2])
 
     async def last_pose(self, session: str, camera: int = 0) -> Pose | None:

@@ -105,6 +105,15 @@ class WakeQueue:
         )
         return [Wake(name.decode(), fields[b"session"].decode()) for name, fields in answer[1]]
 
+    async def waiting(self) -> tuple[int, float]:
+        """Messages in the queue, and the seconds since the oldest was sent."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xlen(keys.WAKE)
+            pipe.xrange(keys.WAKE, count=1)
+            count, oldest = await pipe.execute()
+        sent_ms = int(oldest[0][0].partition(b"-")[0]) if oldest else None
+        return count, 0.0 if sent_ms is None else max(0.0, time.time() - sent_ms / 1e3)
+
     async def ack(self, messages: list[str]) -> None:
         if messages:
             async with self._redis.pipeline(transaction=False) as pipe:

@@ -5,13 +5,10 @@ nothing but a pause.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.noop import noop_engine
+from bench.noop import noop_engine, start_worker
 from service.control import ControlPlane
 from service.frames import Frame
 from service.requests import Generate
@@ -30,24 +27,18 @@ from worker.faults import NoFaults
 from worker.loop import Worker
 from worker.runner import Encoding, Runner
 
-ROOT = Path(__file__).parent.parent
 LAST_FRAME = 24
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 
 
 @contextmanager
-def worker_process(settings: Settings, fault: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    given = settings.model_dump(include={"redis_url", "data_dir", "lease_s", "linger_s"})
-    given |= {"frame_width": 64, "frame_height": 32}
-    environ = {name: value for name, value in os.environ.items() if "MIRAGE" not in name}
-    environ |= {f"MIRAGE_{name.upper()}": str(value) for name, value in given.items()}
-    environ |= {"MIRAGE_FAULT": fault, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "bench.noop"], env=environ, cwd=ROOT)
+def worker_process(settings: Settings, fault: str = "") -> Iterator[BaseProcess]:
+    process = start_worker(settings, fault)
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 async def walk(control: ControlPlane) -> Session:
@@ -112,7 +103,8 @@ async def test_a_killed_worker_is_replaced_and_nobody_notices(
     session = await walk(control)
     with worker_process(settings, f"{point}:3") as victim:
         reading = asyncio.create_task(read_all(control, session.id))
-        assert await asyncio.to_thread(victim.wait, 15) == -signal.SIGKILL
+        await asyncio.to_thread(victim.join, 15)
+        assert victim.exitcode == -signal.SIGKILL
         assert not reading.done()
         with worker_process(settings):
             frames = await reading

@@ -10,9 +10,9 @@ from typing import Any
 from service.errors import MirageError, problem_document
 from service.frames import Frame, ManifestEntry
 from service.leases import Commit
-from service.requests import Init, LivePose, Progress, RequestState
+from service.requests import Init, LivePose, RequestState
 from service.sessions import SessionState
-from worker.scheduler import Job
+from worker.scheduler import Job, advanced
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ def finished(
     weights: str,
 ) -> Commit:
     """A step that worked: a segment, its frames, the cursor behind them."""
+    session = job.session
+    assert size.next_frame == session.next_frame + job.num_frames, "World and record disagree"
     record: dict[str, str | int | float] = {
         "next_frame": size.next_frame,
         "num_points": size.num_points,
@@ -40,7 +42,6 @@ def finished(
         "weights": weights,
         "error": "",
     }
-    session = job.session
     if frames:
         record["coverage"] = sum(frame.coverage for frame in frames) / len(frames)
     return Commit(
@@ -48,7 +49,7 @@ def finished(
         cursor=job.cursor,
         cursor_done=job.cursor_done,
         request_id=job.entry.id,
-        progress=_advanced(job, frames),
+        progress=advanced(job),
         segment=ManifestEntry(
             id=segment_id,
             kind=job.entry.message.kind,
@@ -60,20 +61,6 @@ def finished(
         frames=frames,
         record=record,
     )
-
-
-def _advanced(job: Job, frames: Sequence[Frame]) -> Progress | None:
-    if job.progress is None:
-        return None
-    update: dict[str, Any] = {
-        "state": RequestState.DONE if job.is_last else RequestState.RUNNING,
-        "done": job.progress.done + len(frames),
-    }
-    if frames:
-        update["last_frame"] = frames[-1].frame
-        if job.progress.first_frame is None:
-            update["first_frame"] = frames[0].frame
-    return job.progress.model_copy(update=update)
 
 
 def failed(job: Job, error: MirageError) -> Commit:

@@ -1,15 +1,18 @@
 """The sessions that this worker owns: taken from the wake queue, renewed, released, handed over.
 Torch-free.
 
-What is lost or refused is forgotten; the truth is what was committed.
+Each is read from Redis when there is news of it and otherwise followed in memory: what a job will
+leave behind is known when it begins, so the next can begin before it is committed. What is lost or
+refused is forgotten; the truth is what was committed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -20,23 +23,52 @@ from service.sessions import SessionState
 from service.settings import Settings
 from service.wake import Wake, WakeQueue
 from worker.faults import Faults
-from worker.scheduler import Job, next_job
+from worker.metrics import Metrics
+from worker.scheduler import Job, after, next_job
 
 LOG = structlog.get_logger()
+READ_AT_ONCE = 32
+BEGUN = itertools.count(1)
+MAX_AHEAD = 2  # jobs begun and not committed: one that is being committed, one ahead of it
 
 
-@dataclass
+@dataclass(eq=False)
 class Held:
-    """A session that this worker owns."""
+    """A session that this worker owns, under one lease."""
 
+    session: str
     lease: str
     wakes: list[str]  # messages to acknowledge once a step is committed
-    owned: Owned | None = None  # None: changed, to be read again
+    owned: Owned | None = None  # as it will be when all that is ahead is committed; None: unknown
+    is_stale: bool = True  # there is news: read it again
+    ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
+    begun: int = 0  # when the last job began, on a count of all jobs
+    committing: asyncio.Task[bool] | None = None  # the youngest of those that were computed
+    is_halted: bool = False  # something of what is ahead goes wrong: begin nothing before its end
+    cancelled: str = ""  # a request that clients want to end: nothing more of it is published
     idle_since_s: float = field(default_factory=time.monotonic)
+    committed_s: float | None = None  # when its last chunk was, while it is at work
 
     @property
     def may_have_work(self) -> bool:
-        return self.owned is None or bool(self.owned.entries)
+        return self.is_stale or self.owned is None or bool(self.owned.entries)
+
+    def begin(self, job: Job) -> None:
+        """Count on this job to be committed."""
+        assert self.owned is not None
+        self.owned = after(self.owned, job)
+        self.ahead.append(job)
+        self.begun = next(BEGUN)
+
+    def end(self, job: Job, tip: str | None) -> None:
+        """A job is over and left this tip; None: not committed, what was counted on is void."""
+        self.ahead.remove(job)
+        self.is_halted &= bool(self.ahead)
+        if tip is None:
+            self.owned, self.is_stale = None, True
+        elif self.owned is not None:
+            session = self.owned.session.model_copy(update={"tip": tip})
+            self.owned = replace(self.owned, session=session)
 
 
 class Holdings:
@@ -46,9 +78,11 @@ class Holdings:
         settings: Settings,
         worker_id: str,
         faults: Faults,
-        on_lost: Callable[[str], None],  # a session was lost: drop its World
+        metrics: Metrics,
+        on_lost: Callable[[str], None],  # a session is no longer ours: drop its World
     ) -> None:
-        self._control, self._settings, self._faults = control, settings, faults
+        self._control, self._settings = control, settings
+        self._faults, self._metrics = faults, metrics
         self._leases = Leases(control.redis, worker_id, settings.lease_s, settings.frames_kept)
         self._wakes = WakeQueue(control.redis, worker_id, settings.lease_s)
         self._held: dict[str, Held] = {}
@@ -58,13 +92,16 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._held)
 
+    def __getitem__(self, session: str) -> Held:
+        return self._held[session]
+
     async def open(self) -> None:
         await self._wakes.open()
 
     async def pull(self) -> None:
         """Take sessions from the wake queue, while there is room for more work."""
         if sum(held.may_have_work for held in self._held.values()) >= 2 * self._settings.max_batch:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
             return
         wait_s = min(1.0, self._settings.lease_s / 2)
         wakes = await self._wakes.pull(self._settings.max_batch, wait_s)
@@ -74,14 +111,14 @@ class Holdings:
     async def _take(self, wake: Wake) -> None:
         held = self._held.get(wake.session)
         if held is not None:
-            held.owned = None
+            held.is_stale = True
             await self._wakes.ack([wake.message])
         else:
             lease = await self._leases.acquire(wake.session)
             if lease is None:  # gone, or owned by another, who is told in another way
                 await self._wakes.ack([wake.message])
                 return
-            self._held[wake.session] = Held(lease, [wake.message])
+            self._held[wake.session] = Held(wake.session, lease, [wake.message])
         self.news.set()
 
     async def listen(self) -> None:
@@ -94,68 +131,98 @@ class Holdings:
         """Renew every lease; what is lost is forgotten."""
         leases = {session: held.lease for session, held in self._held.items()}
         for session in await self._leases.renew(leases):
-            if self.lease(session) == leases[session]:
+            held = self._held.get(session)
+            if held is not None and held.lease == leases[session]:
                 LOG.warning("lease lost", session=session)
+                self._metrics.leases_lost.inc()
                 self.forget(session)
 
     async def jobs(self) -> list[Job]:
-        """What each session needs next; those that need nothing for long are released."""
-        found: list[Job] = []
-        for session, held in list(self._held.items()):
-            if held.owned is None:
-                await self._read(session, held)
-            job = held.owned and next_job(held.owned, self._settings.chunk_frames)
-            if job:
-                held.idle_since_s = time.monotonic()
-                found.append(job)
-            elif held.owned is not None:
-                await self._rest(session, held, held.owned)
-        return found
+        """What each session needs next, the one whose last turn is longest ago first; those that
+        need nothing for long are released.
+        """
+        stale = [held for held in self._held.values() if held.is_stale]
+        for some in _batched(stale, READ_AT_ONCE):
+            await asyncio.gather(*(self._read(held) for held in some))
+        for held in list(self._held.values()):
+            if held.owned is not None and not held.owned.entries and not held.ahead:
+                await self._rest(held, held.owned)
+        by_turn = sorted(self._held.values(), key=lambda held: held.begun)
+        found = [(held, self._next(held)) for held in by_turn]
+        return [job for held, job in found if job is not None and _may_begin(held, job)]
 
-    async def _read(self, session: str, held: Held) -> None:
+    def _next(self, held: Held) -> Job | None:
+        if held.owned is None:
+            return None
+        job = next_job(held.owned, self._settings.chunk_frames)
+        if job is not None:
+            held.idle_since_s = time.monotonic()
+        return job
+
+    async def _read(self, held: Held) -> None:
+        """Read the record and add what is ahead of it."""
+        held.is_stale = False
+        ahead = list(held.ahead)
         try:
-            held.owned = await self._leases.load(session)
+            owned = await self._leases.load(held.session)
         except LeaseLost:
-            self.forget(session)
+            self.forget_this(held)
+            return
+        except BaseException:
+            held.is_stale = True
+            raise
+        for job in ahead:
+            if owned.session.num_segments <= job.session.num_segments:
+                owned = after(owned, job)
+        held.owned = owned
 
-    async def _rest(self, session: str, held: Held, owned: Owned) -> None:
+    async def _rest(self, held: Held, owned: Owned) -> None:
         """A session with nothing to do is kept for a while, then released; its World stays."""
+        held.committed_s = None
         await self._ack(held)
         idle_s = time.monotonic() - held.idle_since_s
         if owned.session.state != SessionState.FAILED and idle_s < self._settings.linger_s:
             return
-        del self._held[session]  # first: a wake that comes in between is then taken anew
-        if await self._leases.release(session, held.lease) == "ahead":
-            held.owned = None
-            self._held.setdefault(session, held)
+        self._held.pop(held.session, None)  # first: a wake that comes in between is taken anew
+        if await self._leases.release(held.session, held.lease) == "ahead":
+            held.is_stale = True
+            self._held.setdefault(held.session, held)
 
-    def lease(self, session: str) -> str | None:
-        """The lease under which a session is owned now, if it is."""
-        held = self._held.get(session)
-        return None if held is None else held.lease
+    async def queue(self) -> tuple[int, float]:
+        """How many sessions wait for an owner, and for how long the first of them has."""
+        return await self._wakes.waiting()
+
+    def states(self) -> dict[str, int]:
+        """How many of the sessions are at work, have work that waits, or rest."""
+        found = {"working": 0, "waiting": 0, "resting": 0}
+        for held in self._held.values():
+            found["working" if held.ahead else "waiting" if held.may_have_work else "resting"] += 1
+        return found
 
     def invalidate(self, session: str) -> None:
         """Read the session again before the next step."""
         if session in self._held:
-            self._held[session].owned = None
+            self._held[session].is_stale = True
 
     def invalidate_all(self) -> None:
         for held in self._held.values():
-            held.owned = None
+            held.is_stale = True
 
-    async def commit(self, session: str, change: Commit) -> bool:
+    async def commit(self, held: Held, change: Commit) -> bool:
         """Whether it was accepted; if not, the session is somebody else's and was forgotten."""
-        held = self._held.get(session)
-        if held is None:
+        if self._held.get(held.session) is not held:
             return False
         try:
-            await self._leases.commit(session, held.lease, change)
+            with self._metrics.redis("commit"):
+                done = await self._leases.commit(held.session, held.lease, change)
         except LeaseLost as error:
             LOG.warning("commit refused", reason=error.detail)
-            self.forget(session)
+            self._metrics.commits_refused.inc()
+            self.forget_this(held)
             return False
         self._faults.at("after_commit")
-        held.owned = None
+        if done.cancel_requested:
+            held.is_stale, held.cancelled = True, change.request_id
         self._faults.at("before_ack")
         await self._ack(held)
         return True
@@ -176,3 +243,20 @@ class Holdings:
         """Stop owning a session: another worker may commit to it from now on."""
         self._held.pop(session, None)
         self._on_lost(session)
+
+    def forget_this(self, held: Held) -> None:
+        if self._held.get(held.session) is held:
+            self.forget(held.session)
+
+
+def _may_begin(held: Held, job: Job) -> bool:
+    """Chunks may run one ahead of what is being committed; what moves the head waits for it."""
+    if held.is_halted or any(begun.what in ("skip", "head") for begun in held.ahead):
+        return False
+    return len(held.ahead) < (MAX_AHEAD if job.what in ("chunk", "observe") else 1)
+
+
+def _batched(items: Iterable[Held], size: int) -> Iterable[list[Held]]:
+    iterator = iter(items)
+    while some := list(itertools.islice(iterator, size)):
+        yield some

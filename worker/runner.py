@@ -1,7 +1,8 @@
 """The torch side of the loop: Worlds opened, restored, stepped; increments made into segments.
 
-Everything here blocks and is called from one thread, so that renewals and heartbeats go on
-meanwhile.
+Everything here blocks. `step` is called from one thread, the rest from others beside it: restoring
+touches only Worlds that nobody steps, encoding and packing only increments, which never change and
+lie in the host's memory.
 
 Axis legend: t poses, H W pixels.
 """
@@ -20,6 +21,7 @@ from service.frames import Frame
 from service.requests import Init, LivePose, Observe
 from service.segments import FrameMeta, SegmentHeader, Upload
 from service.sessions import Intrinsics, Session
+from worker.commits import WorldSize
 from worker.engine import Engine
 from worker.geometry import Cameras
 from worker.scheduler import Job
@@ -35,6 +37,15 @@ class Encoding:
     @property
     def media_type(self) -> str:
         return f"image/{self.format}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one job of a step made, in the host's memory, and its World's size right then."""
+
+    increment: Increment
+    size: WorldSize
+    held_bytes: int  # what the World takes while it is at hand
 
 
 class Runner:
@@ -65,8 +76,22 @@ class Runner:
             self.engine.replay(world, increment)
         return world
 
-    def observe(self, world: World, job: Job, upload: Upload) -> Increment:
-        """Write one upload into a World."""
+    def step(
+        self, worlds: Sequence[World], jobs: Sequence[Job], uploads: Sequence[Upload | None]
+    ) -> list[Made]:
+        """One chunk or observation for each session, batched."""
+        if jobs[0].what == "observe":
+            made = [self._observe(*one) for one in zip(worlds, jobs, uploads, strict=True)]
+        else:
+            views = [cameras(job.session.intrinsics, job.poses) for job in jobs]
+            made = self.engine.step(worlds, views)
+        return [
+            Made(increment.to("cpu"), *_sizes(world))
+            for increment, world in zip(made, worlds, strict=True)
+        ]
+
+    def _observe(self, world: World, job: Job, upload: Upload | None) -> Increment:
+        assert upload is not None
         depth = None if upload.depth is None else torch.from_numpy(upload.depth)
         mask = None if upload.mask is None else torch.from_numpy(upload.mask)
         views = cameras(job.session.intrinsics, job.poses)
@@ -76,10 +101,10 @@ class Runner:
             world, torch.from_numpy(upload.image), views, depth, mask, centre_m
         )
 
-    def step(self, worlds: Sequence[World], jobs: Sequence[Job]) -> list[Increment]:
-        """One chunk for each session, batched."""
-        views = [cameras(job.session.intrinsics, job.poses) for job in jobs]
-        return self.engine.step(worlds, views)
+    def free_memory(self) -> None:
+        """Give the device back what no World holds any more."""
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def frames(self, job: Job, increment: Increment) -> list[Frame]:
         """The frames that an increment shows, each encoded once."""
@@ -135,7 +160,13 @@ def cameras(intrinsics: Intrinsics, poses: Sequence[Sequence[float]]) -> Cameras
     return Cameras(one.expand(len(poses), 4), transforms, intrinsics.height, intrinsics.width)
 
 
-def world_bytes(world: World) -> int:
-    """What a resident World weighs: its memory and its recent latents."""
+def _sizes(world: World) -> tuple[WorldSize, int]:
+    stats = world.memory.stats()
     recent = 0 if world.latents is None else world.latents.nbytes
-    return world.memory.stats().num_bytes + recent
+    size = WorldSize(world.next_frame, stats.num_points, stats.num_bytes + recent)
+    return size, stats.num_bytes + recent
+
+
+def world_bytes(world: World) -> int:
+    """What a World takes while it is at hand: its memory and its recent latents."""
+    return _sizes(world)[1]

@@ -1,29 +1,30 @@
 """What the next step contains: a job per session that has work, and a fair choice of a batch.
 
-Torch-free. A path is cut into chunks, of live poses only the newest counts, an observation is a job
-of its own. Jobs of one step render the same number of poses. The session that was served longest
-ago always goes first, so none starves.
+Torch-free. A path is cut into chunks, a live pose is a frame of its own, so is an observation. Jobs
+of one step render the same number of poses. Every job has a deadline that is fixed once its session
+waits for a step: the earliest goes first and takes along all of its shape. Live poses are due
+sooner than paths, but a path's deadline does not move, so that nobody starves.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from service.leases import Owned
-from service.requests import Entry, Generate, Init, LivePose, Observe, Progress
+from service.requests import Entry, Generate, Init, LivePose, Observe, Progress, RequestState
 from service.sessions import Session
 
 Work = Literal["observe", "chunk", "skip", "head"]
+PATIENCE_S = {"skip": 0.0, "head": 0.0, "live": 0.03, "observe": 0.1, "path": 0.5}
 
 
 @dataclass(frozen=True)
 class Job:
     """One session's part of a step, and the cursor that a commit of it leaves behind."""
 
-    session: Session  # as it was when the job was made
+    session: Session  # as it will be when everything before this job is committed, but for the tip
     what: Work
     entry: Entry
     progress: Progress | None
@@ -32,6 +33,21 @@ class Job:
     cursor: str
     cursor_done: int
     is_last: bool  # nothing of the request is left afterwards
+
+    @property
+    def is_live(self) -> bool:
+        return isinstance(self.entry.message, LivePose)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that clients get: of observations only the first image is shown."""
+        if self.what == "observe":
+            return int(self.session.next_frame == 0)
+        return len(self.poses) if self.what == "chunk" else 0
+
+    def at(self, tip: str) -> Job:
+        """The same job, to be committed onto this tip."""
+        return replace(self, session=self.session.model_copy(update={"tip": tip}))
 
 
 def next_job(owned: Owned, chunk_frames: int) -> Job | None:
@@ -53,11 +69,7 @@ def next_job(owned: Owned, chunk_frames: int) -> Job | None:
 
 
 def _whole(
-    session: Session,
-    what: Work,
-    entry: Entry,
-    progress: Progress | None,
-    poses: list[list[float]],
+    session: Session, what: Work, entry: Entry, progress: Progress | None, poses: list[list[float]]
 ) -> Job:
     return Job(session, what, entry, progress, poses, 0, entry.entry, 0, True)
 
@@ -72,28 +84,74 @@ def _chunk(owned: Owned, message: Generate, chunk_frames: int) -> Job:
     return Job(owned.session, "chunk", entry, progress, poses, done, cursor, left, is_last)
 
 
+def advanced(job: Job) -> Progress | None:
+    """The progress of a job's request once the job is committed."""
+    if job.progress is None:
+        return None
+    update: dict[str, object] = {
+        "state": RequestState.DONE if job.is_last else RequestState.RUNNING,
+        "done": job.progress.done + job.num_frames,
+    }
+    if job.num_frames:
+        update["last_frame"] = job.session.next_frame + job.num_frames - 1
+        if job.progress.first_frame is None:
+            update["first_frame"] = job.session.next_frame
+    return job.progress.model_copy(update=update)
+
+
+def after(owned: Owned, job: Job) -> Owned:
+    """The session as it will be when this job is committed, so that the next can begin before."""
+    session = owned.session.model_copy(
+        update={
+            "next_frame": job.session.next_frame + job.num_frames,
+            "num_segments": job.session.num_segments + int(job.what in ("observe", "chunk")),
+        }
+    )
+    done = _position(job.cursor)
+    progress = advanced(job)
+    known = owned.progress | ({} if progress is None else {job.entry.id: progress})
+    left = [entry for entry in owned.entries if _position(entry.entry) > done]
+    return Owned(session, job.cursor, job.cursor_done, left, known)
+
+
+def _position(entry: str) -> tuple[int, int]:
+    """A stream id as something that compares."""
+    milliseconds, _, count = entry.partition("-")
+    return int(milliseconds), int(count or 0)
+
+
 class Scheduler:
-    """Round robin over sessions, batched by shape."""
+    """Earliest deadline first, batched by shape."""
 
     def __init__(self, max_batch: int) -> None:
         self._max_batch = max_batch
-        self._served: dict[str, int] = {}  # session -> tick of its last step
-        self._tick = itertools.count()
+        self._since_s: dict[str, float] = {}  # session -> when it began to wait for a step
         self._alone: set[str] = set()
 
-    def pick(self, jobs: Iterable[Job]) -> list[Job]:
-        """The next step: the job that waited longest and those of its shape."""
-        waiting = sorted(
-            jobs, key=lambda job: (self._served.get(job.session.id, -1), job.session.id)
-        )
-        if not waiting:
+    def order(self, jobs: Iterable[Job], now_s: float) -> list[Job]:
+        """These jobs, the most urgent first; sessions that are not among them wait no more."""
+        waiting = {job.session.id: job for job in jobs}
+        self._since_s = {name: self._since_s.get(name, now_s) for name in waiting}
+        return sorted(waiting.values(), key=self.deadline_s)
+
+    def deadline_s(self, job: Job) -> float:
+        """When a job that is waiting should be taken up."""
+        kind = job.what if job.what != "chunk" else "live" if job.is_live else "path"
+        return self._since_s[job.session.id] + PATIENCE_S[kind]
+
+    def pick(self, ordered: Sequence[Job]) -> list[Job]:
+        """The next step, from jobs in order: the first and those of its shape."""
+        if not ordered:
             return []
-        head = waiting[0]
-        batch = [job for job in waiting if _shape(job) == _shape(head)][: self._max_batch]
-        batch = [head] if head.session.id in self._alone else self._without_alone(batch)
+        head = ordered[0]
+        batch = [job for job in ordered if _shape(job) == _shape(head)]
+        if head.session.id in self._alone:
+            batch = [head]
+        else:
+            batch = [job for job in batch if job.session.id not in self._alone][: self._max_batch]
         for job in batch:
-            self._served[job.session.id] = next(self._tick)
-        self._alone -= {job.session.id for job in batch}
+            self._since_s.pop(job.session.id, None)
+            self._alone.discard(job.session.id)
         return batch
 
     def isolate(self, sessions: Iterable[str]) -> None:
@@ -101,11 +159,8 @@ class Scheduler:
         self._alone |= set(sessions)
 
     def forget(self, session: str) -> None:
-        self._served.pop(session, None)
+        self._since_s.pop(session, None)
         self._alone.discard(session)
-
-    def _without_alone(self, batch: list[Job]) -> list[Job]:
-        return [job for job in batch if job.session.id not in self._alone]
 
 
 def _shape(job: Job) -> tuple[str, int]:

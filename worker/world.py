@@ -7,7 +7,7 @@ for bit. Noise is a function of (seed, frame index) alone; no generator state is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ class Increment:
     latents: Tensor  # (t, c, h, w) bfloat16: what the next chunk is preceded by
     coverage: Tensor  # (t, h, w) float32: how much of each frame the memory knew beforehand
     timings_ms: dict[str, float]  # per stage, for the whole batch that this step was part of
+
+    def to(self, device: str) -> Increment:
+        delta = Delta(*(getattr(self.delta, one.name).to(device) for one in fields(Delta)))
+        return replace(self, delta=delta, latents=self.latents.to(device))
 
 
 @dataclass

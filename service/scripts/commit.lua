@@ -5,6 +5,9 @@
 --      then fields and values of the record, then per frame: stream id, meta, image
 local state, tip = unpack(redis.call('HMGET', KEYS[1], 'state', 'tip'))
 if not state or state == 'deleted' then return {'deleted'} end
+if ARGV[3] ~= '' and tip == ARGV[3] then  -- this very commit, sent again after its answer was lost
+  return {'ok', tonumber(redis.call('HGET', KEYS[1], 'version')), redis.call('SISMEMBER', KEYS[7], ARGV[8])}
+end
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {'lease'} end
 if tip ~= ARGV[2] then return {'tip'} end
 

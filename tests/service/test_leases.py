@@ -83,6 +83,19 @@ async def test_a_commit_changes_everything_at_once(control: ControlPlane) -> Non
     assert (first.state, first.done) == ("done", 4)
 
 
+async def test_a_commit_sent_again_because_its_answer_was_lost_is_done_once(
+    control: ControlPlane,
+) -> None:
+    session, leases = await new_session(control), leases_of(control)
+    lease = await leases.acquire(session.id)
+    assert lease
+    owned = await leases.load(session.id)
+    first = await leases.commit(session.id, lease, step(owned, 0, 1))
+    assert await leases.commit(session.id, lease, step(owned, 0, 1)) == first
+    assert len(await control.frames.read(session.id)) == 1
+    assert len(await control.frames.manifest(session.id)) == 1
+
+
 async def test_a_commit_on_another_tip_is_refused_whole(control: ControlPlane) -> None:
     session, leases = await new_session(control), leases_of(control)
     lease = await leases.acquire(session.id)
@@ -90,7 +103,7 @@ async def test_a_commit_on_another_tip_is_refused_whole(control: ControlPlane) -
     owned = await leases.load(session.id)
     await leases.commit(session.id, lease, step(owned, 0, 1))
     with pytest.raises(LeaseLost, match="tip is no longer ''"):
-        await leases.commit(session.id, lease, step(owned, 0, 1))  # the same step again
+        await leases.commit(session.id, lease, step(owned, 0, 1, segment="another"))
     assert await control.redis.xlen(keys.frames(session.id)) == 1
 
 

@@ -20,6 +20,7 @@ from service.sessions import IDENTITY, Intrinsics, NewSession, Session, SessionS
 from service.settings import Settings
 from worker.faults import NoFaults
 from worker.loop import Worker
+from worker.preparer import EMPTY_WORLD_BYTES
 from worker.runner import Encoding, Runner
 
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=WIDTH, height=HEIGHT)
@@ -202,18 +203,42 @@ async def test_a_failing_step_costs_only_that_request(
 async def test_a_world_survives_its_worker_and_its_eviction_bit_for_bit(
     control: ControlPlane, settings: Settings
 ) -> None:
-    """One session walks undisturbed; its twin changes workers and is evicted before every step."""
-    steps = [pose(i) for i in (1, 2, 3, 4, 5, 6, 7, 8)]
-    one, twin = await open_session(control, 3), await open_session(control, 3)
+    """One session walks undisturbed; its twin changes workers and is evicted by a rival."""
+    steps = [pose(i) for i in range(1, 17)]
+    one, twin, rival = [await open_session(control, seed) for seed in (3, 3, 4)]
     async with serving(control, settings):
         await control.requests.append(one.id, Generate(poses=steps))
-        whole = await read_until(control, one.id, 8)
-    tight = settings.model_copy(update={"resident_bytes": 1})
-    for part, last in ((steps[:4], 4), (steps[4:], 8)):
+        whole = await read_until(control, one.id, 16)
+    tight = settings.model_copy(update={"resident_bytes": EMPTY_WORLD_BYTES})
+    evictions = 0.0
+    for part, last in ((steps[:8], 8), (steps[8:], 16)):
         await control.requests.append(twin.id, Generate(poses=part))
-        async with serving(control, tight):
+        await control.requests.append(rival.id, Generate(poses=part))
+        async with serving(control, tight) as worker:
             parts = await read_until(control, twin.id, last)
+            await read_until(control, rival.id, last)
+            await asyncio.sleep(settings.lease_s / 2)  # a heartbeat
+        evictions += worker.metrics.registry.get_sample_value("mirage_evictions") or 0
     assert [frame.image for frame in parts] == [frame.image for frame in whole]
+    assert evictions >= 2
+
+
+async def test_a_world_that_fits_into_no_budget_is_refused_with_both_sizes(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    async with serving(control, settings):
+        await read_until(control, session.id, 0)
+    path = await control.requests.append(session.id, Generate(poses=[pose(1)]))
+    tiny = settings.model_copy(update={"resident_bytes": 1000})
+    async with serving(control, tiny):
+
+        async def failed() -> bool:
+            return (await control.requests.get(session.id, path.id)).state == "failed"
+
+        await until(failed)
+    error = (await control.requests.get(session.id, path.id)).error
+    assert error and "1000 (MIRAGE_RESIDENT_BYTES)" in error["detail"]
 
 
 async def test_deleting_a_session_stops_its_worker_and_leaves_nothing(

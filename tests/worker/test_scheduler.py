@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from service.leases import Owned
 from service.requests import Entry, Generate, Init, LivePose, Progress
 from service.sessions import IDENTITY, Intrinsics, Session
-from worker.scheduler import Job, Scheduler, next_job
+from worker.scheduler import Job, Scheduler, advanced, after, next_job
 
 INTRINSICS = Intrinsics(fx=1, fy=1, cx=1, cy=1, width=64, height=32)
 
@@ -81,7 +82,11 @@ def names(batch: list[Job]) -> list[str]:
     return [one.session.id for one in batch]
 
 
-def test_a_step_holds_one_shape() -> None:
+def step(scheduler: Scheduler, jobs: list[Job], now_s: float = 0.0) -> list[str]:
+    return names(scheduler.pick(scheduler.order(jobs, now_s)))
+
+
+def test_a_step_holds_one_shape_and_begins_with_the_most_urgent() -> None:
     jobs = [
         job(owned(path(4), name="a")),
         job(owned(LivePose(pose=IDENTITY), name="b")),
@@ -89,25 +94,71 @@ def test_a_step_holds_one_shape() -> None:
         job(owned(Init(blob="b", pose=IDENTITY), name="d")),
     ]
     scheduler = Scheduler(max_batch=8)
-    steps = [names(scheduler.pick(jobs)) for _ in range(3)]
-    assert steps == [["a", "c"], ["b"], ["d"]]
+    steps = []
+    while jobs:
+        steps.append(step(scheduler, jobs))
+        jobs = [one for one in jobs if one.session.id not in steps[-1]]
+    assert steps == [["b"], ["d"], ["a", "c"]]
 
 
 def test_nobody_starves_behind_a_full_batch() -> None:
     jobs = [job(owned(path(4), name=name)) for name in "abcde"]
     scheduler = Scheduler(max_batch=2)
-    served = [name for _ in range(5) for name in names(scheduler.pick(jobs))]
-    assert sorted(served) == sorted("abcde" * 2)
-    assert served[:5] == list("abcde")
+    served: list[str] = []
+    for i in range(50):
+        batch = step(scheduler, jobs, now_s=i)
+        served += batch
+        jobs.sort(key=lambda one: one.session.id in batch)  # as holdings do: the last come last
+    assert sorted(served[:5]) == list("abcde")
+    counts = [served.count(name) for name in "abcde"]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_live_cameras_go_first_but_a_path_does_not_starve_behind_them() -> None:
+    """Two live sessions always have a pose waiting; a step takes 20 ms."""
+    live = [job(owned(LivePose(pose=IDENTITY), name=name)) for name in ("l1", "l2")]
+    walk = job(owned(path(4), name="p"))
+    scheduler = Scheduler(max_batch=1)
+    served = [step(scheduler, [*live, walk], now_s=0.02 * i)[0] for i in range(100)]
+    waits = [i for i, name in enumerate(served) if name == "p"]
+    assert served[:3] == ["l1", "l2", "l1"]
+    assert 3 <= len(waits) <= 10 and max(b - a for a, b in itertools.pairwise(waits)) < 30
+
+
+def test_a_newer_pose_does_not_move_the_deadline() -> None:
+    scheduler = Scheduler(max_batch=1)
+    old, new = (owned(LivePose(pose=IDENTITY, sequence=i), name="l") for i in (0, 1))
+    scheduler.order([job(old)], now_s=0.0)
+    found = scheduler.order([job(new)], now_s=1.0)
+    assert scheduler.deadline_s(found[0]) < 1.0
 
 
 def test_sessions_of_a_broken_batch_are_stepped_alone_once() -> None:
     jobs = [job(owned(path(4), name=name)) for name in "abc"]
     scheduler = Scheduler(max_batch=8)
     scheduler.isolate(["a", "b"])
-    steps = [names(scheduler.pick(jobs)) for _ in range(3)]
+    steps = [step(scheduler, jobs, now_s=float(i)) for i in range(3)]
     assert steps == [["a"], ["b"], ["c", "a", "b"]]
 
 
 def test_no_jobs_no_step() -> None:
     assert Scheduler(max_batch=8).pick([]) == []
+
+
+@pytest.mark.parametrize("lengths", [(10,), (3, 5), (1, 1, 6)])
+def test_a_log_can_be_followed_without_reading_it_again(lengths: tuple[int, ...]) -> None:
+    """Every job in turn, from what each leaves behind, covers all poses with consecutive frames."""
+    have = owned(Init(blob="b", pose=IDENTITY), *(path(length) for length in lengths))
+    frames, poses, segments = [], [], 0
+    while (todo := next_job(have, chunk_frames=4)) is not None:
+        assert todo.session.num_segments == segments
+        first = todo.session.next_frame
+        frames += range(first, first + todo.num_frames)
+        poses += [(todo.entry.id, todo.first_pose + i) for i in range(len(todo.poses))]
+        have, segments = after(have, todo), segments + 1
+        progress = advanced(todo)
+        assert progress is not None and progress.last_frame == frames[-1]
+        assert (progress.state == "done") == todo.is_last
+    assert frames == list(range(1 + sum(lengths)))
+    wanted = [(f"r{i + 1}", k) for i, length in enumerate(lengths) for k in range(length)]
+    assert poses == [("r0", 0), *wanted]

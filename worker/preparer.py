@@ -1,0 +1,186 @@
+"""What a step needs is brought to hand before it, beside the step that is running: the World,
+restored from its segments, and the upload of an observation.
+
+A World is restored only when there is room for it, the most urgent job's first. What was brought
+stays pinned until it is used or nobody needs it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from service.control import ControlPlane
+from service.errors import GenerationFailed, MirageError, SegmentError
+from service.requests import Init, Observe
+from service.segments import Upload
+from service.sessions import Session
+from worker.holdings import Held, Holdings
+from worker.metrics import Metrics
+from worker.residency import Residency, Resident
+from worker.runner import Runner, world_bytes
+from worker.scheduler import Job
+from worker.trouble import TRANSIENT, Trouble
+from worker.world import World
+
+EMPTY_WORLD_BYTES = 1 << 16
+RESTORES_AT_ONCE = 4
+READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job of a step, with all it needs."""
+
+    job: Job
+    held: Held
+    resident: Resident[World] | None = None  # None: the job is not for the model
+    upload: Upload | None = None
+    error: MirageError | None = None  # it can't be done, since this could not be brought
+
+
+@dataclass
+class _Brought:
+    """What is kept ready for one session's next job."""
+
+    entry: str  # of the log; another one needs another upload
+    resident: Resident[World] | None = None
+    upload: Upload | None = None
+    error: MirageError | None = None
+    work: asyncio.Task[None] | None = None
+
+
+class Preparer:
+    def __init__(
+        self,
+        control: ControlPlane,
+        runner: Runner,
+        holdings: Holdings,
+        residency: Residency[World],
+        pool: Executor,
+        metrics: Metrics,
+        trouble: Trouble,
+    ) -> None:
+        self._control, self._runner, self._holdings = control, runner, holdings
+        self._residency, self._pool, self._metrics = residency, pool, metrics
+        self._trouble = trouble
+        self._brought: dict[str, _Brought] = {}
+
+    def ready(self, ordered: Sequence[Job]) -> list[Task]:
+        """Those of the jobs, most urgent first, that can be stepped; begins to bring what others
+        need.
+        """
+        self._release_all_but({job.session.id for job in ordered})
+        found = [self._task(job) for job in ordered]
+        return [task for task in found if task is not None]
+
+    def take(self, task: Task) -> None:
+        """The step of this task begins: what was kept for it is its own."""
+        self._release(task.job.session.id)
+
+    async def close(self) -> None:
+        """Until nothing is being brought any more."""
+        works = [kept.work for kept in self._brought.values() if kept.work is not None]
+        await asyncio.gather(*works)
+
+    def _task(self, job: Job) -> Task | None:
+        session, held = job.session, self._holdings[job.session.id]
+        if job.what in ("skip", "head"):
+            return Task(job, held)
+        kept = self._brought.get(session.id)
+        if kept is not None and kept.work is not None:
+            return None
+        if kept is not None and kept.error is not None and kept.entry == job.entry.entry:
+            return Task(job, held, error=kept.error)
+        resident = self._residency.find(session.id, None if held.ahead else session.tip)
+        needs_upload = isinstance(job.entry.message, Init | Observe)
+        has_upload = kept is not None and kept.entry == job.entry.entry
+        if resident is not None and (has_upload or not needs_upload):
+            return Task(job, held, resident, kept.upload if kept and needs_upload else None)
+        if resident is None and (held.ahead or not self._has_room(job)):
+            return None
+        self._begin(job, resident)
+        return None
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether its World can be brought now; one that never can is an error."""
+        needed, session = _estimate(job.session), job.session.id
+        if needed > self._residency.budget_bytes:
+            self._metrics.refusals.inc()
+            error = GenerationFailed(
+                f"the world needs {needed} bytes, this worker keeps "
+                f"{self._residency.budget_bytes} (MIRAGE_RESIDENT_BYTES)"
+            )
+            self._brought[session] = _Brought(job.entry.entry, error=error)
+            self._holdings.news.set()
+            return False
+        restoring = sum(one.work is not None for one in self._brought.values())
+        return restoring < RESTORES_AT_ONCE and self._residency.can_reserve(needed)
+
+    def _begin(self, job: Job, resident: Resident[World] | None) -> None:
+        session = job.session.id
+        self._release(session)
+        kept = self._brought[session] = _Brought(job.entry.entry)
+        if resident is None:
+            self._residency.reserve(session, _estimate(job.session))
+        else:
+            kept.resident = resident
+            self._residency.pin(resident)
+        kept.work = asyncio.create_task(self._bring(job, kept))
+
+    async def _bring(self, job: Job, kept: _Brought) -> None:
+        try:
+            if isinstance(job.entry.message, Init | Observe):
+                with self._metrics.store("get"):
+                    kept.upload = await self._control.segments.get_upload(
+                        job.session.id, job.entry.message.blob
+                    )
+            if kept.resident is None:
+                with self._metrics.restore_s.time():
+                    world = await self._restore(job.session)
+                size = world_bytes(world)
+                kept.resident = self._residency.put(job.session.id, job.session.tip, world, size)
+        except TRANSIENT as error:
+            self._residency.release(job.session.id)
+            self._forget(job.session.id, kept)
+            self._trouble.note(error)
+        except (SegmentError, GenerationFailed) as error:
+            self._residency.release(job.session.id)
+            kept.error = error
+        finally:
+            kept.work = None
+            self._holdings.news.set()
+
+    async def _restore(self, session: Session) -> World:
+        store, segments = self._control.segments, list[bytes]()
+        entries = await self._control.frames.manifest(session.id)
+        for first in range(0, len(entries), READS_AT_ONCE):
+            some = entries[first : first + READS_AT_ONCE]
+            with self._metrics.store("get"):
+                segments += await asyncio.gather(*(store.get(session.id, one.id) for one in some))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, self._runner.restore, session, segments
+        )
+
+    def _release_all_but(self, sessions: set[str]) -> None:
+        for session, kept in list(self._brought.items()):
+            if session not in sessions and kept.work is None:
+                self._release(session)
+
+    def _release(self, session: str) -> None:
+        kept = self._brought.get(session)
+        if kept is not None:
+            self._forget(session, kept)
+
+    def _forget(self, session: str, kept: _Brought) -> None:
+        if self._brought.get(session) is kept:
+            del self._brought[session]
+        if kept.resident is not None:
+            resident, kept.resident = kept.resident, None
+            self._residency.unpin(resident)
+
+
+def _estimate(session: Session) -> int:
+    return max(session.num_bytes, EMPTY_WORLD_BYTES)
