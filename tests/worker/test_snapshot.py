@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-import safetensors.numpy
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -85,11 +85,18 @@ def test_frames_are_read_without_torch() -> None:
     assert frames == images and found.frame_indices == [1, 2, 3]
 
 
-def test_a_segment_is_a_plain_safetensors_file() -> None:
+@pytest.mark.parametrize("images", [[], [b"a", b"bcd"]])
+def test_a_segment_is_a_plain_safetensors_file(images: list[bytes]) -> None:
+    """Read by the library, and the same as the library makes of what it read."""
     increment = increments()[0]
-    data = pack_segment(header(increment), increment, [])
-    tensors = dict(safetensors.numpy.deserialize(data))
-    assert "delta.positions" in tensors and tensors["delta.tokens"]["dtype"] == "BF16"
+    given = header(increment)
+    data = pack_segment(given, increment, images)
+    tensors = safetensors.torch.load(data)
+    assert tensors["delta.tokens"].dtype == torch.bfloat16
+    assert tensors["frames"].numpy().tobytes() == b"".join(images)
+    again = safetensors.torch.save(tensors, metadata={"header": given.model_dump_json()})
+    assert parse_segment(again) == parse_segment(data)
+    assert len(again) == len(data)
 
 
 @pytest.mark.parametrize("cut", [10, 200, -1])
