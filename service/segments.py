@@ -51,6 +51,8 @@ class FrameMeta(BaseModel):
     camera: int = 0  # of a shared World's; frames are numbered over all of them
     pose: list[float]
     coverage: float  # part of the cells that the memory covered
+    num_points: int = 0  # of the World that this frame's chunk left behind
+    num_bytes: int = 0
     request_id: str
     kind: Literal["init", "observe", "generate", "live"]
     pose_index: int = 0  # which pose of its request

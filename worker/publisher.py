@@ -116,7 +116,7 @@ class Publisher:
             self._trouble.note(told)
 
     async def _finish(self, task: Task, made: Made, before: Before) -> str | None:
-        frames = await self._beside(self._runner.frames, task.job, made.increment)
+        frames = await self._beside(self._runner.frames, task.job, made.increment, made.size)
         job = await self._in_turn(task, before)
         if job is None:
             return None

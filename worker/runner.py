@@ -19,7 +19,7 @@ import torch
 from service.errors import GenerationFailed
 from service.frames import Frame
 from service.requests import Init, LivePose, Observe
-from service.segments import FrameMeta, SegmentHeader, Upload
+from service.segments import SegmentHeader, Upload
 from service.sessions import Intrinsics, Session
 from worker.commits import WorldSize
 from worker.engine import Engine
@@ -106,7 +106,7 @@ class Runner:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def frames(self, job: Job, increment: Increment) -> list[Frame]:
+    def frames(self, job: Job, increment: Increment, size: WorldSize) -> list[Frame]:
         """The frames that an increment shows, each encoded once."""
         shown = [increment.images[i].contiguous() for i in range(len(increment.frame_indices))]
         started = time.perf_counter()
@@ -120,6 +120,8 @@ class Runner:
                 camera=getattr(job.entry.message, "camera", 0),
                 pose=job.poses[i],
                 coverage=float(increment.coverage[i].mean()),
+                num_points=size.num_points,
+                num_bytes=size.num_bytes,
                 request_id=job.entry.id,
                 kind=job.entry.message.kind,
                 pose_index=job.first_pose + i,
@@ -144,7 +146,7 @@ class Runner:
             weights=self.weights,
             branch=session.branch,
             frame_indices=list(increment.frame_indices),
-            frames=[FrameMeta(**frame.model_dump(exclude={"image"})) for frame in frames],
+            frames=list(frames),
             intrinsics=session.intrinsics.model_dump(),
             created_s=time.time(),
         )

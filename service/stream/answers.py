@@ -51,6 +51,8 @@ def frame_message(frame: Frame) -> pb.Frame:
         frame=frame.frame,
         branch=frame.branch,
         camera=frame.camera,
+        num_points=frame.num_points,
+        num_bytes=frame.num_bytes,
         matrix=frame.pose,
         coverage=frame.coverage,
         timings_ms=frame.timings_ms,

@@ -10,14 +10,17 @@ short, so a slow client holds back its own reading, never the session, and goes 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from service.errors import FieldProblem, InvalidRequest, MirageError, UnknownRequest
 from service.gateway import Gateway
 from service.paths import append_path
 from service.poses import flat
 from service.requests import LivePose, Progress, RequestState
+from service.sessions import SessionState
 from service.stream import answers
 from service.stream.messages import (
     AnyMessage,
@@ -47,6 +50,7 @@ class Conversation:
     after: int  # number of the last frame the client has
     outbox: Outbox = field(default_factory=lambda: Outbox(OUTBOX_LENGTH))
     requests: dict[str, Progress] = field(default_factory=dict)  # of this stream, not final yet
+    told: tuple[SessionState, dict[str, Any] | None] | None = None  # the state, as the client knows
 
     async def say(self, message: pb.ServerMessage, reply_to: int = 0) -> None:
         message.reply_to = reply_to
@@ -138,23 +142,27 @@ async def _handle(talk: Conversation, message: AnyMessage) -> None:
 
 
 async def _follow(talk: Conversation) -> None:
-    """Frames as they are made, then whatever else changed."""
-    control, told = talk.gateway.control, None
-    while True:
-        frames = await control.frames.read(
-            talk.session_id, talk.after, wait_s=FRAME_WAIT_S, limit=FRAMES_AT_ONCE
-        )
-        session = await control.sessions.get(talk.session_id)
-        for frame in frames:
-            shown = answers.frame_message(frame)
-            shown.num_points, shown.num_bytes = session.num_points, session.num_bytes
-            await talk.say(pb.ServerMessage(frame=shown))
-            talk.after = frame.frame
-        state = (session.state, session.error)
-        if state != told:
-            told = state
-            await talk.say(pb.ServerMessage(state=answers.status(session)))
-        await _report_requests(talk)
+    """Frames as they are pushed; now and then, or when there are none, whatever else changed."""
+    now, looked_s = asyncio.get_running_loop().time, -math.inf
+    async with talk.gateway.control.feed.watch(talk.session_id) as watch:
+        while True:
+            frames = await watch.read(talk.after, wait_s=FRAME_WAIT_S, limit=FRAMES_AT_ONCE)
+            for frame in frames:
+                await talk.say(pb.ServerMessage(frame=answers.frame_message(frame)))
+                talk.after = frame.frame
+            if not frames or talk.requests or now() - looked_s > FRAME_WAIT_S:
+                looked_s = now()
+                await _look(talk)
+
+
+async def _look(talk: Conversation) -> None:
+    """Tell the session's state if it has changed, and how this stream's requests ended."""
+    session = await talk.gateway.control.sessions.get(talk.session_id)
+    state = (session.state, session.error)
+    if state != talk.told:
+        talk.told = state
+        await talk.say(pb.ServerMessage(state=answers.status(session)))
+    await _report_requests(talk)
 
 
 async def _report_requests(talk: Conversation) -> None:

@@ -126,6 +126,8 @@ class FakeWorker:
             branch=session.branch,
             pose=pose,
             coverage=0.5,
+            num_points=100 * (number + 1),
+            num_bytes=5000 * (number + 1),
             request_id=entry.id,
             kind=message.kind,
             pose_index=owned.cursor_done,
