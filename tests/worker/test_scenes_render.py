@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.geometry import Cameras, intrinsics_from_fov, look_at
+from worker.scenes.motion import NUM_COLUMNS
 from worker.scenes.paths import sample_cameras
 from worker.scenes.render import render, resolve, through_lens
 from worker.scenes.scene import BOX, CYLINDER, NOTHING, SPHERE, Scene, sample_scenes
@@ -22,7 +23,7 @@ def scene_with(
     kind: int, centre: tuple[float, ...], half: tuple[float, ...], rotation: float = 0.0
 ) -> Scene:
     """A 6 x 3 x 8 m room that holds one primitive (surface 6)."""
-    scene = sample_scenes([1])
+    scene = sample_scenes([1], worlds={"room": 1})
     per_surface = {name: getattr(scene, name)[:, :7] for name in ("texture", "period", "phase")}
     return replace(
         scene,
@@ -33,6 +34,7 @@ def scene_with(
         room_low=torch.tensor([[-3.0, -3.0, -4.0]]),
         room_high=torch.tensor([[3.0, 0.0, 4.0]]),
         tint=scene.tint[:, :7],
+        motion=torch.zeros(1, 1, NUM_COLUMNS),
         **per_surface,
     )
 
@@ -125,12 +127,11 @@ def test_batched_tracing_agrees_with_rectangle_by_rectangle() -> None:
 
 
 def test_many_frames_at_once_as_on_a_gpu_agree_with_one_by_one() -> None:
-    scene = sample_scenes([3, 12])
+    scene = sample_scenes([3, 12], worlds={"room": 1})
     cameras = sample_cameras(scene, None, 2, 48, 64, [1, 2])
     slow = render(scene, cameras)
     views = make_views(scene, cameras.resized(96, 128))
-    scene_of = torch.tensor([0, 0, 1, 1])
-    rgb, depth, instance = resolve(views, make_shader(scene), scene_of, *trace_all(views), 2)
+    rgb, depth, instance = resolve(views, make_shader(scene), *trace_all(views), 2)
     same = (instance == slow.instance.flatten(0, 1)) & (
         (depth / slow.depth.flatten(0, 1) - 1).abs() < 1e-4
     )
@@ -150,7 +151,7 @@ def test_scenes_rendered_together_look_as_they_do_alone() -> None:
 
 
 def test_range_shapes_and_types() -> None:
-    scene = sample_scenes([8, 9])
+    scene = sample_scenes([8, 9], worlds={"room": 1})
     frames = render(scene, sample_cameras(scene, "strafe", 3, 32, 48, [8, 9]))
     assert frames.rgb.shape == (2, 3, 3, 32, 48) and frames.rgb.dtype == torch.float32
     assert frames.depth.shape == (2, 3, 32, 48) and frames.instance.dtype == torch.int16
@@ -193,3 +194,54 @@ def test_wrong_shapes_are_refused() -> None:
         render(scene, cameras_at((0, -1, 0), (0, -1, 1))[0])
     with pytest.raises(ValueError, match="supersample"):
         render(scene, cameras_at((0, -1, 0), (0, -1, 1)), 0)
+
+
+def test_the_sky_has_a_colour_and_no_depth() -> None:
+    scene = sample_scenes([2], worlds={"court": 1})
+    frames = render(scene, cameras_at((0.0, -1.6, 0.0), (0.3, -4.0, 3.0)))
+    sky = frames.instance == 2
+    assert sky.float().mean() > 0.2
+    assert (frames.depth[sky] == 0).all() and (frames.depth[~sky] > 0).all()
+    assert frames.rgb[0, 0][:, sky[0, 0]].mean() > -0.9 and frames.rgb.isfinite().all()
+
+
+def test_motion_masks_are_exactly_what_differs_from_the_still_world() -> None:
+    """Nothing that moves casts a shadow, so all other pixels are those of the static twin."""
+    seeds = [6, 13]
+    lively, still = sample_scenes(seeds, dynamic=True), sample_scenes(seeds)
+    cameras = sample_cameras(lively, None, 4, 48, 64, seeds)
+    frames, twin = render(lively, cameras), render(still, cameras)
+    assert frames.moving.any() and not twin.moving.any()
+    posts = frames.instance.long() >= 6 + still.kind.shape[1]  # stands of movers do not move
+    apart = frames.moving | posts
+    assert torch.equal(frames.depth[~apart], twin.depth[~apart])
+    assert (frames.depth[frames.moving] < twin.depth[frames.moving]).all()
+    assert torch.equal(frames.instance[~apart], twin.instance[~apart])
+
+
+def test_time_moves_things_and_may_be_given() -> None:
+    scene = sample_scenes([14], dynamic=True)
+    cameras = sample_cameras(scene, None, 8, 48, 64, [14])
+    fixed = cameras[:, :1]
+    fixed = Cameras(
+        fixed.intrinsics.expand(1, 3, 4), fixed.world_from_camera.expand(1, 3, 4, 4), 48, 64
+    )
+    frames = render(scene, fixed, times=torch.tensor([0.0, 6.0, 12.0]))
+    assert not torch.equal(frames.moving[0, 0], frames.moving[0, 2])
+    later = render(scene, fixed, times=torch.tensor([12.0, 0.0, 6.0]))
+    assert torch.equal(later.rgb[:, 1], frames.rgb[:, 0])
+    assert torch.equal(later.depth[:, 0], frames.depth[:, 2])
+    with pytest.raises(ValueError, match="one per frame"):
+        render(scene, fixed, times=torch.arange(2))
+
+
+def test_moving_scenes_agree_when_many_frames_are_traced_at_once() -> None:
+    scene = sample_scenes([3, 12], dynamic=True)
+    cameras = sample_cameras(scene, None, 2, 48, 64, [1, 2])
+    slow, times = render(scene, cameras), torch.arange(2)
+    views = make_views(scene, cameras.resized(96, 128), times)
+    rgb, _, instance = resolve(views, make_shader(scene, times), *trace_all(views), 2)
+    same = instance == slow.instance.flatten(0, 1)
+    assert same.float().mean() > 0.999
+    seen = through_lens(rgb * 2 - 1)
+    assert (seen - slow.rgb.flatten(0, 1)).abs().mean() < 1e-4

@@ -14,7 +14,7 @@ import numpy as np
 from worker.scenes.materials import Material
 
 if TYPE_CHECKING:
-    from worker.scenes.layout import Draft
+    from worker.scenes.draft import Draft
 
 Rng = np.random.Generator
 BOX, SPHERE, CYLINDER = 0, 1, 2
@@ -178,10 +178,25 @@ def hang_pictures(draft: Draft, rng: Rng, face: int) -> None:
             continue
         at = reach * (start + rng.uniform(-0.15, 0.15))
         w, h = rng.uniform(0.3, 0.75), rng.uniform(0.28, 0.5)
-        role = "picture" if rng.random() < 0.55 else "poster"
+        role = str(rng.choice(["picture", "canvas", "poster"]))
         material = draft.palette.material(role, rng).stretched_over(2 * w, 2 * h)
         centre, half = [0.0, -rng.uniform(1.5, 1.8), 0.0], [0.03, h, 0.03]
         centre[across], centre[along], half[along] = wall, at, w
         draft.add(
             BOX, (centre[0], centre[1], centre[2]), (half[0], half[1], half[2]), 0.0, material
         )
+
+
+def clutter(draft: Draft, rng: Rng, num: int) -> None:
+    """Small things left lying on the floor."""
+    for _ in range(num):
+        x, z = rng.uniform(-1, 1, 2) * (draft.room_high[[0, 2]] - 0.4)
+        r = rng.uniform(0.07, 0.2)
+        if draft.is_free(x, z, r):
+            kind = int(rng.integers(0, 3))
+            half = (r, r * (rng.uniform(0.3, 1.6) if kind != SPHERE else 1.0), r)
+            role = str(rng.choice(["box", "accent", "fabric", "metal", "wood"]))
+            turn = float(rng.uniform(-np.pi, np.pi))
+            material = draft.palette.material(role, rng)
+            draft.add(kind, (float(x), -half[1], float(z)), half, turn, material)
+            draft.taken.append((float(x), float(z), r + 0.1))

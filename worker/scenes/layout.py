@@ -1,89 +1,26 @@
-"""Drafts of worlds: which room, which walls inside it, which furniture where, which materials.
+"""Rooms: which one, which walls inside it, which furniture where.
 
-Numpy on the CPU, one generator per scene, so that a seed means the same world everywhere. Furniture
-keeps to free spots found by rejection; what does not fit is left out.
+Furniture keeps to free spots found by rejection; what does not fit is left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.scenes import furniture
-from worker.scenes.materials import Material, Palette, sample_palette
-
-Rng = np.random.Generator
-Vector = NDArray[np.float32]
-MAX_PRIMITIVES = 60
+from worker.scenes.draft import MAX_PRIMITIVES, Draft, Rng, new_draft
 
 
-@dataclass
-class Draft:
-    """One world as growing lists; y = 0 is the floor."""
-
-    room_low: Vector
-    room_high: Vector
-    palette: Palette
-    kind: list[int] = field(default_factory=list)
-    centre: list[tuple[float, float, float]] = field(default_factory=list)
-    half: list[tuple[float, float, float]] = field(default_factory=list)
-    rotation: list[float] = field(default_factory=list)
-    texture: list[int] = field(default_factory=list)  # the room's six faces come first
-    period: list[tuple[float, float]] = field(default_factory=list)
-    phase: list[tuple[float, float]] = field(default_factory=list)
-    tint: list[Vector] = field(default_factory=list)
-    light: list[list[float]] = field(default_factory=list)
-    light_colour: list[list[float]] = field(default_factory=list)
-    ambient: list[float] = field(default_factory=list)
-    taken: list[tuple[float, float, float]] = field(default_factory=list)  # x, z, radius
-
-    @property
-    def atlas(self) -> list[NDArray[np.int32]]:
-        return self.palette.atlas
-
-    @property
-    def height(self) -> float:
-        return float(-self.room_low[1])
-
-    def paint(self, material: Material) -> None:
-        self.texture.append(material.texture)
-        self.period.append(material.period)
-        self.phase.append(material.phase)
-        self.tint.append(material.tint)
-
-    def add(
-        self,
-        kind: int,
-        centre: tuple[float, float, float],
-        half: tuple[float, float, float],
-        rotation: float,
-        material: Material,
-    ) -> None:
-        self.kind.append(kind)
-        self.centre.append(centre)
-        self.half.append(half)
-        self.rotation.append(rotation)
-        self.paint(material)
-
-    def is_free(self, x: float, z: float, radius: float) -> bool:
-        return all(np.hypot(x - tx, z - tz) > radius + tr for tx, tz, tr in self.taken)
-
-
-def draft_scene(rng: Rng) -> Draft:
+def room(rng: Rng) -> Draft:
     kind = rng.choice(["room", "divided", "corner", "ring"], p=[0.45, 0.25, 0.15, 0.15])
     width, depth = rng.uniform(5, 9, 2) if kind == "room" else rng.uniform(7, 10, 2)
-    height = rng.uniform(2.6, 3.6)
-    low = np.array([-width / 2, -height, -depth / 2], dtype=np.float32)
-    high = np.array([width / 2, 0, depth / 2], dtype=np.float32)
-    draft = Draft(low, high, sample_palette(rng))
+    draft = new_draft(rng, width, rng.uniform(2.6, 3.6), depth)
     paint_room(draft, rng)
     {"room": add_pillars, "divided": add_partition, "corner": add_block, "ring": add_core}[
         str(kind)
     ](draft, rng)
     furnish(draft, rng)
-    light(draft, rng)
+    furniture.clutter(draft, rng, int(rng.integers(0, 5)))
     return draft
 
 
@@ -166,10 +103,10 @@ def add_core(draft: Draft, rng: Rng) -> None:
     _block(draft, rng, x, z, hx, hz)
 
 
-def furnish(draft: Draft, rng: Rng) -> None:
+def furnish(draft: Draft, rng: Rng, fullness: float = 1.0) -> None:
     _rugs(draft, rng)
     area = float(draft.room_high[0] * draft.room_high[2]) * 4
-    wanted = int(rng.integers(5, 8) + area / 12)
+    wanted = int(fullness * (rng.integers(5, 8) + area / 12))
     for _ in range(wanted * 4):
         if wanted == 0 or len(draft.kind) > MAX_PRIMITIVES - 18:
             break
@@ -212,18 +149,3 @@ def _spot(draft: Draft, rng: Rng, by_wall: bool, radius: float) -> tuple[float, 
     slide = rng.uniform(-1, 1) * (float(np.abs(along) @ extent) - radius)
     spot = back * reach + along * slide
     return float(spot[0]), float(spot[1]), float(rotation)
-
-
-def light(draft: Draft, rng: Rng) -> None:
-    warm = np.array([1.0, rng.uniform(0.88, 0.97), rng.uniform(0.74, 0.92)])
-    cool = np.array([rng.uniform(0.85, 0.95), 0.95, 1.0])
-    y = -draft.height + 0.35
-    side = rng.choice([-1, 1], 2)
-    for colour, sign, power in (
-        (warm, 1, rng.uniform(1.0, 1.4)),
-        (cool, -1, rng.uniform(0.5, 0.8)),
-    ):
-        where = sign * side * rng.uniform(0.15, 0.55, 2) * draft.room_high[[0, 2]]
-        draft.light.append([float(where[0]), y, float(where[1])])
-        draft.light_colour.append([float(c * power) for c in colour])
-    draft.ambient = [float(c) for c in rng.uniform(0.42, 0.55) * (0.5 * warm + 0.5 * cool)]

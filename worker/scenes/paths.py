@@ -22,13 +22,15 @@ from torch import Tensor
 
 from worker.geometry import Cameras, intrinsics_from_fov, look_at
 from worker.scenes.clearance import clearance
-from worker.scenes.scene import Scene
+from worker.scenes.motion import moving, swept
+from worker.scenes.scene import NUM_ROOM_FACES, Scene
 from worker.scenes.trace import make_views, trace_all
 
 LoopKind = Literal["yaw", "orbit", "dolly", "strafe", "figure_eight"]
 LOOP_KINDS: tuple[LoopKind, ...] = get_args(LoopKind)
 CLEARANCE_M = 0.3
-FOV_RAD = (math.radians(60), math.radians(85))
+FOV_RAD = (math.radians(60), math.radians(85))  # of loops: what is evaluated
+WALK_FOV_RAD = (math.radians(40), math.radians(100))
 _NUM_STARTS, _NUM_CANDIDATES, _NUM_JUDGED = 512, 160, 12
 _SIZES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.25, 0.0)  # tries with shrinking paths
 
@@ -38,14 +40,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tracks:
-    """Candidates: eyes (c, m, 3) in metres; yaw (0 = +z), pitch (> 0 = down) (c, m) in radians."""
+    """Candidates: eyes (c, m, 3) in metres; yaw (0 = +z), pitch (> 0 = down), roll (c, m) in
+    radians.
+    """
 
     eye: Array
     yaw: Array
     pitch: Array
+    roll: Array
 
     def __getitem__(self, item: NDArray[np.intp]) -> Tracks:
-        return Tracks(self.eye[item], self.yaw[item], self.pitch[item])
+        return Tracks(self.eye[item], self.yaw[item], self.pitch[item], self.roll[item])
 
     def forward(self) -> Array:
         flat = np.cos(self.pitch)
@@ -53,8 +58,12 @@ class Tracks:
 
     def poses(self) -> Tensor:
         """(c, m, 4, 4) float64 world_from_camera."""
-        eye = torch.from_numpy(self.eye)
-        return look_at(eye, eye + torch.from_numpy(self.forward()))
+        eye, roll = torch.from_numpy(self.eye), torch.from_numpy(self.roll)
+        poses = look_at(eye, eye + torch.from_numpy(self.forward()))
+        cos, sin, zero = roll.cos(), roll.sin(), torch.zeros_like(roll)
+        rows = [cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1]
+        poses[..., :3, :3] = poses[..., :3, :3] @ torch.stack(rows, -1).unflatten(-1, (3, 3))
+        return poses
 
 
 def closed_loop(scene: Scene, index: int, kind: LoopKind, num_frames: int, seed: int) -> Tensor:
@@ -91,7 +100,8 @@ def sample_cameras(
         else closed_loop(scene, index, kind, num_frames, seed)
         for index, seed in enumerate(seeds)
     ]
-    fovs = [np.random.default_rng([seed, 13]).uniform(*FOV_RAD) for seed in seeds]
+    limits = WALK_FOV_RAD if kind is None else FOV_RAD
+    fovs = [np.random.default_rng([seed, 13]).uniform(*limits) for seed in seeds]
     intrinsics = torch.stack([intrinsics_from_fov(fov, height, width) for fov in fovs])
     shape = (len(scene), num_frames, 4)
     return Cameras(intrinsics[:, None].expand(shape), torch.stack(poses), height, width)
@@ -102,17 +112,19 @@ Propose = Callable[[Rng, Array, int, float], Tracks]
 
 def _best_path(scene: Scene, index: int, propose: Propose, m: int, rng: Rng) -> Tensor:
     """(m, 4, 4): the candidate with the best views among those that touch nothing."""
-    starts = _free_starts(scene, index, rng)
+    scene, moves = scene[index : index + 1], moving(scene)[index]
+    whole, index = swept(scene), 0  # nobody walks where something may come along
+    starts = _free_starts(whole, index, rng)
     for size in _SIZES:
         chosen = starts[rng.integers(0, len(starts), _NUM_CANDIDATES)]
         tracks = propose(rng, chosen, m, size)
         points = torch.from_numpy(tracks.eye).reshape(-1, 3)
-        gaps = clearance(scene, index, points).reshape(_NUM_CANDIDATES, m).amin(1)
+        gaps = clearance(whole, index, points).reshape(_NUM_CANDIDATES, m).amin(1)
         fits = np.flatnonzero((gaps >= CLEARANCE_M).numpy())[:_NUM_JUDGED]
         if len(fits) >= _NUM_JUDGED // 3 or (len(fits) and size == 0.0):
             tracks = tracks[fits]
-            return tracks.poses()[int(_view_scores(scene, index, tracks).argmax())]
-    raise ValueError(f"scene {int(scene.seeds[index])} has no room for a camera")
+            return tracks.poses()[int(_view_scores(scene, tracks, moves).argmax())]
+    raise ValueError(f"scene {int(scene.seeds[0])} has no room for a camera")
 
 
 def _free_starts(scene: Scene, index: int, rng: Rng) -> Array:
@@ -125,13 +137,15 @@ def _free_starts(scene: Scene, index: int, rng: Rng) -> Array:
     return roomy if len(roomy) else points[np.argsort(gaps)[-8:]]
 
 
-def _view_scores(scene: Scene, index: int, tracks: Tracks) -> Tensor:
-    """(c,) how open and varied the views of each candidate are, judged at four poses."""
+def _view_scores(scene: Scene, tracks: Tracks, moves: Tensor) -> Tensor:
+    """(c,) how open and varied the views of each candidate are, judged at four poses; and rather
+    such that show what `moves` (p,).
+    """
     c, m = tracks.yaw.shape
     some = np.linspace(0, m - 1, 4).round().astype(int)
     poses = tracks.poses()[:, some].reshape(1, -1, 4, 4)
     intrinsics = intrinsics_from_fov(1.2, 8, 12).expand(1, poses.shape[1], 4)
-    views = make_views(scene[index : index + 1], Cameras(intrinsics, poses, 8, 12))
+    views = make_views(scene, Cameras(intrinsics, poses, 8, 12))
     depth, key = (image.flatten(1) for image in trace_all(views))
     surface = (key >> 2).sort(-1).values
     num_surfaces = 1 + (surface.diff(dim=-1) != 0).sum(-1)
@@ -139,14 +153,16 @@ def _view_scores(scene: Scene, index: int, tracks: Tracks) -> Tensor:
     too_near = (depth < 1.0).float().mean(-1)
     score = 0.08 * num_surfaces.clamp(max=8) - 3 * too_near - 2 * (main - 0.55).clamp(min=0)
     score = score - (1.8 - depth.median(-1).values).clamp(min=0)
-    return score.view(c, 4).amin(1) + _surprise(scene, index, tracks)
+    flags = torch.nn.functional.pad(moves, (NUM_ROOM_FACES, 0))
+    shown = flags[surface].float().mean(-1).clamp(max=0.1)
+    return score.view(c, 4).amin(1) + _surprise(scene, tracks) + 6 * shown.view(c, 4).mean(1)
 
 
-def _surprise(scene: Scene, index: int, tracks: Tracks) -> Tensor:
+def _surprise(scene: Scene, tracks: Tracks) -> Tensor:
     """(c,) 0.5 where the start can't see what the end of the path sees: a corner was turned."""
     start, end = tracks.eye[:, :1], tracks.eye[:, -1:] + 1.0 * tracks.forward()[:, -1:]
     points = start + (end - start) * np.linspace(0, 1, 12)[:, None]
-    gaps = clearance(scene, index, torch.from_numpy(points).reshape(-1, 3))
+    gaps = clearance(scene, 0, torch.from_numpy(points).reshape(-1, 3))
     hidden = gaps.reshape(len(points), -1)[:, :-1].amin(1) < 0
     return 0.5 * hidden
 
@@ -175,7 +191,7 @@ def _tracks(rng: Rng, start: Array, yaw: Array, right: Array, ahead: Array, yaw0
     z = start[:, 2:] - right * np.sin(yaw0) + ahead * np.cos(yaw0)
     y = np.broadcast_to(start[:, 1:2], (c, m))
     pitch = np.broadcast_to(_uniform(rng, c, -0.03, 0.2), (c, m))
-    return Tracks(np.stack([x, y, z], -1), yaw, pitch)
+    return Tracks(np.stack([x, y, z], -1), yaw, pitch, np.zeros((c, m)))
 
 
 def _yaw(rng: Rng, start: Array, m: int, size: float) -> Tracks:
@@ -216,16 +232,27 @@ def _figure_eight(rng: Rng, start: Array, m: int, size: float) -> Tracks:
 
 
 def _walk(rng: Rng, start: Array, m: int, size: float) -> Tracks:
-    """Per frame 0.05 to 0.25 m and up to 8 degrees, both changing slowly; mostly moving ahead."""
+    """Per frame 0.01 to 0.25 m and up to 8 degrees, both changing slowly; mostly moving ahead. The
+    camera nods, rolls and rises a little, as one in a hand does.
+    """
     c, yaw0 = len(start), _uniform(rng, len(start), -np.pi, np.pi)
-    frame = np.arange(m)[None]
+    frame = np.arange(m, dtype=np.float64)[None]
     wave = np.sin(frame * _uniform(rng, c, 0.05, 0.25) + _uniform(rng, c, 0, 6.28))
-    rate = np.radians(_uniform(rng, c, 1.5, 6.0)) * (1 + 0.33 * wave)
+    rate = np.radians(_uniform(rng, c, 0.8, 6.0)) * (1 + 0.33 * wave)
     swing = np.sign(np.sin(frame * np.pi / _uniform(rng, c, 12, 40) + _uniform(rng, c, 0, 6.28)))
-    speed = size * _uniform(rng, c, 0.07, 0.19) * (1 + 0.28 * np.roll(wave, 7, axis=0))
+    speed = size * _uniform(rng, c, 0.02, 0.19) * (1 + 0.28 * np.roll(wave, 7, axis=0))
     course = rng.normal(0, 0.9, (c, 1)) + 0.3 * np.sin(frame * 0.15)
     yaw = np.cumsum(rate * _smoothed(swing), 1)
-    return _follow(rng, start, yaw0, yaw - yaw[:, :1], speed, course)
+    tracks = _follow(rng, start, yaw0, yaw - yaw[:, :1], speed, course)
+    eye = tracks.eye.copy()
+    eye[..., 1] += size * _uniform(rng, c, 0, 0.25) * _drift(rng, c, frame)
+    pitch = tracks.pitch - 0.06 + _uniform(rng, c, 0, 0.16) * _drift(rng, c, frame)
+    roll = np.radians(_uniform(rng, c, 0, 5)) * _drift(rng, c, frame)
+    return Tracks(eye, tracks.yaw, pitch, roll)
+
+
+def _drift(rng: Rng, c: int, frame: Array) -> Array:
+    return np.asarray(np.sin(frame * _uniform(rng, c, 0.03, 0.2) + _uniform(rng, c, 0, 6.28)))
 
 
 def _smoothed(values: Array) -> Array:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.geometry import Cameras
-from worker.scenes.scene import Scene
-from worker.scenes.shade import Hits, Shader, make_shader
+from worker.scenes.motion import moving
+from worker.scenes.scene import NUM_ROOM_FACES, Scene
+from worker.scenes.shade import CEILING, Hits, Shader, make_shader
 from worker.scenes.trace import NEAR_M, Views, make_views, rectangles, trace, trace_all
 
 LENS_SPREAD = 0.14  # share of a pixel's light that each neighbour gets; sigma 0.53 pixels
@@ -26,13 +27,18 @@ _CUDA_RAYS = 1 << 25  # rays per batch on a GPU: about 3 GB of temporaries
 @dataclass(frozen=True)
 class Frames:
     rgb: Tensor  # (s, t, 3, h, w) float32 in [-1, 1]
-    depth: Tensor  # (s, t, h, w) float32 z-depth in metres; 0 where the room is missed
+    depth: Tensor  # (s, t, h, w) float32 z-depth in metres; 0 where the sky is seen or nothing
     instance: Tensor  # (s, t, h, w) int16 surface: 0 to 5 the room's faces, then 6 + primitive
+    moving: Tensor  # (s, t, h, w) bool: a surface that moves
 
 
 @torch.no_grad()
-def render(scene: Scene, cameras: Cameras, supersample: int = 2) -> Frames:
-    """Render cameras of leading shape (s, t), s = len(scene), on the scene's device."""
+def render(
+    scene: Scene, cameras: Cameras, supersample: int = 2, times: Tensor | None = None
+) -> Frames:
+    """Render cameras of leading shape (s, t), s = len(scene), on the scene's device, at `times`
+    (t,) in frames (default 0, 1, 2, ...).
+    """
     if len(cameras.shape) != 2 or cameras.shape[0] != len(scene):
         raise ValueError(
             f"cameras must have leading shape ({len(scene)} scenes, frames), "
@@ -42,13 +48,28 @@ def render(scene: Scene, cameras: Cameras, supersample: int = 2) -> Frames:
         raise ValueError(f"supersample must be 1 or more, got {supersample}")
     s, t = cameras.shape
     h, w = cameras.height, cameras.width
-    fine = cameras.to(scene.centre.device).resized(h * supersample, w * supersample)
-    views, shader = make_views(scene, fine), make_shader(scene)
+    device = scene.centre.device
+    times = torch.arange(t, device=device) if times is None else times.to(device)
+    if times.shape != (t,):
+        raise ValueError(f"times must have shape ({t},), one per frame, got {tuple(times.shape)}")
+    fine = cameras.to(device).resized(h * supersample, w * supersample)
+    views, shader = make_views(scene, fine, times), make_shader(scene, times)
     rgb, depth, instance = (
-        torch.cat(parts) for parts in zip(*_batches(views, shader, t, supersample), strict=True)
+        torch.cat(parts) for parts in zip(*_batches(views, shader, supersample), strict=True)
     )
     rgb = through_lens(rgb * 2 - 1).view(s, t, 3, h, w)
-    return Frames(rgb, depth.view(s, t, h, w), instance.view(s, t, h, w))
+    depth, instance = depth.view(s, t, h, w), instance.view(s, t, h, w)
+    return Frames(rgb, _without_sky(scene, depth, instance), instance, _moving(scene, instance))
+
+
+def _without_sky(scene: Scene, depth: Tensor, instance: Tensor) -> Tensor:
+    is_open = (scene.sky[:, 1] > 0).any(-1)[:, None, None, None]
+    return torch.where(is_open & (instance == CEILING), 0.0, depth)
+
+
+def _moving(scene: Scene, instance: Tensor) -> Tensor:
+    flags = torch.nn.functional.pad(moving(scene), (NUM_ROOM_FACES, 0))  # s f
+    return flags.gather(1, instance.long().flatten(1)).view(instance.shape)
 
 
 def through_lens(rgb: Tensor) -> Tensor:
@@ -62,30 +83,23 @@ def through_lens(rgb: Tensor) -> Tensor:
     return F.conv2d(rows, kernel.view(1, 1, 1, 3).expand(channels, 1, 1, 3), groups=channels)
 
 
-def _batches(
-    views: Views, shader: Shader, frames_per_scene: int, supersample: int
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _batches(views: Views, shader: Shader, supersample: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Frames one by one on a CPU (their temporaries stay in cache), many at once on CUDA."""
     num, device = len(views.x), views.x.device
-    scene_of = torch.arange(num, device=device) // frames_per_scene
     if device.type == "cpu":
         rects, parts = rectangles(views), []
         for n in range(num):
             depth, key = trace(views, n, rects)
             one = slice(n, n + 1)
-            parts.append(
-                resolve(views[one], shader, scene_of[one], depth[None], key[None], supersample)
-            )
+            parts.append(resolve(views[one], shader, depth[None], key[None], supersample))
         return parts
     step = max(1, _CUDA_RAYS // (views.x.shape[1] * views.y.shape[1]))
     chunks = [slice(start, start + step) for start in range(0, num, step)]
-    return [
-        resolve(views[c], shader, scene_of[c], *trace_all(views[c]), supersample) for c in chunks
-    ]
+    return [resolve(views[c], shader, *trace_all(views[c]), supersample) for c in chunks]
 
 
 def resolve(
-    views: Views, shader: Shader, scene_of: Tensor, depth: Tensor, key: Tensor, k: int
+    views: Views, shader: Shader, depth: Tensor, key: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fine depth and key (n, h * k, w * k) -> rgb (n, 3, h, w) in [0, 1], depth, instance."""
     n, fine_h, fine_w = depth.shape
@@ -106,7 +120,7 @@ def resolve(
         total += torch.where(mine, 1.0 / other, 0.0)
         count += mine
     resolved = count / total
-    rgb = _colours(views, shader, scene_of, (resolved, nearest_key, mixed), (depth, key), k)
+    rgb = _colours(views, shader, (resolved, nearest_key, mixed), (depth, key), k)
     resolved = torch.where(nearest > NEAR_M, resolved, 0.0)
     return rgb.view(3, n, h, w).transpose(0, 1), resolved, instance.to(torch.int16)
 
@@ -118,7 +132,6 @@ def _subsamples(image: Tensor, k: int) -> list[Tensor]:
 def _colours(
     views: Views,
     shader: Shader,
-    scene_of: Tensor,
     pixels: tuple[Tensor, Tensor, Tensor],
     fine: tuple[Tensor, Tensor],
     k: int,
@@ -143,7 +156,7 @@ def _colours(
     ]
     whole = (~mixed).flatten().nonzero()[:, 0]
     px, py, pz, pkey, frame = (torch.cat([a[whole], b]) for a, b in samples)
-    shaded = shader.shade(_hits(views, scene_of, px, py, pz, pkey, frame, k))
+    shaded = shader.shade(_hits(views, px, py, pz, pkey, frame, k))
     rgb = torch.empty(3, n * h * w, device=depth.device)
     rgb[:, whole] = shaded[:, : len(whole)]
     rgb[:, (edge[0] * h + edge[1]) * w + edge[2]] = (
@@ -154,7 +167,6 @@ def _colours(
 
 def _hits(
     views: Views,
-    scene_of: Tensor,
     x: Tensor,
     y: Tensor,
     z: Tensor,
@@ -162,15 +174,17 @@ def _hits(
     frame: Tensor,
     k: int,
 ) -> Hits:
-    m = views.room_matrix[frame].unbind(1) if len(scene_of) > 1 else views.room_matrix[0]
-    eye = views.eye[frame] if len(scene_of) > 1 else views.eye
+    many = len(views.scene) > 1
+    m = views.room_matrix[frame].unbind(1) if many else views.room_matrix[0]
+    eye = views.eye[frame] if many else views.eye
     direction = [row[..., 0] * x + row[..., 1] * y + row[..., 2] for row in m]
     position = [eye[:, a] + z * direction[a] for a in range(3)]
     pixel = (views.x[:, 1] - views.x[:, 0]) * k
-    footprint = z * (pixel[frame] if len(scene_of) > 1 else pixel)
+    footprint = z * (pixel[frame] if many else pixel)
     return Hits(
         key,
-        scene_of[frame],
+        views.scene[frame],
+        views.moment[frame],
         (position[0], position[1], position[2]),
         (direction[0], direction[1], direction[2]),
         footprint,

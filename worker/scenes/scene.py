@@ -2,25 +2,29 @@
 
 A world is a box-shaped room (its six faces are surfaces 0 to 5: x low, x high, ceiling, floor, z
 low, z high) that holds convex primitives (surface 6 + p): boxes turned about the vertical, spheres
-and upright cylinders. Interior walls are boxes too, so corridors, corners and doorways need nothing
-more. The floor lies at y = 0 and up is -y. Trade-off: convex primitives make exact depth and fast
-rays; there are no triangle meshes.
+and upright cylinders. Interior walls and steps are boxes too, so corridors, doorways and stairs
+need nothing more; a courtyard's ceiling is the sky. Primitives may move by a closed formula of time
+(`motion`). The floor lies at y = 0 and up is -y. Trade-off: convex primitives make exact depth and
+fast rays; there are no triangle meshes.
 
 Axis legend: s scenes, p primitives (padded with kind -1), f = 6 + p surfaces, l lights, g the
-floor's light grid.
+faces' light grids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worker.scenes import floor_light
-from worker.scenes.layout import Draft, draft_scene
+from worker.scenes import room_light
+from worker.scenes.draft import Draft
+from worker.scenes.motion import NUM_COLUMNS
+from worker.scenes.movers import add_movers
+from worker.scenes.worlds import SHARES, draft_scene
 
 HELD_OUT_SEED = 1_000_000  # seeds from here on are never trained on
 NUM_ROOM_FACES = 6
@@ -36,6 +40,7 @@ class Scene:
     centre: Tensor  # (s, p, 3)
     half: Tensor  # (s, p, 3) half extents before rotation; radii in x and z if round
     rotation: Tensor  # (s, p) radians about the vertical, local x axis = (cos, 0, -sin)
+    motion: Tensor  # (s, p, 9) see motion.Motion; zeros where still
     room_low: Tensor  # (s, 3)
     room_high: Tensor  # (s, 3)
     texture: Tensor  # (s, f) int64 index into the scene's atlas
@@ -45,7 +50,8 @@ class Scene:
     light: Tensor  # (s, l, 3) positions
     light_colour: Tensor  # (s, l, 3)
     ambient: Tensor  # (s, 3)
-    floor_light: Tensor  # (s, g, g) share of light that reaches the floor, [z, x] over the room
+    sky: Tensor  # (s, 2, 3) colours at the horizon and the zenith; zeros under a ceiling
+    room_light: Tensor  # (s, 6, g, g) share of light that reaches the room's faces, see room_light
     atlas: Tensor  # (s, textures, texels) int32, see textures.pack
 
     def __len__(self) -> int:
@@ -58,15 +64,29 @@ class Scene:
         return Scene(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def sample_scenes(seeds: Sequence[int], device: torch.device | str = "cpu") -> Scene:
-    """The worlds of these seeds; each depends on its own seed alone, whatever its batch."""
+def sample_scenes(
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    dynamic: bool = False,
+    worlds: Mapping[str, float] = SHARES,
+) -> Scene:
+    """The worlds of these seeds; each depends on its own seed alone, whatever its batch.
+
+    `dynamic` adds moving things to the very same worlds (they come last among the primitives);
+    `worlds` gives the shares of the kinds of world, see `worlds.WORLDS`.
+    """
     if not len(seeds) or min(seeds) < 0:
         raise ValueError(f"need at least one seed and none below 0, got {list(seeds)}")
-    drafts = [draft_scene(np.random.default_rng([seed, 7])) for seed in seeds]
+    drafts = [draft_scene(np.random.default_rng([seed, 7]), worlds) for seed in seeds]
+    lights = [torch.from_numpy(room_light.bake(draft)) for draft in drafts]
+    if dynamic:
+        for seed, draft in zip(seeds, drafts, strict=True):
+            add_movers(draft, np.random.default_rng([seed, 17]))
     num = max(len(draft.kind) for draft in drafts)
     columns = [_columns(draft, num) for draft in drafts]
     stacked = {name: torch.stack([c[name] for c in columns]) for name in columns[0]}
-    return Scene(seeds=torch.tensor(list(seeds)), **stacked).to(device)
+    scene = Scene(seeds=torch.tensor(list(seeds)), room_light=torch.stack(lights), **stacked)
+    return scene.to(device)
 
 
 def _columns(draft: Draft, num_primitives: int) -> dict[str, Tensor]:
@@ -82,6 +102,7 @@ def _columns(draft: Draft, num_primitives: int) -> dict[str, Tensor]:
         "centre": rows(draft.centre, 0.0),
         "half": rows(draft.half, 0.01),
         "rotation": rows(draft.rotation, 0.0),
+        "motion": rows(np.reshape(draft.motion, (-1, NUM_COLUMNS)), 0.0),
         "texture": rows(draft.texture, 0).long(),
         "period": rows(draft.period, 1.0),
         "phase": rows(draft.phase, 0.0),
@@ -91,6 +112,6 @@ def _columns(draft: Draft, num_primitives: int) -> dict[str, Tensor]:
         "light": torch.tensor(draft.light, dtype=torch.float32),
         "light_colour": torch.tensor(draft.light_colour, dtype=torch.float32),
         "ambient": torch.tensor(draft.ambient, dtype=torch.float32),
-        "floor_light": torch.from_numpy(floor_light.bake(draft)),
+        "sky": torch.tensor(draft.sky, dtype=torch.float32),
         "atlas": torch.from_numpy(np.stack(draft.atlas)),
     }

@@ -1,4 +1,4 @@
-"""Procedural tileable textures, baked once per scene and packed with their mip pyramid.
+"""Procedural tileable patterns, and how textures are packed with their mip pyramid.
 
 A bake is numpy on the CPU: one call makes SIZE x SIZE x 3 sRGB values in [0, 1] that repeat without
 a seam. `pack` turns it into one int32 per texel (R, G, B, unused) for all mip levels, so that the
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 Image = NDArray[np.floating]  # (SIZE, SIZE, 3) or (SIZE, SIZE)
 SIZE = 128
 NUM_LEVELS = 8
-CONTRAST = 0.75  # of all families about their mean: real rooms are calmer than their patterns drawn
 LEVEL_START = [sum(4 ** (7 - k) for k in range(level)) for level in range(NUM_LEVELS)]
 NUM_TEXELS = sum(4 ** (7 - k) for k in range(NUM_LEVELS))
 
@@ -65,7 +64,7 @@ def mix(a: Image, b: Image, weight: Image) -> Image:
     return np.asarray(a + (b - a) * weight[..., None], dtype=np.float32)
 
 
-def _smooth(edge: float, softness: float, value: Image) -> Image:
+def smooth(edge: float, softness: float, value: Image) -> Image:
     x = np.clip((value - edge) / softness + 0.5, 0, 1)
     return np.asarray(x * x * (3 - 2 * x), dtype=np.float32)
 
@@ -79,7 +78,7 @@ def _cells(rng: np.random.Generator, ix: Image, iy: Image, nx: int, ny: int) -> 
 def _seam(fx: Image, fy: Image, gap_x: float, gap_y: float) -> Image:
     """1 inside a cell, 0 on its border; the gaps are fractions of the cell."""
     dx, dy = np.minimum(fx, 1 - fx), np.minimum(fy, 1 - fy)
-    return _smooth(gap_x, gap_x, dx) * _smooth(gap_y, gap_y, dy)
+    return smooth(gap_x, gap_x, dx) * smooth(gap_y, gap_y, dy)
 
 
 def tiles(rng: np.random.Generator, base: Image) -> Image:
@@ -125,7 +124,7 @@ def marble(rng: np.random.Generator, base: Image) -> Image:
 
 
 def plaster(rng: np.random.Generator, base: Image) -> Image:
-    stain = _smooth(0.35, 0.5, noise(rng, 2.0)) * rng.uniform(0.1, 0.45)
+    stain = smooth(0.35, 0.5, noise(rng, 2.0)) * rng.uniform(0.1, 0.45)
     body = base * (1 + 0.07 * noise(rng, 1.6) + 0.03 * noise(rng, 0.9))[..., None]
     return mix(body, vary(rng, base, 0.1, 0.04) * 0.72, stain)
 
@@ -133,7 +132,7 @@ def plaster(rng: np.random.Generator, base: Image) -> Image:
 def fabric(rng: np.random.Generator, base: Image) -> Image:
     n = int(rng.integers(8, 14))
     weave = np.sin(2 * np.pi * n * U) * np.sin(2 * np.pi * n * V)
-    band = _smooth(0.0, 0.6, np.sin(2 * np.pi * 2 * (U + V)).astype(np.float32))
+    band = smooth(0.0, 0.6, np.sin(2 * np.pi * 2 * (U + V)).astype(np.float32))
     body = base * (1 + 0.12 * weave + 0.1 * noise(rng, 1.4))[..., None]
     return mix(
         body.astype(np.float32),
@@ -145,9 +144,9 @@ def fabric(rng: np.random.Generator, base: Image) -> Image:
 def stripes(rng: np.random.Generator, base: Image) -> Image:
     n = int(rng.integers(4, 9))
     wave = np.sin(2 * np.pi * n * U).astype(np.float32)
-    thin = _smooth(0.86, 0.15, np.abs(np.sin(np.pi * n * U + 0.8)).astype(np.float32))
+    thin = smooth(0.86, 0.15, np.abs(np.sin(np.pi * n * U + 0.8)).astype(np.float32))
     second = vary(rng, base, 0.35, 0.03)
-    body = mix(mix(base, second, _smooth(rng.uniform(-0.4, 0.4), 0.25, wave)), base * 0.6, thin)
+    body = mix(mix(base, second, smooth(rng.uniform(-0.4, 0.4), 0.25, wave)), base * 0.6, thin)
     return np.asarray(body * (1 + 0.05 * noise(rng, 1.5))[..., None], dtype=np.float32)
 
 
@@ -161,7 +160,7 @@ def terrazzo(rng: np.random.Generator, base: Image) -> Image:
         dx = np.abs((U[patch] - cx + 0.5) % 1 - 0.5)
         dy = np.abs((V[patch] - cy + 0.5) % 1 - 0.5)
         inside = r - np.hypot(dx * rng.uniform(0.7, 1.4), dy) + jag[patch]
-        chip = _smooth(0.0, 0.012, inside.astype(np.float32))
+        chip = smooth(0.0, 0.012, inside.astype(np.float32))
         image[patch] = mix(image[patch], vary(rng, base, 0.5, 0.12), chip)
     return image
 
@@ -224,7 +223,7 @@ def painting(rng: np.random.Generator, base: Image) -> Image:
     """An abstract canvas with a frame; shown once over the face of a picture."""
     hue = rng.random()
     sky, ground = hsv(hue, 0.35, 0.85), hsv(hue + 0.45, 0.4, 0.55)
-    image = mix(sky, ground, _smooth(rng.uniform(0.35, 0.7), 0.06, V + 0.12 * noise(rng, 2.2)))
+    image = mix(sky, ground, smooth(rng.uniform(0.35, 0.7), 0.06, V + 0.12 * noise(rng, 2.2)))
     for _ in range(int(rng.integers(3, 7))):
         colour = hsv(hue + rng.choice([0, 0.08, 0.5, 0.58]), 0.6, rng.uniform(0.3, 0.95))
         dx, dy = U - rng.uniform(0.15, 0.85), V - rng.uniform(0.15, 0.85)
@@ -234,12 +233,12 @@ def painting(rng: np.random.Generator, base: Image) -> Image:
             if rng.random() < 0.5
             else 1 - np.maximum(np.abs(dx) / a, np.abs(dy) / b)
         )
-        image = mix(image, colour, _smooth(0.0, 0.15, inside.astype(np.float32)))
+        image = mix(image, colour, smooth(0.0, 0.15, inside.astype(np.float32)))
     border = np.minimum(np.minimum(U, 1 - U), np.minimum(V, 1 - V))
-    return mix(base * 0.4, image, _smooth(0.06, 0.02, border))
+    return mix(base * 0.4, image, smooth(0.06, 0.02, border))
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, Image], Image]] = {
+PATTERNS: dict[str, Callable[[np.random.Generator, Image], Image]] = {
     "tiles": tiles,
     "planks": planks,
     "bricks": bricks,
@@ -254,13 +253,6 @@ FAMILIES: dict[str, Callable[[np.random.Generator, Image], Image]] = {
     "books": books,
     "painting": painting,
 }
-
-
-def bake(name: str, rng: np.random.Generator, base: Image) -> NDArray[np.int32]:
-    """(NUM_TEXELS,) int32 R | G << 8 | B << 16: all mip levels of one texture of this family."""
-    image = FAMILIES[name](rng, base)
-    mean = image.mean((0, 1))
-    return pack(np.clip(mean + CONTRAST * (image - mean), 0, 1).astype(np.float32))
 
 
 def pack(image: Image) -> NDArray[np.int32]:

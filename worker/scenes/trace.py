@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worker.geometry import Cameras
+from worker.scenes.motion import moving, placed
 from worker.scenes.scene import BOX, CYLINDER, NOTHING, NUM_ROOM_FACES, SPHERE, Scene
 
 NEAR_M = 0.05
@@ -39,13 +40,17 @@ class Views:
     room_origin: Tensor  # (n, 3) camera centre from the room's centre
     room_half: Tensor  # (n, 3)
     eye: Tensor  # (n, 3) camera centre in the world
+    scene: Tensor  # (n,) int64
+    moment: Tensor  # (n,) int64 row of primitives' places: the scene, or the frame if things move
 
     def __getitem__(self, item: slice) -> Views:
         return Views(*(getattr(self, field.name)[item] for field in fields(self)))
 
 
-def make_views(scene: Scene, cameras: Cameras) -> Views:
-    """Cameras (s, t) -> views with n = s * t; float64 until positions are local."""
+def make_views(scene: Scene, cameras: Cameras, times: Tensor | None = None) -> Views:
+    """Cameras (s, t) -> views with n = s * t; float64 until positions are local. `times` (t,) in
+    frames place what moves; without them it is at rest.
+    """
     s, t = cameras.shape
     fx, fy, cx, cy = cameras.intrinsics.reshape(s * t, 4, 1).unbind(1)
     device = cameras.intrinsics.device
@@ -53,14 +58,16 @@ def make_views(scene: Scene, cameras: Cameras) -> Views:
     v = torch.arange(cameras.height, device=device) + 0.5
     pose = cameras.world_from_camera
     eye, turn = pose[..., :3, 3], pose[..., :3, :3]
-    local = local_from_world(scene.rotation.double())[:, None]  # s 1 p 3 3
-    offset = eye[:, :, None] - scene.centre.double()[:, None]  # s t p 3
+    centre, rotation = places(scene, times)  # s 1 p, or s t p if things move
+    local = local_from_world(rotation.double())
+    offset = eye[:, :, None] - centre.double()  # s t p 3
     middle = 0.5 * (scene.room_low + scene.room_high).double()
     half = 0.5 * (scene.room_high - scene.room_low)
 
     def each(value: Tensor) -> Tensor:
         return value[:, None].expand(s, t, *value.shape[1:]).flatten(0, 1)
 
+    scene_of = torch.arange(s * t, device=device) // t
     return Views(
         x=((u - cx) / fx).float(),
         y=((v - cy) / fy).float(),
@@ -72,7 +79,16 @@ def make_views(scene: Scene, cameras: Cameras) -> Views:
         room_origin=(eye - middle[:, None]).float().flatten(0, 1),
         room_half=each(half),
         eye=eye.float().flatten(0, 1),
+        scene=scene_of,
+        moment=scene_of if centre.shape[1] == 1 else torch.arange(s * t, device=device),
     )
+
+
+def places(scene: Scene, times: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Centres (s, k, p, 3) and rotations (s, k, p): k = 1 if nothing moves, else one per time."""
+    if times is None or not moving(scene).any():
+        return scene.centre[:, None], scene.rotation[:, None]
+    return placed(scene, times)
 
 
 def local_from_world(rotation: Tensor) -> Tensor:

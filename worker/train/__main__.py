@@ -24,7 +24,8 @@ CHOICES = ("data", *STAGES)
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    walks = Walks(args.folder / "walks", DataConfig(first_seed=1, num_scenes=args.scenes))
+    size = DataConfig(1, args.scenes, args.frames, args.height, args.width)
+    walks = Walks(args.folder / "walks", size)
     studio = Studio(walks, args.folder, args.weights)
     for stage in args.stages:
         if stage != "data":
@@ -42,6 +43,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("out/train"))
     parser.add_argument("--weights", type=Path, default=SHIPPED)
     parser.add_argument("--scenes", type=int, default=1000, help="walks to render (default 1000)")
+    parser.add_argument("--frames", type=int, default=DataConfig.num_frames, help="of each walk")
+    parser.add_argument("--height", type=int, default=DataConfig.height, help="of frames in pixels")
+    parser.add_argument("--width", type=int, default=DataConfig.width)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(

@@ -1,9 +1,9 @@
 """Rendered walks on disk: what all training stages read.
 
-A set is a folder of plain arrays (rgb, depth, poses, intrinsics), rendered scene by scene from
-consecutive seeds and resumable: a counter file says how many scenes are done. Three quarters are
-random walks, the rest the first legs of the closed loops. Seeds below HELD_OUT_SEED train; the rest
-validate and test.
+A set is a folder of plain arrays (rgb, depth, moving, poses, intrinsics), rendered scene by scene
+from consecutive seeds and resumable: a counter file says how many scenes are done. Three quarters
+are random walks, the rest the first legs of the closed loops; in DYNAMIC_SHARE of all, things move.
+Seeds below HELD_OUT_SEED train; the rest validate and test.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from worker.scenes.render import render
 from worker.scenes.scene import sample_scenes
 
 SCENES_PER_CALL = 4
+DYNAMIC_SHARE = 0.4  # a fifth of these walks never look at what moves
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class DataConfig:
     first_seed: int
     num_scenes: int
     num_frames: int = 12
-    height: int = 128
-    width: int = 192
+    height: int = 192
+    width: int = 320
 
 
 class Walks:
@@ -45,6 +46,7 @@ class Walks:
         size = (cfg.height, cfg.width)
         self.rgb = self._array("rgb", (*shape, 3, *size), np.uint8)
         self.depth = self._array("depth", (*shape, *size), np.float16)
+        self.moving = self._array("moving", (*shape, *size), np.bool_)
         self.poses = self._array("poses", (*shape, 4, 4), np.float64)
         self.intrinsics = self._array("intrinsics", (*shape, 4), np.float64)
         self._render_missing()
@@ -56,6 +58,10 @@ class Walks:
     def depths(self, scenes: Tensor, frames: Tensor) -> Tensor:
         """(b, k, H, W) float32 z-depth in metres."""
         return torch.from_numpy(self.depth[_rows(scenes, frames)]).float()
+
+    def motion_masks(self, scenes: Tensor, frames: Tensor) -> Tensor:
+        """(b, k, H, W) bool: pixels that show something that moves."""
+        return torch.from_numpy(self.moving[_rows(scenes, frames)])
 
     def cameras(self, scenes: Tensor, frames: Tensor) -> Cameras:
         """Cameras of leading shape (b, k) at the frames' size."""
@@ -94,9 +100,10 @@ class Walks:
 
     @torch.no_grad()
     def _render(self, at: int, seeds: Sequence[int]) -> None:
-        scenes = sample_scenes(seeds)
         # One kind per call: every fourth call walks the five loops in turn.
         call = at // SCENES_PER_CALL
+        dynamic = call * 7 % 20 < 20 * DYNAMIC_SHARE  # 7 and 20 share no factor: spread evenly
+        scenes = sample_scenes(seeds, dynamic=dynamic)
         kind = LOOP_KINDS[call // 4 % len(LOOP_KINDS)] if call % 4 == 3 else None
         num_frames = self.cfg.num_frames if kind is None else 2 * self.cfg.num_frames
         cameras = sample_cameras(
@@ -106,6 +113,7 @@ class Walks:
         there = slice(at, at + len(seeds))
         self.rgb[there] = ((frames.rgb + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         self.depth[there] = frames.depth.half().numpy()
+        self.moving[there] = frames.moving.numpy()
         self.poses[there] = cameras.world_from_camera.numpy()
         self.intrinsics[there] = cameras.intrinsics.numpy()
 

@@ -9,7 +9,7 @@ from worker.train.latents import LatentWalks, encode_walks
 
 @pytest.fixture(scope="session")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> Walks:
-    cfg = DataConfig(first_seed=1, num_scenes=2, num_frames=10, height=48, width=64)
+    cfg = DataConfig(first_seed=21, num_scenes=2, num_frames=10, height=48, width=64)
     return Walks(tmp_path_factory.mktemp("walks"), cfg)
 
 

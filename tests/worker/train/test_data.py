@@ -9,7 +9,7 @@ import torch
 from worker.train.data import SCENES_PER_CALL, DataConfig, Walks, window
 
 SMALL = DataConfig(first_seed=3, num_scenes=SCENES_PER_CALL + 1, num_frames=2, height=32, width=48)
-ARRAYS = ("rgb", "depth", "poses", "intrinsics")
+ARRAYS = ("rgb", "depth", "moving", "poses", "intrinsics")
 
 
 def arrays(walks: Walks) -> dict[str, np.ndarray]:
@@ -22,7 +22,11 @@ def test_a_set_has_pictures_depths_and_cameras(walks):
     cameras = walks.cameras(scenes, frames)
     assert images.shape == (3, 2, 3, 48, 64) and images.dtype == torch.float32
     assert images.min() >= -1 and images.max() <= 1 and images.std() > 0.1
-    assert depths.shape == (3, 2, 48, 64) and (depths > 0.1).all() and (depths < 50).all()
+    assert depths.shape == (3, 2, 48, 64) and (depths >= 0).all() and (depths < 50).all()
+    assert (depths > 0.1).float().mean() > 0.5  # the rest is sky
+    masks = walks.motion_masks(scenes, frames)
+    assert masks.shape == depths.shape and masks.dtype == torch.bool
+    assert (depths[masks] > 0).all() and walks.moving.mean() < 0.5
     assert cameras.shape == (3, 2) and (cameras.height, cameras.width) == (48, 64)
     assert torch.equal(images[2, 0], images[2, 1]) and not torch.equal(images[0, 0], images[0, 1])
 

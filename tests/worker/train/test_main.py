@@ -64,6 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *stages: str) -> None:
     words = [*stages, "--folder", folder, "--weights", folder / "weights", "--scenes", 1]
+    words += ["--height", 64, "--width", 96]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train", *map(str, words), "--minutes", *MINUTES])
         main()
