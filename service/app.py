@@ -23,7 +23,16 @@ from service.auth.guard import Guard
 from service.control import ControlPlane
 from service.gateway import Gateway
 from service.limits import MAX_HEAVY, MAX_VIDEO_CACHE_BYTES
-from service.rest import access, frames, generations, health, observations, samples, sessions
+from service.rest import (
+    access,
+    branches,
+    frames,
+    generations,
+    health,
+    observations,
+    samples,
+    sessions,
+)
 from service.rest.body_limit import BodyLimit
 from service.rest.openapi import completed
 from service.rest.problems import add_handlers
@@ -39,6 +48,7 @@ PAGES = frozenset({"/", "/docs", "/openapi.json", "/viewer"})  # they know nothi
 ROUTERS = (
     sessions.router,
     generations.router,
+    branches.router,
     frames.router,
     observations.router,
     access.router,

@@ -8,9 +8,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service import keys
+from service.branches import Branches
 from service.errors import ConfigurationError, ControlPlaneDown
 from service.feed import Feed
 from service.frames import FrameBus
+from service.heads import Heads
+from service.lineage import Lineage
 from service.requests import RequestLog
 from service.segments import SegmentStore
 from service.sessions import Sessions
@@ -27,6 +30,9 @@ class ControlPlane:
     requests: RequestLog
     frames: FrameBus
     feed: Feed
+    heads: Heads
+    lineage: Lineage
+    branches: Branches
     workers: Workers
     sweeper: Sweeper
 
@@ -42,15 +48,19 @@ class ControlPlane:
         except ValueError as error:
             raise ConfigurationError(f"MIRAGE_REDIS_URL can't be used: {error}") from error
         store = SegmentStore(settings.segments_url)
-        requests = RequestLog(redis, settings)
+        requests, heads = RequestLog(redis, settings), Heads(redis, store.objects)
+        sessions = Sessions(redis, settings, store, requests, heads)
         frames = FrameBus(redis, store)
         control = cls(
             redis=redis,
             segments=store,
-            sessions=Sessions(redis, settings, store, requests),
+            sessions=sessions,
             requests=requests,
             frames=frames,
             feed=Feed(redis, frames),
+            heads=heads,
+            lineage=Lineage(redis, sessions, heads),
+            branches=Branches(redis, sessions, requests),
             workers=Workers(redis, settings.lease_s),
             sweeper=Sweeper(redis, store, requests, settings.lease_s),
         )

@@ -9,10 +9,12 @@
     ├── NotFound
     │   ├── UnknownSession
     │   ├── UnknownRequest
+    │   ├── UnknownSnapshot
     │   └── UnknownFrame         a frame that was never made (yet)
     ├── SessionDeleted           it existed, and was deleted or expired
     ├── FramesGone               no longer kept; `first_available` names the first that is
     ├── Conflict                 the session changed meanwhile, or its state does not allow this
+    │   └── VersionConflict      it is no longer at the version that the client named
     ├── TooManyRequests          a cap of this session or key; `retry_after_s`
     ├── Unavailable              the service can't accept this now; `retry_after_s`
     │   ├── ControlPlaneDown     Redis does not answer
@@ -90,6 +92,10 @@ class UnknownRequest(NotFound):
     pass
 
 
+class UnknownSnapshot(NotFound):
+    pass
+
+
 class UnknownFrame(NotFound):
     pass
 
@@ -108,8 +114,14 @@ class Conflict(MirageError):
     pass
 
 
-class TooManyRequests(MirageError):
+class VersionConflict(Conflict):
     pass
+
+
+class TooManyRequests(MirageError):
+    def __init__(self, detail: str, *, retry_after_s: float | None = None, limit: str = "") -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.limit = limit  # its name, for the metric
 
 
 class Unavailable(MirageError):
@@ -202,6 +214,11 @@ PROBLEMS: dict[type[MirageError], Problem] = {
         "There is no such request",
         "Check the id; a session keeps its last 256 requests.",
     ),
+    UnknownSnapshot: Problem(
+        404, 4404, "NOT_FOUND", "unknown-snapshot",
+        "There is no such snapshot",
+        "Names are listed at /v1/sessions/{id}/snapshots.",
+    ),
     UnknownFrame: Problem(
         404, 4404, "NOT_FOUND", "unknown-frame",
         "There is no such frame",
@@ -221,6 +238,11 @@ PROBLEMS: dict[type[MirageError], Problem] = {
         409, 4409, "FAILED_PRECONDITION", "conflict",
         "The session's state does not allow this",
         "Read the session again, then decide whether to repeat the request.",
+    ),
+    VersionConflict: Problem(
+        412, 4412, "ABORTED", "version-conflict",
+        "The session has changed meanwhile",
+        "Read the session again, and repeat the request with its new ETag.",
     ),
     TooManyRequests: Problem(
         429, 4429, "RESOURCE_EXHAUSTED", "too-many-requests",
@@ -304,3 +326,14 @@ def problem_document(error: MirageError) -> dict[str, Any]:
     if isinstance(error, FramesGone):
         document["first_available"] = error.first_available
     return document
+
+
+def error_of(document: dict[str, Any]) -> MirageError:
+    """The inverse of `problem_document`, for a problem that was kept: a failed request's."""
+    slug = str(document["type"]).rpartition(":")[2]
+    kind = next((kind for kind, row in PROBLEMS.items() if row.type == slug), GenerationFailed)
+    error = MirageError.__new__(kind)
+    MirageError.__init__(error, document["detail"], retry_after_s=document.get("retry_after_s"))
+    if isinstance(error, FramesGone):
+        error.first_available = document["first_available"]
+    return error

@@ -27,11 +27,17 @@ class ManifestEntry(BaseModel):
     branch: int
     first_frame: int  # the next frame's number, where the segment shows none
     num_frames: int
-    num_bytes: int
+    num_bytes: int  # of the segment
+    num_points: int = 0  # of the World after it
+    world_bytes: int = 0
+    home: str = ""  # the session under which the segment lies, where it is not this one (a fork)
 
-    def holds(self, branch: int, frame: int) -> bool:
-        inside = self.first_frame <= frame < self.first_frame + self.num_frames
-        return inside and branch == self.branch
+    @property
+    def next_frame(self) -> int:
+        return self.first_frame + self.num_frames
+
+    def holds(self, frame: int) -> bool:
+        return self.first_frame <= frame < self.next_frame
 
 
 class Frame(FrameMeta):
@@ -65,25 +71,23 @@ class FrameBus:
         branch: int | None = None,
     ) -> list[Frame]:
         """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are
-        none yet.
+        none yet. With `branch`: none once the session has left that branch (it was rewound).
 
         Raises UnknownSession, SessionDeleted, FramesGone.
         """
-        position = await self._position(session, branch)
-        frames = await self._ready(session, position, after, limit)
-        if frames or wait_s <= 0:
+        position = await self._position(session)
+        frames = await self._ready(session, position, after, limit, branch)
+        if frames or wait_s <= 0 or branch not in (None, position.branch):
             return frames
         await self._wait(session, event_id(position.branch, after), wait_s)
-        position = await self._position(session, branch)
-        return await self._ready(session, position, after, limit)
+        position = await self._position(session)
+        return await self._ready(session, position, after, limit, branch)
 
-    async def get(self, session: str, frame: int, branch: int | None = None) -> Frame:
+    async def get(self, session: str, frame: int) -> Frame:
         """One frame; raises UnknownFrame if it was not made (yet), FramesGone if it is no longer
         kept.
         """
-        found = (
-            await self.read(session, after=frame - 1, limit=1, branch=branch) if frame >= 0 else []
-        )
+        found = await self.read(session, after=frame - 1, limit=1) if frame >= 0 else []
         if not found:
             raise UnknownFrame(f"session {session!r} has no frame {frame}")
         return found[0]
@@ -93,7 +97,7 @@ class FrameBus:
 
         Raises what `read` raises.
         """
-        position = await self._position(session, None)
+        position = await self._position(session)
         newest = await self.get(session, position.next_frame - 1)
         upper = event_id(newest.branch, newest.frame)
         while newest.camera != camera:
@@ -112,17 +116,17 @@ class FrameBus:
         entries = await self._redis.lrange(keys.manifest(session), 0, -1)
         return [ManifestEntry.model_validate_json(entry) for entry in entries]
 
-    async def _position(self, session: str, branch: int | None) -> _Position:
+    async def _position(self, session: str) -> _Position:
         fields = ("state", "branch", "next_frame")
         state, current, next_frame = await self._redis.hmget(keys.record(session), *fields)
         if state in (None, b"deleted"):
             scripts.raise_for_state(session, state or b"unknown")
-        return _Position(branch or int(current), int(next_frame))
+        return _Position(int(current), int(next_frame))
 
     async def _ready(
-        self, session: str, position: _Position, after: int, limit: int
+        self, session: str, position: _Position, after: int, limit: int, branch: int | None
     ) -> list[Frame]:
-        if after + 1 >= position.next_frame:
+        if after + 1 >= position.next_frame or branch not in (None, position.branch):
             return []
         events = await self._redis.xrange(
             keys.frames(session),
@@ -133,22 +137,21 @@ class FrameBus:
         frames = [_frame(event) for _, event in events]
         if frames and frames[0].frame == after + 1:
             return frames
-        return await self._from_segments(session, position.branch, after + 1, limit)
+        return await self._from_segments(session, after + 1, limit)
 
     async def _wait(self, session: str, last: str, wait_s: float) -> None:
         block_ms = max(1, int(1000 * min(wait_s, keys.MAX_WAIT_S)))
         await self._redis.xread({keys.frames(session): last}, count=1, block=block_ms)
 
-    async def _from_segments(
-        self, session: str, branch: int, frame: int, limit: int
-    ) -> list[Frame]:
+    async def _from_segments(self, session: str, frame: int, limit: int) -> list[Frame]:
         """Frames that left the stream, up to the end of the segment that holds the first."""
         entries = await self.manifest(session)
-        at = next((i for i, entry in enumerate(entries) if entry.holds(branch, frame)), None)
+        at = next((i for i, entry in enumerate(entries) if entry.holds(frame)), None)
         if at is None:
             raise FramesGone(f"frame {frame} is no longer kept", self._first(entries, frame))
+        home = entries[at].home or session
         try:
-            header, images = parse_segment(await self._store.get(session, entries[at].id))
+            header, images = parse_segment(await self._store.get(home, entries[at].id))
         except SegmentMissing as error:
             first = self._first(entries[at + 1 :], frame)
             raise FramesGone(f"frame {frame} is no longer kept: {error.detail}", first) from error

@@ -14,6 +14,7 @@ WAKE = f"{PREFIX}:wake"  # stream of session ids that need an owner
 WAKE_GROUP = "workers"
 BUSY = f"{PREFIX}:busy"  # zset: session -> when the sweeper looks at it again
 EXPIRY = f"{PREFIX}:expiry"  # zset: every session -> when it expires
+COLLECT = f"{PREFIX}:collect"  # zset: session -> when its objects are looked through
 GRAVES = f"{PREFIX}:graves"  # zset: deleted sessions whose objects still lie in the store
 WORKERS = f"{PREFIX}:workers"  # zset: worker -> last heartbeat
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
@@ -23,6 +24,11 @@ REQUESTS_KEPT = (
 )
 CREATION_S = 60  # a session whose creation takes longer is removed
 TOMBSTONE_S = 3600  # how long a deleted session answers 410 instead of 404
+MAX_SNAPSHOTS = 256  # names per session
+HEAD_EVERY = 16  # commits between two head objects
+HEADS_KEPT = 2  # per session
+COLLECT_EVERY_S = 3600.0  # how often a session's objects are looked through
+COLLECT_SOON_S = 60.0  # how soon after something was dropped from a World
 INBOX_LENGTH = 10_000
 INBOX_S = 3600
 WAKE_LENGTH = 100_000
@@ -65,6 +71,21 @@ def order(session: str) -> str:
 def cancels(session: str) -> str:
     """Set of request ids that a client wants to end."""
     return f"{PREFIX}:{{{session}}}:cancels"
+
+
+def names(session: str) -> str:
+    """Hash: name of a snapshot -> what it names."""
+    return f"{PREFIX}:{{{session}}}:names"
+
+
+def forks(session: str) -> str:
+    """Zset: sessions forked from this one -> when. Outlives the session: they use its segments."""
+    return f"{PREFIX}:{{{session}}}:forks"
+
+
+def garbage(session: str) -> str:
+    """Zset: objects that nothing refers to -> when that was first seen."""
+    return f"{PREFIX}:{{{session}}}:garbage"
 
 
 def index(owner: str) -> str:

@@ -21,10 +21,12 @@ from service import keys, scripts
 from service.auth.audit import audit
 from service.batches import Pipelined
 from service.errors import (
+    Conflict,
     FieldProblem,
     InvalidRequest,
     TooManyRequests,
     UnknownRequest,
+    VersionConflict,
 )
 from service.settings import Settings
 from service.wake import Call, Waker
@@ -83,8 +85,39 @@ class LivePose(Message):
     client_time_ms: float | None = None
 
 
-Request = Annotated[Init | Observe | Generate | LivePose, Field(discriminator="kind")]
-REQUEST: TypeAdapter[Init | Observe | Generate | LivePose] = TypeAdapter(Request)
+class Fork(Message):
+    """Open another session on this World as it stands, as it was after a frame, or as it was named.
+
+    The new session's id is chosen by who asks, so that doing it twice makes one session.
+    """
+
+    kind: Literal["fork"] = "fork"
+    target: str
+    owner: str = ""  # of the new session
+    frame: int | None = None
+    snapshot: str | None = None
+    seed: int | None = None  # of the new session; None = the same
+
+
+class Rewind(Message):
+    """Go back to a frame or a named state; what came after it is no longer this World's."""
+
+    kind: Literal["rewind"] = "rewind"
+    frame: int | None = None
+    snapshot: str | None = None
+
+
+class Snapshot(Message):
+    """Name the World as it stands."""
+
+    kind: Literal["snapshot"] = "snapshot"
+    name: str
+    replace: bool = False  # another state of that name
+
+
+AnyRequest = Init | Observe | Generate | LivePose | Fork | Rewind | Snapshot
+Request = Annotated[AnyRequest, Field(discriminator="kind")]
+REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(Request)
 
 
 class RequestState(StrEnum):
@@ -112,6 +145,7 @@ class Progress(BaseModel):
     first_frame: int | None = None
     last_frame: int | None = None
     error: dict[str, Any] | None = None  # a problem document, when failed
+    result: dict[str, Any] | None = None  # of a fork, rewind or snapshot, when done
     created_s: float
     cancel_requested: bool = False
 
@@ -122,7 +156,7 @@ class Entry:
 
     entry: str  # stream id: orders the log
     id: str  # request id
-    message: Init | Observe | Generate | LivePose
+    message: AnyRequest
 
 
 def num_poses(message: Message) -> int:
@@ -146,13 +180,17 @@ class RequestLog:
         self._settings = settings
 
     async def append(
-        self, session: str, message: Observe | Generate | LivePose, request_id: str | None = None
+        self,
+        session: str,
+        message: Observe | Generate | LivePose | Fork | Rewind | Snapshot,
+        request_id: str | None = None,
+        if_version: int | None = None,
     ) -> Progress:
         """Add to the log and wake whoever should look; the same `request_id` twice is appended
         once.
 
-        Raises UnknownSession, SessionDeleted, Conflict (failed), InvalidRequest (path too long),
-        TooManyRequests (backlog).
+        Raises UnknownSession, SessionDeleted, Conflict (failed), VersionConflict (no longer at
+        `if_version`), InvalidRequest (path too long), TooManyRequests (backlog).
         """
         self._check(message)
         now = time.time()
@@ -173,8 +211,14 @@ class RequestLog:
                 *(progress.id, message.kind, message.model_dump_json(), kept),
                 *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
                 getattr(message, "camera", 0),
+                "" if if_version is None else if_version,
             ],
         )
+        if answer[0] == b"version":
+            raise VersionConflict(
+                f"session {session!r} is at version {answer[1].decode()}, no longer at "
+                f"{if_version}; read it again"
+            )
         self._raise_unless_ok(session, answer[0])
         await self.wake(session, lease=answer[1].decode(), expires_s=expires_s)
         if kept:
@@ -195,6 +239,7 @@ class RequestLog:
             raise TooManyRequests(
                 f"{self._settings.max_backlog} requests of session {session!r} are waiting",
                 retry_after_s=1.0,
+                limit="backlog",
             )
 
     async def wake(self, session: str, lease: str = "", expires_s: float | None = None) -> None:
@@ -237,7 +282,10 @@ class RequestLog:
         return _progress(answer[1], answer[2])
 
     async def last_pose(self, session: str, camera: int = 0) -> Pose | None:
-        """Where a camera will be once everything asked of it is done; None if nothing waits."""
+        """Where a camera will be once everything asked of it is done; None if nothing waits.
+
+        Raises Conflict while a rewind waits.
+        """
         entries = await self._redis.xrevrange(keys.log(session))
         for _, fields in entries:
             message = REQUEST.validate_json(fields[b"body"])
@@ -245,6 +293,12 @@ class RequestLog:
                 return message.poses[-1]
             if isinstance(message, LivePose) and message.camera == camera:
                 return message.pose
+            if isinstance(message, Rewind):
+                raise Conflict(
+                    "a rewind is waiting, so where the camera will be is not known yet; wait for "
+                    "it, or give poses",
+                    retry_after_s=1.0,
+                )
             if isinstance(message, Init):
                 return message.pose
         return None

@@ -142,6 +142,9 @@ class SessionOut(Closed):
     coverage: float | None = None
     weights: str | None = None
     error: dict[str, Any] | None = Field(None, description="a problem, when the state is failed")
+    branch: int = Field(description="a rewind begins a new one; frames are counted within it")
+    branch_first_frame: int = Field(description="frames before it came from another branch")
+    origin: str | None = Field(None, description="fork:<session> or import:<session>")
     created_at: datetime
     expires_at: datetime
     init_request: str | None = Field(None, description="the request that makes frame 0")
@@ -151,6 +154,15 @@ class SessionOut(Closed):
 class SessionList(Closed):
     sessions: list[SessionOut]
     next_cursor: str | None = None
+
+
+class RequestResult(Closed):
+    """What a fork, rewind or snapshot came to."""
+
+    session: str | None = Field(None, description="the fork")
+    branch: int | None = Field(None, description="that the rewind began")
+    num_frames: int
+    name: str | None = Field(None, description="of the snapshot")
 
 
 class GenerationOut(Closed):
@@ -164,6 +176,7 @@ class GenerationOut(Closed):
     first_frame: int | None = None
     last_frame: int | None = None
     error: dict[str, Any] | None = None
+    result: RequestResult | None = Field(None, description="of a fork, rewind or snapshot")
     created_at: datetime
     cancel_requested: bool = False
 
@@ -200,6 +213,19 @@ class MemoryOut(Closed):
     num_bytes: int
     num_segments: int
     coverage: float | None = None
+
+
+class SnapshotOut(Closed):
+    """A named state of a world."""
+
+    name: str
+    branch: int
+    num_frames: int
+    created_at: datetime
+
+
+class SnapshotList(Closed):
+    snapshots: list[SnapshotOut]
 
 
 class SampleOut(Closed):

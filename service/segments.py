@@ -3,13 +3,11 @@
 A segment is a safetensors file whose metadata holds a JSON header, so that the gateway reads frames
 out of it without torch. Its id is index + lease + sha256 of the whole file: an orphan left by a
 crash never stands in its successor's way, every read is verified, and since each header names its
-parent, a tip vouches for the whole World. Local puts are atomic (written aside, then linked) but
-not fsynced: they survive the loss of a process, not of the host's power.
+parent, a tip vouches for the whole World.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import struct
@@ -17,19 +15,19 @@ import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import obstore
 from numpy.typing import NDArray
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import from_url
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
+from service.errors import SegmentCorrupt
+from service.objects import ObjectStore, sha256
 
 FRAMES = "frames"  # uint8, every encoded image one after the other
 SIZES = "frame_sizes"  # int64, bytes of each
+SUFFIX = ".safetensors"
+Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,12 @@ class FrameMeta(BaseModel):
     num_points: int = 0  # of the World that this frame's chunk left behind
     num_bytes: int = 0
     request_id: str
-    kind: Literal["init", "observe", "generate", "live"]
+    kind: Kind
     pose_index: int = 0  # which pose of its request
     sequence: int | None = None  # a live pose's own number
     client_time_ms: float | None = None
     timings_ms: dict[str, float] = {}
-    media_type: str
+    media_type: str = Field(pattern=r"^image/(webp|jpeg)$")
     created_s: float
 
 
@@ -72,17 +70,13 @@ class SegmentHeader(BaseModel):
     session: str
     index: int
     parent: str  # id of the segment before, "" for the first
-    kind: Literal["init", "observe", "generate", "live"]
+    kind: Kind
     weights: str
     branch: int
     frame_indices: list[int]
     frames: list[FrameMeta]
     intrinsics: dict[str, float]
     created_s: float
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def segment_id(index: int, lease: str, data: bytes) -> str:
@@ -135,95 +129,53 @@ class SegmentStore:
 
     def __init__(self, url: str) -> None:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
-        local: dict[str, Any] = (
-            {"mkdir": True, "automatic_cleanup": True} if url.startswith("file:") else {}
-        )
-        try:
-            self._store = from_url(url, **local)
-        except (BaseError, ValueError, OSError) as error:
-            raise StoreDown(f"the segment store {url!r} can't be opened: {error}") from error
+        self.objects = ObjectStore(url)
 
     async def ping(self) -> None:
         """Write and remove a small object; raises StoreDown."""
         path = f"ping/{time.time_ns()}"
-        await self._put(path, b"ping")
-        await self._delete([path])
+        await self.objects.put(path, b"ping")
+        await self.objects.delete([path])
 
     async def put(self, session: str, segment: str, data: bytes) -> None:
         """Store a segment under the id that `segment_id` gave it."""
-        await self._put(_segment_path(session, segment), data)
+        await self.objects.put(segment_path(session, segment), data)
 
     async def get(self, session: str, segment: str) -> bytes:
         """The verified bytes of a segment; raises SegmentMissing, SegmentCorrupt."""
-        return await self._get_verified(_segment_path(session, segment), segment.rpartition("-")[2])
+        path = segment_path(session, segment)
+        return await self.objects.read_verified(path, segment.rpartition("-")[2])
 
     async def delete(self, session: str, segment: str) -> None:
         """Remove one segment, if it is there."""
-        await self._delete([_segment_path(session, segment)])
+        await self.objects.delete([segment_path(session, segment)])
 
     async def put_upload(self, session: str, upload: Upload) -> str:
         """Store a blob; its id is its checksum, so the same upload twice is stored once."""
         data = pack_upload(upload)
         blob = sha256(data)
-        await self._put(_blob_path(session, blob), data)
+        await self.objects.put(blob_path(session, blob), data)
         return blob
 
     async def get_upload(self, session: str, blob: str) -> Upload:
         """Raises SegmentMissing, SegmentCorrupt."""
-        return unpack_upload(await self._get_verified(_blob_path(session, blob), blob))
+        return unpack_upload(await self.objects.read_verified(blob_path(session, blob), blob))
 
     async def ids(self, session: str) -> list[str]:
         """Ids of all segments that lie in the store, orphans among them, in order of index."""
-        paths = await self._list(f"sessions/{session}/segments")
-        return sorted(path.rpartition("/")[2].removesuffix(".safetensors") for path in paths)
+        found = await self.objects.below(f"sessions/{session}/segments")
+        return sorted(one.path.rpartition("/")[2].removesuffix(SUFFIX) for one in found)
 
     async def delete_session(self, session: str) -> int:
         """Remove everything of a session; how many objects that were."""
-        paths = await self._list(f"sessions/{session}")
-        if paths:
-            await self._delete(paths)
+        paths = [one.path for one in await self.objects.below(f"sessions/{session}")]
+        await self.objects.delete(paths)
         return len(paths)
 
-    async def _put(self, path: str, data: bytes) -> None:
-        try:
-            await obstore.put_async(self._store, path, data, mode="create")
-        except AlreadyExistsError:
-            pass  # named by its content: what lies there is what we bring
-        except (BaseError, OSError) as error:
-            raise StoreDown(f"{path} can't be stored: {error}", retry_after_s=1.0) from error
 
-    async def _get_verified(self, path: str, checksum: str) -> bytes:
-        try:
-            answer = await obstore.get_async(self._store, path)
-            data = bytes(await answer.bytes_async())
-        except FileNotFoundError:
-            raise SegmentMissing(f"{path} is not in the store") from None
-        except (BaseError, OSError) as error:
-            raise StoreDown(f"{path} can't be read: {error}", retry_after_s=1.0) from error
-        if sha256(data) != checksum:
-            raise SegmentCorrupt(f"{path} has checksum {sha256(data)}, its name says {checksum}")
-        return data
-
-    async def _list(self, prefix: str) -> list[str]:
-        try:
-            batches = [batch async for batch in obstore.list(self._store, prefix=prefix)]
-        except (BaseError, OSError) as error:
-            raise StoreDown(f"{prefix} can't be listed: {error}", retry_after_s=1.0) from error
-        return [item["path"] for batch in batches for item in batch]
-
-    async def _delete(self, paths: list[str]) -> None:
-        for path in paths:
-            try:
-                await obstore.delete_async(self._store, path)
-            except FileNotFoundError:
-                pass
-            except (BaseError, OSError) as error:
-                raise StoreDown(f"{path} can't be removed: {error}") from error
+def segment_path(session: str, segment: str) -> str:
+    return f"sessions/{session}/segments/{segment}{SUFFIX}"
 
 
-def _segment_path(session: str, segment: str) -> str:
-    return f"sessions/{session}/segments/{segment}.safetensors"
-
-
-def _blob_path(session: str, blob: str) -> str:
+def blob_path(session: str, blob: str) -> str:
     return f"sessions/{session}/blobs/{blob}.npz"

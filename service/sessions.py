@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
@@ -20,10 +20,13 @@ from redis.asyncio import Redis
 from service import keys, scripts
 from service.auth.audit import audit
 from service.batches import Argument
-from service.errors import Conflict, SessionDeleted, TooManyRequests, UnknownSession
+from service.errors import SessionDeleted, TooManyRequests, UnknownSession, VersionConflict
 from service.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.segments import SegmentStore, Upload
 from service.settings import Settings
+
+if TYPE_CHECKING:  # a head holds what a session is opened with
+    from service.heads import Head, Heads
 
 IDENTITY: list[float] = [float(i % 5 == 0) for i in range(16)]
 
@@ -73,6 +76,7 @@ class NewSession(BaseModel):
     memory: Literal["latent", "null", "rgb"] = "latent"
     intrinsics: Intrinsics
     pose: Pose = Field(default=IDENTITY)  # of the first image: world_from_camera
+    origin: str = ""  # "fork:<session>", "import:<session>"; "" = opened from an image
 
 
 class Session(NewSession):
@@ -82,6 +86,8 @@ class Session(NewSession):
     state: SessionState
     version: int
     branch: int
+    branch_first_frame: int = 0  # frames before it are shared with the branch it left
+    moved_by: str = ""  # the request that last moved the head: a fork or rewind done halfway
     tip: str  # id of the last committed segment, "" before the first
     next_frame: int
     num_segments: int = 0
@@ -120,70 +126,122 @@ class Sessions:
     """The gateway's side of session records."""
 
     def __init__(
-        self, redis: Redis, settings: Settings, store: SegmentStore, requests: RequestLog
+        self,
+        redis: Redis,
+        settings: Settings,
+        store: SegmentStore,
+        requests: RequestLog,
+        heads: Heads,
     ) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._settings = settings
-        self._store, self._requests = store, requests
+        self._store, self._requests, self._heads = store, requests, heads
 
     async def create(
         self, new: NewSession, upload: Upload, scale_m: float | None = None
     ) -> Session:
         """Store the first image and open a session on it; raises TooManyRequests past
-        `max_sessions`.
-
-        A short expiry is written first: if this process dies half-way, the sweeper removes what it
-        left; if not, the sweeper finds the record's own expiry and moves it there.
+        `max_sessions` and `max_sessions_per_key`.
         """
-        if await self._redis.zcard(keys.EXPIRY) >= self._settings.max_sessions:
-            raise TooManyRequests(
-                f"there are already {self._settings.max_sessions} sessions; delete one or wait",
-                retry_after_s=30.0,
-            )
-        session = new_session_id()
-        await self._redis.zadd(keys.EXPIRY, {session: time.time() + keys.CREATION_S})
+        session, request_id = new_session_id(), new_request_id()
+        await self.reserve(session, new.owner)
         blob = await self._store.put_upload(session, upload)
-        await self._write(session, new, Init(blob=blob, pose=new.pose, scale_m=scale_m))
-        await self._redis.zadd(keys.index(new.owner), {session: 0})
+        init = Init(blob=blob, pose=new.pose, scale_m=scale_m)
+        head = await self._heads.first(session, new, init, request_id)
+        await self.adopt(head, self._first_entry(init, request_id))
         await self._requests.wake(session)
         audit("session created", session=session)
         return await self.get(session)
 
+    async def reserve(self, session: str, owner: str) -> None:
+        """Make room for a new session; raises TooManyRequests.
+
+        A short expiry is written first: if this process dies half-way, the sweeper removes what it
+        left; if not, the sweeper finds the record's own expiry and moves it there.
+        """
+        await self.check_room(owner)
+        room: list[Argument] = [session, self._most_per_key(owner)]
+        if not await scripts.run(self._redis, "reserve", [keys.index(owner)], room):
+            raise self._full_key(owner)
+        now = time.time()
+        await self._redis.zadd(keys.EXPIRY, {session: now + keys.CREATION_S})
+        await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
+
+    async def check_room(self, owner: str) -> None:
+        """Raise TooManyRequests if `owner` can't have another session now."""
+        most = self._settings.max_sessions
+        if await self._redis.zcard(keys.EXPIRY) >= most:
+            raise TooManyRequests(
+                f"there are already {most} sessions; delete one or wait",
+                retry_after_s=30.0,
+                limit="sessions",
+            )
+        most = self._most_per_key(owner)
+        if await self._redis.zcard(keys.index(owner)) >= most:
+            await self._prune_index(owner)
+            if await self._redis.zcard(keys.index(owner)) >= most:
+                raise self._full_key(owner)
+
+    def _most_per_key(self, owner: str) -> int:
+        settings = self._settings
+        return settings.max_sessions_per_key if owner else settings.max_sessions  # "" is no key
+
+    def _full_key(self, owner: str) -> TooManyRequests:
+        return TooManyRequests(
+            f"this key has {self._most_per_key(owner)} sessions already; delete one",
+            retry_after_s=30.0,
+            limit="sessions_per_key",
+        )
+
     async def check_quota(self, owner: str, most: int | None) -> None:
         """Raises TooManyRequests if `owner` has `most` sessions; None = any number."""
         if most is not None and await self._redis.zcard(keys.index(owner)) >= most:
-            raise TooManyRequests(f"this key may have {most} sessions; delete one first")
+            raise TooManyRequests(
+                f"this key may have {most} sessions; delete one first", limit="sessions_per_key"
+            )
 
-    async def _write(self, session: str, new: NewSession, init: Init) -> None:
+    async def _prune_index(self, owner: str) -> None:
+        """Forget sessions whose creation was never finished."""
+        old = f"s{int(1000 * (time.time() - keys.CREATION_S)):011x}"
+        for name in await self._redis.zrangebylex(keys.index(owner), "-", f"({old}"):
+            if not await self._redis.exists(keys.record(name.decode())):
+                await self._redis.zrem(keys.index(owner), name)
+
+    async def adopt(self, head: Head, first: Sequence[Argument] = ()) -> bool:
+        """Write the record, manifest and names of a head, unless the session exists; whether it
+        was written. `first`: what stands in its log.
+        """
         now = time.time()
-        progress = Progress(id=new_request_id(), kind=init.kind, total=1, created_s=now)
         fields: dict[str, Argument] = {
-            "id": session,
-            "state": SessionState.WAITING.value,
-            "version": 1,
-            "spec": new.model_dump_json(),
-            "owner": new.owner,
-            "branch": 1,
-            "tip": "",
-            "next_frame": 0,
+            "id": head.session,
+            "state": (SessionState.WAITING if first else SessionState.IDLE).value,
+            "version": head.version,
+            "spec": head.spec.model_dump_json(),
+            "owner": head.spec.owner,
             "cursor": "0-0",
             "cursor_done": 0,
-            "init_request": progress.id,
-            "created_s": now,
+            "init_request": head.init_request,
+            "created_s": head.created_s,
             "touched_s": now,
             "expires_s": now + self._settings.session_idle_s,
+            **head.record(),
         }
-        names = (keys.record, keys.log, keys.requests, keys.order)
-        first: list[Argument] = [
-            progress.id,
-            init.kind,
-            init.model_dump_json(),
-            progress.model_dump_json(),
-        ]
         pairs: list[Argument] = [part for pair in fields.items() for part in pair]
-        await scripts.run(
-            self._redis, "create", [name(session) for name in names], [*first, *pairs]
+        named = [part for one in head.names.values() for part in (one.name, one.model_dump_json())]
+        entries = [one.model_dump_json(exclude_defaults=True) for one in head.manifest]
+        names = (keys.record, keys.log, keys.requests, keys.order, keys.manifest, keys.names)
+        done = await scripts.run(
+            self._redis,
+            "create",
+            [name(head.session) for name in names],
+            [len(pairs), *pairs, len(named), *named, len(entries), *entries, *first],
         )
+        return bool(done)
+
+    @staticmethod
+    def _first_entry(init: Init, request_id: str) -> list[Argument]:
+        progress = Progress(id=request_id, kind=init.kind, total=1, created_s=time.time())
+        return [request_id, init.kind, init.model_dump_json(), progress.model_dump_json()]
 
     async def get(self, session: str) -> Session:
         """Raises UnknownSession, or SessionDeleted while its tombstone stands."""
@@ -216,11 +274,11 @@ class Sessions:
         await self._redis.zadd(keys.EXPIRY, {session: expires_s}, xx=True)
 
     async def delete(self, session: str, if_version: int | None = None) -> None:
-        """Delete; raises Conflict if the record is no longer at `if_version`."""
+        """Delete; raises VersionConflict if the record is no longer at `if_version`."""
         version = "" if if_version is None else if_version
         answer = await bury(self._redis, session, version, "")
         if answer == "version":
-            raise Conflict(
+            raise VersionConflict(
                 f"session {session!r} is no longer at version {if_version}; read it again"
             )
         if answer in ("unknown", "deleted"):
@@ -231,8 +289,8 @@ class Sessions:
 async def bury(redis: Redis, session: str, version: int | str, expired_by_s: float | str) -> str:
     """Delete under conditions; returns ok, unknown, deleted, version or alive."""
     names = [
-        keys.record, keys.lease, keys.log, keys.manifest,
-        keys.frames, keys.requests, keys.order, keys.cancels, keys.shares,
+        keys.record, keys.lease, keys.log, keys.manifest, keys.frames, keys.requests,
+        keys.order, keys.cancels, keys.names, keys.shares, keys.garbage,
     ]  # fmt: skip
     answer = await scripts.run(
         redis,
@@ -247,4 +305,5 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     if listed and outcome in ("ok", "deleted", "unknown"):
         await redis.zadd(keys.GRAVES, {session: time.time()})
         await redis.zrem(keys.EXPIRY, session)
+        await redis.zrem(keys.COLLECT, session)
     return outcome

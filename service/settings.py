@@ -63,10 +63,13 @@ class Settings(BaseModel):
     lease_s: float = Field(5.0, ge=0.2, le=300)
     linger_s: float = Field(10.0, ge=0)  # an idle session's lease is kept this long
     session_idle_s: float = Field(86_400.0, ge=1)
+    session_max_s: float = Field(0.0, ge=0)  # however busy it is; 0: no limit
+    collect_grace_s: float = Field(3600.0, ge=0)  # objects that nothing refers to are kept as long
 
     # caps
     frames_kept: int = Field(256, ge=1)  # in Redis, per session; older ones come from segments
     max_sessions: int = Field(10_000, ge=1)
+    max_sessions_per_key: int = Field(1_000, ge=1)
     max_backlog: int = Field(64, ge=1)  # requests waiting in one session
     max_path_poses: int = Field(1024, ge=1)
     max_upload_bytes: int = Field(20 << 20, ge=1024)

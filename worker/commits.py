@@ -57,6 +57,8 @@ def finished(
             first_frame=frames[0].frame if frames else size.next_frame,
             num_frames=len(frames),
             num_bytes=len(data),
+            num_points=size.num_points,
+            world_bytes=size.num_bytes,
         ),
         frames=frames,
         record=record,

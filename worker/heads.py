@@ -5,15 +5,14 @@ log, when nothing of the session is uncommitted.
 from __future__ import annotations
 
 from service.control import ControlPlane
-from service.errors import GenerationFailed
 from service.leases import Commit
 from worker.scheduler import Job
 
 
-async def execute(control: ControlPlane, job: Job, lease: str) -> Commit | None:
-    """Do what the message asks; a Commit is committed by the caller, None = committed here.
+async def execute(control: ControlPlane, job: Job, lease: str) -> Commit:
+    """Do what the message asks; the commit that says so.
 
     May be called again with the same job after a crash, so everything in it is idempotent. Raises
     LeaseLost; any other MirageError fails the request.
     """
-    raise GenerationFailed(f"this worker does not know requests of kind {job.entry.message.kind!r}")
+    return await control.lineage.execute(job.session, job.entry, job.progress, lease)

@@ -159,7 +159,8 @@ class Preparer:
         for first in range(0, len(entries), READS_AT_ONCE):
             some = entries[first : first + READS_AT_ONCE]
             with self._metrics.store("get"):
-                segments += await asyncio.gather(*(store.get(session.id, one.id) for one in some))
+                reads = (store.get(one.home or session.id, one.id) for one in some)
+                segments += await asyncio.gather(*reads)
         return await asyncio.get_running_loop().run_in_executor(
             self._pool, self._runner.restore, session, segments
         )

@@ -136,6 +136,7 @@ class Publisher:
             return None  # the segment stays, an orphan for the collection
         self._trouble.over()
         self._count(task.held, job, frames)
+        await self._control.heads.checkpoint(job.session.id, job.session.num_segments + 1)
         return segment
 
     async def _end(self, task: Task, change: Callable[[Job], Commit], before: Before) -> str | None:

@@ -56,7 +56,9 @@ def next_job(owned: Owned, chunk_frames: int) -> Job | None:
         return None
     session, entry = owned.session, owned.entries[0]
     progress = owned.progress.get(entry.id)
-    if session.state == "failed" or (progress is not None and progress.cancel_requested):
+    begun = session.moved_by == entry.id  # a rewind that moved the head is finished
+    cancelled = progress is not None and progress.cancel_requested and not begun
+    if session.state == "failed" or cancelled:
         return _whole(session, "skip", entry, progress, [])
     message = entry.message
     if isinstance(message, Init | Observe):

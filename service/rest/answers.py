@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+from service.branches import SnapshotInfo
 from service.frames import Frame
 from service.requests import Progress
-from service.schemas import FrameOut, GenerationOut, Intrinsics, SessionOut, UploadOut
+from service.schemas import (
+    FrameOut,
+    GenerationOut,
+    Intrinsics,
+    SessionOut,
+    SnapshotOut,
+    UploadOut,
+)
 from service.sessions import Session
 
 
@@ -30,6 +38,9 @@ def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut
         coverage=session.coverage,
         weights=session.weights or None,
         error=session.error,
+        branch=session.branch,
+        branch_first_frame=session.branch_first_frame,
+        origin=session.origin or None,
         created_at=_moment(session.created_s),
         expires_at=_moment(session.expires_s),
         init_request=session.init_request,
@@ -58,6 +69,11 @@ def frame_out(frame: Frame, session_id: str) -> FrameOut:
         branch=frame.branch,
         image=f"/v1/sessions/{session_id}/frames/{frame.frame}",
     )
+
+
+def snapshot_out(snapshot: SnapshotInfo) -> SnapshotOut:
+    fields = snapshot.model_dump(exclude={"created_s"})
+    return SnapshotOut(**fields, created_at=_moment(snapshot.created_s))
 
 
 def etag(session: SessionOut) -> str:

@@ -49,13 +49,13 @@ async def once(
     principal: Principal,
     key: str | None,
     asked: str,
-    status: int,
+    status: int | Callable[[BaseModel], int],
     work: Callable[[], Awaitable[tuple[BaseModel, dict[str, str]]]],
 ) -> Response:
     """Run `work` -> (answer, headers) unless `key` was used for the same request before."""
     if key is None:
         answer, headers = await work()
-        return _response(status, answer.model_dump(mode="json"), headers)
+        return _response(_status(status, answer), answer.model_dump(mode="json"), headers)
     if not ALLOWED.fullmatch(key):
         problem = FieldProblem("Idempotency-Key", key[:60], "1 to 128 visible ASCII characters")
         raise InvalidRequest("The Idempotency-Key can't be used.", fields=(problem,))
@@ -66,14 +66,14 @@ async def once(
     done = False
     try:
         answer, headers = await work()
-        body = answer.model_dump(mode="json")
-        stored = {"asked": asked, "status": status, "headers": headers, "body": body}
+        body, code = answer.model_dump(mode="json"), _status(status, answer)
+        stored = {"asked": asked, "status": code, "headers": headers, "body": body}
         await redis.set(name, json.dumps(stored), ex=KEPT_S)
         done = True
     finally:
         if not done:
             await redis.delete(name)
-    return _response(status, body, headers)
+    return _response(code, body, headers)
 
 
 def _replay(key: str, asked: str, stored: bytes | str | None) -> Response:
@@ -85,6 +85,10 @@ def _replay(key: str, asked: str, stored: bytes | str | None) -> Response:
         raise Conflict("The first request with this Idempotency-Key still runs.", retry_after_s=1)
     headers = known["headers"] | {"Idempotent-Replayed": "true"}
     return _response(known["status"], known["body"], headers)
+
+
+def _status(status: int | Callable[[BaseModel], int], answer: BaseModel) -> int:
+    return status if isinstance(status, int) else status(answer)
 
 
 def _response(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:

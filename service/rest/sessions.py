@@ -7,10 +7,9 @@ import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, Query, Response
-from starlette.exceptions import HTTPException
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
-from service.errors import Conflict, FieldProblem, InvalidRequest
+from service.errors import FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
 from service.rest.answers import etag, session_out
@@ -93,10 +92,7 @@ async def delete_session(
     if_match: Annotated[str | None, Header(description="an ETag")] = None,
 ) -> None:
     """Delete a world and all it remembers; with If-Match only if it is still at that version."""
-    try:
-        await gateway.control.sessions.delete(session_id, if_version=_version(if_match))
-    except Conflict as error:
-        raise HTTPException(412, error.detail) from error
+    await gateway.control.sessions.delete(session_id, if_version=version_of(if_match))
 
 
 @router.get("/{session_id}/memory", response_model=MemoryOut)
@@ -144,7 +140,8 @@ def _upload_out(observation: Observation) -> UploadOut:
     )
 
 
-def _version(if_match: str | None) -> int | None:
+def version_of(if_match: str | None) -> int | None:
+    """The version that an If-Match header names, if any; raises InvalidRequest."""
     if if_match is None or if_match == "*":
         return None
     match = VERSION.fullmatch(if_match)

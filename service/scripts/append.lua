@@ -1,12 +1,14 @@
 -- Append a request. A live pose replaces the one of its camera among the live poses at the end of the log: newest wins.
 -- KEYS record lease log requests order
--- ARGV request id, kind, body, progress ('' = none is kept), most requests waiting, progress records kept, now, expiry, camera
-local state = redis.call('HGET', KEYS[1], 'state')
+-- ARGV request id, kind, body, progress ('' = none is kept), most requests waiting, progress records kept, now, expiry, camera,
+--      version that the session must have ('' = any)
+local state, version = unpack(redis.call('HMGET', KEYS[1], 'state', 'version'))
 if not state then return {'unknown'} end
 if state == 'deleted' or state == 'failed' then return {state} end
 local owner = redis.call('GET', KEYS[2]) or ''
 local known = redis.call('HGET', KEYS[4], ARGV[1])
 if known then return {'ok', owner, known} end
+if ARGV[10] ~= '' and ARGV[10] ~= version then return {'version', version} end
 
 local replaced = false
 if ARGV[2] == 'live' then

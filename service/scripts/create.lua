@@ -1,10 +1,20 @@
--- KEYS record log requests order
--- ARGV request id, kind, body, progress, then the record's fields and values
+-- Write a new session, whole, unless it exists.
+-- KEYS record log requests order manifest names
+-- ARGV count and record's fields and values, count and names with what they name, count and manifest entries,
+--      then nothing, or the first request: id, kind, body, progress
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local fields = {}
-for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('HSET', KEYS[1], unpack(fields))
-redis.call('XADD', KEYS[2], '*', 'id', ARGV[1], 'kind', ARGV[2], 'body', ARGV[3])
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
-redis.call('RPUSH', KEYS[4], ARGV[1])
+local at = 1
+local function each(command, key)  -- in parts: Lua's stack holds 8000 values
+  local last = at + tonumber(ARGV[at])
+  for first = at + 1, last, 1000 do redis.call(command, key, unpack(ARGV, first, math.min(first + 999, last))) end
+  at = last + 1
+end
+each('HSET', KEYS[1])
+each('HSET', KEYS[6])
+each('RPUSH', KEYS[5])
+if at <= #ARGV then
+  redis.call('XADD', KEYS[2], '*', 'id', ARGV[at], 'kind', ARGV[at + 1], 'body', ARGV[at + 2])
+  redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 3])
+  redis.call('RPUSH', KEYS[4], ARGV[at])
+end
 return 1

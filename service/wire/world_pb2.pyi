@@ -544,6 +544,9 @@ class Session(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     INIT_REQUEST_FIELD_NUMBER: _builtins.int
     UPLOAD_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    BRANCH_FIRST_FRAME_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___SessionState.ValueType
     version: _builtins.int
@@ -562,6 +565,12 @@ class Session(_message.Message):
     weights: _builtins.str
     init_request: _builtins.str
     """the request that makes frame 0"""
+    branch: _builtins.int
+    """a rewind begins a new one; frames are counted within it"""
+    branch_first_frame: _builtins.int
+    """frames before it came from another branch"""
+    origin: _builtins.str
+    """fork:<session> or import:<session>"""
     @_builtins.property
     def intrinsics(self) -> Global___Intrinsics:
         """of the frame, pixels"""
@@ -600,10 +609,13 @@ class Session(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         init_request: _builtins.str = ...,
         upload: Global___UploadReport | None = ...,
+        branch: _builtins.int = ...,
+        branch_first_frame: _builtins.int = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "coverage", b"coverage", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "intrinsics", b"intrinsics", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "coverage", b"coverage", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "fov_deg", b"fov_deg", "height", b"height", "id", b"id", "init_request", b"init_request", "intrinsics", b"intrinsics", "memory", b"memory", "num_bytes", b"num_bytes", "num_frames", b"num_frames", "num_points", b"num_points", "seed", b"seed", "state", b"state", "upload", b"upload", "version", b"version", "weights", b"weights", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "branch", b"branch", "branch_first_frame", b"branch_first_frame", "coverage", b"coverage", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "fov_deg", b"fov_deg", "height", b"height", "id", b"id", "init_request", b"init_request", "intrinsics", b"intrinsics", "memory", b"memory", "num_bytes", b"num_bytes", "num_frames", b"num_frames", "num_points", b"num_points", "origin", b"origin", "seed", b"seed", "state", b"state", "upload", b"upload", "version", b"version", "weights", b"weights", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
     _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
@@ -813,6 +825,7 @@ class Generation(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     """init | observe | generate"""
@@ -827,6 +840,10 @@ class Generation(_message.Message):
     def error(self) -> Global___Problem: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def result(self) -> Global___RequestResult:
+        """of a fork, rewind or snapshot"""
+
     def __init__(
         self,
         *,
@@ -840,10 +857,11 @@ class Generation(_message.Message):
         error: Global___Problem | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         cancel_requested: _builtins.bool = ...,
+        result: Global___RequestResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_frame", b"_first_frame", "_last_frame", b"_last_frame", "created_at", b"created_at", "error", b"error", "first_frame", b"first_frame", "last_frame", b"last_frame"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_frame", b"_first_frame", "_last_frame", b"_last_frame", "created_at", b"created_at", "error", b"error", "first_frame", b"first_frame", "last_frame", b"last_frame", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_frame", b"_first_frame", "_last_frame", b"_last_frame", "cancel_requested", b"cancel_requested", "created_at", b"created_at", "done", b"done", "error", b"error", "first_frame", b"first_frame", "id", b"id", "kind", b"kind", "last_frame", b"last_frame", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_frame", b"_first_frame", "_last_frame", b"_last_frame", "cancel_requested", b"cancel_requested", "created_at", b"created_at", "done", b"done", "error", b"error", "first_frame", b"first_frame", "id", b"id", "kind", b"kind", "last_frame", b"last_frame", "result", b"result", "state", b"state", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_frame: _TypeAlias = _typing.Literal["first_frame"]  # noqa: Y015
     _WhichOneofArgType__first_frame: _TypeAlias = _typing.Literal["_first_frame", b"_first_frame"]  # noqa: Y015
@@ -855,6 +873,39 @@ class Generation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_frame) -> _WhichOneofReturnType__last_frame | None: ...
 
 Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class RequestResult(_message.Message):
+    """What a fork, rewind or snapshot came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """the fork"""
+    branch: _builtins.int
+    """that the rewind began"""
+    num_frames: _builtins.int
+    name: _builtins.str
+    """of the snapshot"""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        branch: _builtins.int = ...,
+        num_frames: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "name", b"name", "num_frames", b"num_frames", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestResult: _TypeAlias = RequestResult  # noqa: Y015
 
 @_typing.final
 class GetGenerationRequest(_message.Message):

@@ -124,7 +124,7 @@ async def test_a_reader_learns_that_the_session_was_deleted(control: ControlPlan
         await reading
 
 
-def test_an_entry_holds_the_frames_of_its_own_branch() -> None:
+def test_an_entry_knows_its_frames() -> None:
     entry = ManifestEntry(id="x", kind="live", branch=2, first_frame=4, num_frames=4, num_bytes=1)
-    held = [n for n in range(12) if entry.holds(2, n)]
-    assert held == [4, 5, 6, 7] and not entry.holds(1, 5)
+    held = [n for n in range(12) if entry.holds(n)]
+    assert held == [4, 5, 6, 7] and entry.next_frame == 8

@@ -115,7 +115,7 @@ async def test_a_creation_that_died_half_way_leaves_nothing(
 
 async def test_the_cap_on_sessions_holds(control: ControlPlane, settings: Settings) -> None:
     few = settings.model_copy(update={"max_sessions": 1})
-    sessions = Sessions(control.redis, few, control.segments, control.requests)
+    sessions = Sessions(control.redis, few, control.segments, control.requests, control.heads)
     await sessions.create(NewSession(intrinsics=INTRINSICS), IMAGE)
     with pytest.raises(TooManyRequests) as caught:
         await sessions.create(NewSession(intrinsics=INTRINSICS), IMAGE)

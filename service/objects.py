@@ -1,0 +1,145 @@
+"""Immutable objects in a directory or a bucket, through obstore.
+
+Every object is named by what it contains, so a put that was repeated, by a retry or by another
+process, is harmless. What fails is tried again a few times, ever later, then it is StoreDown: the
+caller waits it out, and nothing counts as stored. Local puts are atomic (written aside, then
+linked) but not fsynced: they survive the loss of a process, not of the host's power.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+from urllib.parse import unquote, urlparse
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import from_url
+
+from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
+
+BACK_OFFS_S = (0.05, 0.2, 0.8)  # between tries; each is stretched by up to a half at random
+REMOTE_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=15)}
+REMOTE_TIMEOUTS = {"timeout": "30s", "connect_timeout": "5s"}
+T = TypeVar("T")
+
+
+class Listed(NamedTuple):
+    """One object as a listing shows it."""
+
+    path: str
+    num_bytes: int
+    modified_s: float  # by the store's clock
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class ObjectStore:
+    """Put, get, list and delete by path; raises SegmentMissing, SegmentCorrupt, StoreDown."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
+        self.folder = Path(unquote(urlparse(url).path)) if url.startswith("file:") else None
+        options: dict[str, Any] = {
+            "retry_config": REMOTE_RETRIES,
+            "client_options": REMOTE_TIMEOUTS,
+        }
+        if self.folder is not None:
+            options = {"mkdir": True, "automatic_cleanup": True}
+        elif url.startswith("memory:"):
+            options = {}
+        # A bucket may be unable to refuse what is there already; the same bytes do no harm.
+        self._mode: Literal["create", "overwrite"]
+        self._mode = "create" if self.folder is not None else "overwrite"
+        try:
+            self._store = from_url(url, **options)
+        except (BaseError, ValueError, OSError) as error:
+            raise StoreDown(f"the segment store {url!r} can't be opened: {error}") from error
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Store `data`, unless the object is there already."""
+
+        async def once() -> None:
+            try:
+                await obstore.put_async(self._store, path, data, mode=self._mode)
+            except AlreadyExistsError:
+                pass  # named by its content: what lies there is what we bring
+
+        await _persist(once, f"{path} can't be stored")
+
+    async def replace(self, path: str, data: bytes) -> None:
+        """Store `data` in place of what is there: for the few objects that are no records."""
+
+        async def once() -> None:
+            await obstore.put_async(self._store, path, data, mode="overwrite")
+
+        await _persist(once, f"{path} can't be stored")
+
+    async def read(self, path: str) -> bytes:
+        """The bytes, unverified."""
+
+        async def once() -> bytes:
+            answer = await obstore.get_async(self._store, path)
+            return bytes(await answer.bytes_async())
+
+        return await _persist(once, f"{path} can't be read")
+
+    async def read_verified(self, path: str, checksum: str) -> bytes:
+        data = await self.read(path)
+        if sha256(data) != checksum:
+            raise SegmentCorrupt(f"{path} has checksum {sha256(data)}, its name says {checksum}")
+        return data
+
+    async def below(self, prefix: str) -> list[Listed]:
+        """Everything below a folder, in no order."""
+
+        async def once() -> list[Listed]:
+            batches = [batch async for batch in obstore.list(self._store, prefix=prefix)]
+            return [
+                Listed(item["path"], item["size"], item["last_modified"].timestamp())
+                for batch in batches
+                for item in batch
+            ]
+
+        return await _persist(once, f"{prefix} can't be listed")
+
+    async def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly below a folder, sorted."""
+
+        async def once() -> list[str]:
+            found = await obstore.list_with_delimiter_async(self._store, prefix=prefix)
+            return sorted(one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"])
+
+        return await _persist(once, f"{prefix} can't be listed")
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        """Remove in this order; what is not there is fine."""
+        for path in paths:
+
+            async def once(path: str = path) -> None:
+                with suppress(FileNotFoundError):
+                    await obstore.delete_async(self._store, path)
+
+            await _persist(once, f"{path} can't be removed")
+
+
+async def _persist(once: Callable[[], Awaitable[T]], what: str) -> T:
+    """Do it, again if it fails; raises SegmentMissing at once, StoreDown in the end."""
+    for back_off_s in (*BACK_OFFS_S, None):
+        try:
+            return await once()
+        except FileNotFoundError as error:
+            raise SegmentMissing(f"{what}: it is not in the store") from error
+        except (BaseError, OSError) as error:
+            if back_off_s is None:
+                raise StoreDown(f"{what}: {error}", retry_after_s=1.0) from error
+            await asyncio.sleep(back_off_s * random.uniform(1, 1.5))
+    raise AssertionError("the last try returns or raises")

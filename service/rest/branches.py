@@ -1,0 +1,166 @@
+"""Worlds as a whole: fork, rewind, name (snapshot), and fork what somebody shared.
+
+Each is done in the order of the session's requests, so it may have to wait for those before it: the
+answer says how far it has come (200 = done, 202 = not yet; follow its Location).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, Field
+
+from service.auth.keyring import parse_credential
+from service.auth.principal import PrincipalDep, Scope, requires
+from service.branches import ForkIn, RewindIn, SnapshotIn
+from service.errors import Forbidden, error_of
+from service.gateway import Gateway, GatewayDep
+from service.limits import MAX_WAIT_S
+from service.requests import Progress, RequestState
+from service.rest.answers import generation_out, snapshot_out
+from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.problems import RESPONSES
+from service.rest.sessions import version_of
+from service.schemas import GenerationOut, SnapshotList
+
+router = APIRouter(prefix="/v1", tags=["branches"], responses=RESPONSES)
+
+IfMatch = Annotated[str | None, Header(description="an ETag")]
+WaitS = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="for it to be done")]
+DEFAULT_WAIT_S = 5.0
+ANSWERS: dict[int | str, dict[str, object]] = {
+    202: {"model": GenerationOut, "description": "not done yet; follow Location"}
+}
+
+
+class SharedForkIn(ForkIn):
+    """A world that was shared, and where in it the copy begins."""
+
+    share: str = Field(max_length=200, description="the credential of a share link")
+
+
+@router.post("/sessions/{session_id}:fork", response_model=GenerationOut, responses=ANSWERS)
+@requires(Scope.WRITE)
+async def fork_session(
+    session_id: str,
+    ask: ForkIn,
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    wait_s: WaitS = DEFAULT_WAIT_S,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Open another session on this world, as it stands, after a frame or as a snapshot; nothing is
+    copied. `result.session` is its id; frames before `branch_first_frame` are shared."""
+
+    async def work() -> tuple[GenerationOut, dict[str, str]]:
+        sessions, most = gateway.control.sessions, principal.quota.max_sessions
+        await sessions.check_quota(principal.owner, most)
+        progress = await gateway.control.branches.fork(session_id, ask, principal.owner)
+        return await _answer(gateway, session_id, progress, wait_s)
+
+    asked = fingerprint("fork", session_id, ask.model_dump_json())
+    return await once(gateway, principal, idempotency_key, asked, _status, work)
+
+
+@router.post("/forks", response_model=GenerationOut, responses=ANSWERS)
+@requires(Scope.WRITE)
+async def fork_shared(
+    ask: SharedForkIn,
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    wait_s: WaitS = DEFAULT_WAIT_S,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Make a world that somebody shared with a link one of your own, from its present state."""
+    kind, name, digest = parse_credential(ask.share)
+    if kind != "ms":
+        raise Forbidden("`share` must be the credential of a share link (ms_...).")
+    session_id = (await gateway.guard.grants.recognise(kind, name, digest)).session
+
+    async def work() -> tuple[GenerationOut, dict[str, str]]:
+        sessions, most = gateway.control.sessions, principal.quota.max_sessions
+        await sessions.check_quota(principal.owner, most)
+        start = ForkIn(**ask.model_dump(exclude={"share"}))
+        progress = await gateway.control.branches.fork(session_id, start, principal.owner)
+        return await _answer(gateway, session_id, progress, max(wait_s, DEFAULT_WAIT_S))
+
+    asked = fingerprint("fork shared", ask.model_dump_json())
+    return await once(gateway, principal, idempotency_key, asked, _status, work)
+
+
+@router.post("/sessions/{session_id}:rewind", response_model=GenerationOut, responses=ANSWERS)
+@requires(Scope.WRITE)
+async def rewind_session(
+    session_id: str,
+    ask: RewindIn,
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    wait_s: WaitS = DEFAULT_WAIT_S,
+    if_match: IfMatch = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Undo: back to a frame or a snapshot. Whole chunks go, so what is kept may end a little before
+    `frame`: `result.num_frames` says where. Frames from there on are made anew, in a new
+    `result.branch`."""
+    version = version_of(if_match)
+
+    async def work() -> tuple[GenerationOut, dict[str, str]]:
+        progress = await gateway.control.branches.rewind(session_id, ask, version)
+        return await _answer(gateway, session_id, progress, wait_s)
+
+    asked = fingerprint("rewind", session_id, ask.model_dump_json())
+    return await once(gateway, principal, idempotency_key, asked, _status, work)
+
+
+@router.post("/sessions/{session_id}:snapshot", response_model=GenerationOut, responses=ANSWERS)
+@requires(Scope.WRITE)
+async def name_snapshot(
+    session_id: str,
+    ask: SnapshotIn,
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    wait_s: WaitS = DEFAULT_WAIT_S,
+    if_match: IfMatch = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Save: name the state that everything asked for so far leads to."""
+    version = version_of(if_match)
+
+    async def work() -> tuple[GenerationOut, dict[str, str]]:
+        progress = await gateway.control.branches.snapshot(session_id, ask, version)
+        return await _answer(gateway, session_id, progress, wait_s)
+
+    asked = fingerprint("snapshot", session_id, ask.model_dump_json())
+    return await once(gateway, principal, idempotency_key, asked, _status, work)
+
+
+@router.get("/sessions/{session_id}/snapshots")
+@requires(Scope.READ)
+async def list_snapshots(session_id: str, gateway: GatewayDep) -> SnapshotList:
+    """All names, oldest first (there are 256 at most)."""
+    found = await gateway.control.branches.snapshots(session_id)
+    return SnapshotList(snapshots=[snapshot_out(snapshot) for snapshot in found])
+
+
+@router.delete("/sessions/{session_id}/snapshots/{name}", status_code=204)
+@requires(Scope.WRITE)
+async def forget_snapshot(session_id: str, name: str, gateway: GatewayDep) -> None:
+    """Take a name back; what only it kept is removed after a while."""
+    await gateway.control.branches.forget(session_id, name)
+
+
+async def _answer(
+    gateway: Gateway, session_id: str, progress: Progress, wait_s: float
+) -> tuple[GenerationOut, dict[str, str]]:
+    """The request as it stands after waiting; raises the problem of one that failed."""
+    progress = await gateway.control.branches.wait(session_id, progress.id, wait_s)
+    if progress.state is RequestState.FAILED and progress.error is not None:
+        raise error_of(progress.error)
+    location = f"/v1/sessions/{session_id}/generations/{progress.id}"
+    return generation_out(progress), {"Location": location}
+
+
+def _status(answer: BaseModel) -> int:
+    assert isinstance(answer, GenerationOut)
+    return 200 if RequestState(answer.state).is_final else 202

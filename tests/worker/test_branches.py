@@ -1,0 +1,218 @@
+"""Fork, rewind and snapshot with a real Valkey, store, loop and engine: what goes on afterwards is
+bit-equal to a World that was never disturbed."""
+
+from __future__ import annotations
+
+import pytest
+from test_loop import open_session, pose, read_until, serving
+
+from service import keys
+from service.branches import ForkIn, RewindIn, SnapshotIn
+from service.control import ControlPlane
+from service.errors import GenerationFailed, UnknownSnapshot, VersionConflict, error_of
+from service.frames import Frame
+from service.leases import Leases
+from service.requests import Generate, Progress, RequestState
+from service.sessions import Session, SessionState
+from service.settings import Settings
+
+OUT = [pose(i) for i in range(1, 9)]
+BACK = [pose(i) for i in range(8, 0, -1)]
+AT_8 = ForkIn(frame=8)
+
+
+async def walk(control: ControlPlane, session: str, poses: list[list[float]]) -> list[Frame]:
+    path = await control.requests.append(session, Generate(poses=poses))
+    done = await control.branches.wait(session, path.id)
+    assert done.state is RequestState.DONE and done.last_frame is not None
+    return await frames_of(control, session, done.last_frame + 1)
+
+
+async def frames_of(control: ControlPlane, session: str, count: int) -> list[Frame]:
+    frames: list[Frame] = []
+    while len(frames) < count:
+        more = await control.frames.read(session, after=len(frames) - 1)
+        assert more
+        frames += more
+    return frames
+
+
+def images(frames: list[Frame]) -> list[bytes]:
+    return [frame.image for frame in frames]
+
+
+async def done(control: ControlPlane, session: str, progress: Progress) -> dict[str, object]:
+    progress = await control.branches.wait(session, progress.id)
+    if progress.error is not None:
+        raise error_of(progress.error)
+    assert progress.result is not None
+    return progress.result
+
+
+async def forked(control: ControlPlane, session: str, ask: ForkIn = AT_8) -> Session:
+    result = await done(control, session, await control.branches.fork(session, ask))
+    return await control.sessions.get(str(result["session"]))
+
+
+async def undisturbed(control: ControlPlane) -> list[Frame]:
+    """A World that walks out and back without a break."""
+    session = await open_session(control, 3)
+    await walk(control, session.id, OUT)
+    return await walk(control, session.id, BACK)
+
+
+async def test_a_fork_goes_on_as_its_source_does_and_copies_no_segment(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        source = await open_session(control, 3)
+        await walk(control, source.id, OUT)
+        fork = await forked(control, source.id, ForkIn())
+        assert fork.origin == f"fork:{source.id}" and fork.state == SessionState.IDLE
+        assert (fork.next_frame, fork.branch, fork.branch_first_frame) == (9, 2, 9)
+        assert await control.segments.ids(fork.id) == []
+        ways = [await walk(control, one, BACK) for one in (fork.id, source.id)]
+        assert images(ways[0]) == images(ways[1]) == images(whole)
+        other = await forked(control, source.id, ForkIn(frame=8, seed=99))
+        assert images(await walk(control, other.id, BACK))[:9] == images(whole)[:9]
+        assert (await control.sessions.get(other.id)).seed == 99
+
+
+async def test_a_fork_of_a_fork_outlives_both(control: ControlPlane, settings: Settings) -> None:
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        source = await open_session(control, 3)
+        await walk(control, source.id, OUT[:4])
+        child = await forked(control, source.id, ForkIn())
+        await walk(control, child.id, OUT[4:])
+        grandchild = await forked(control, child.id, ForkIn())
+        assert images(await walk(control, grandchild.id, BACK)) == images(whole)
+
+
+async def test_a_rewound_world_goes_on_as_one_that_never_went_further(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        session = await open_session(control, 3)
+        await walk(control, session.id, [*OUT, *OUT])
+        asked = await control.branches.rewind(session.id, RewindIn(frame=8))
+        assert await done(control, session.id, asked) == {"branch": 2, "num_frames": 9}
+        after = await control.sessions.get(session.id)
+        assert (after.next_frame, after.branch, after.branch_first_frame) == (9, 2, 9)
+        assert await control.frames.read(session.id, after=8, branch=1) == []
+        frames = await walk(control, session.id, BACK)
+        assert images(frames) == images(whole)
+        assert [frame.branch for frame in frames] == [1] * 9 + [2] * 8
+
+
+async def test_a_rewind_keeps_whole_chunks(control: ControlPlane, settings: Settings) -> None:
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+        await walk(control, session.id, OUT)
+        asked = await control.branches.rewind(session.id, RewindIn(frame=7))
+        assert (await done(control, session.id, asked))["num_frames"] == 5
+        asked = await control.branches.rewind(session.id, RewindIn(frame=5))
+        with pytest.raises(Exception, match=r"0 \.\. 4"):
+            await done(control, session.id, asked)
+
+
+async def test_a_snapshot_is_there_after_the_world_was_rewound_past_it(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        session = await open_session(control, 3)
+        await walk(control, session.id, OUT)
+        asked = await control.branches.snapshot(session.id, SnapshotIn(name="far out"))
+        assert await done(control, session.id, asked) == {"name": "far out", "num_frames": 9}
+        asked = await control.branches.rewind(session.id, RewindIn(frame=0))
+        await done(control, session.id, asked)
+        await walk(control, session.id, [pose(50)])
+        fork = await forked(control, session.id, ForkIn(snapshot="far out"))
+        back = await control.branches.rewind(session.id, RewindIn(snapshot="far out"))
+        assert await done(control, session.id, back) == {"branch": 3, "num_frames": 9}
+        for one in (session.id, fork.id):
+            assert images(await walk(control, one, BACK)) == images(whole)
+        (named,) = await control.branches.snapshots(session.id)
+        assert (named.name, named.num_frames) == ("far out", 9)
+
+
+async def test_a_name_is_given_once_unless_told_to_replace(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        session = await open_session(control)
+        first = await control.branches.snapshot(session.id, SnapshotIn(name="a"))
+        await done(control, session.id, first)
+        await walk(control, session.id, OUT[:1])
+        again = await control.branches.snapshot(session.id, SnapshotIn(name="a"))
+        with pytest.raises(Exception, match="choose another name"):
+            await done(control, session.id, again)
+        ask = SnapshotIn(name="a", replace=True)
+        third = await control.branches.snapshot(session.id, ask)
+        assert (await done(control, session.id, third))["num_frames"] == 2
+        await control.branches.forget(session.id, "a")
+        with pytest.raises(UnknownSnapshot):
+            await control.branches.forget(session.id, "a")
+        gone = await control.branches.fork(session.id, ForkIn(snapshot="a"))
+        with pytest.raises(UnknownSnapshot, match="it has none"):
+            await done(control, session.id, gone)
+
+
+async def test_what_is_asked_is_done_in_order_with_steps(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """Everything is in the log before a worker looks."""
+    session = await open_session(control, 3)
+    await control.requests.append(session.id, Generate(poses=OUT))
+    named = await control.branches.snapshot(session.id, SnapshotIn(name="here"))
+    await control.requests.append(session.id, Generate(poses=OUT))
+    back = await control.branches.rewind(session.id, RewindIn(snapshot="here"))
+    await control.requests.append(session.id, Generate(poses=BACK))
+    fork = await control.branches.fork(session.id, ForkIn(snapshot="here"))
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        assert (await done(control, session.id, named))["num_frames"] == 9
+        assert (await done(control, session.id, back))["num_frames"] == 9
+        target = str((await done(control, session.id, fork))["session"])
+        assert images(await frames_of(control, session.id, 17)) == images(whole)
+        assert images(await walk(control, target, BACK)) == images(whole)
+
+
+async def test_a_rewind_at_another_version_is_refused(control: ControlPlane) -> None:
+    session = await open_session(control)
+    with pytest.raises(VersionConflict, match=f"at version {session.version}, no longer at 99"):
+        await control.branches.rewind(session.id, RewindIn(frame=0), if_version=99)
+    assert await control.redis.xlen(keys.log(session.id)) == 1
+
+
+async def test_a_rewind_that_lost_its_worker_halfway_is_finished_by_the_next(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """The head has moved and the request is not acknowledged: it is not moved again."""
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+        await walk(control, session.id, OUT)
+        await read_until(control, session.id, 8)
+    asked = await control.branches.rewind(session.id, RewindIn(frame=4))
+    before = await control.sessions.get(session.id)
+    leases = Leases(control.redis, "w1", 5.0, 8)
+    lease = await leases.acquire(session.id)
+    assert lease
+    owned = await leases.load(session.id)
+    entry = owned.entries[0]
+    await control.lineage.execute(owned.session, entry, owned.progress[entry.id], lease)
+    await leases.release(session.id, lease, "handover")  # and no commit
+    await control.requests.cancel(session.id, asked.id)  # too late
+    await control.requests.wake(session.id)
+    async with serving(control, settings):
+        result = await done(control, session.id, asked)
+    assert result == {"branch": before.branch + 1, "num_frames": 5}
+
+
+def test_a_failure_that_was_kept_is_raised_as_it_was() -> None:
+    error = error_of({"type": "urn:mirage:problem:unknown-snapshot", "detail": "none such"})
+    assert isinstance(error, UnknownSnapshot) and error.detail == "none such"
+    assert isinstance(error_of({"type": "urn:x:new", "detail": "?"}), GenerationFailed)
