@@ -14,7 +14,7 @@ from worker.scenes.paths import sample_cameras
 from worker.scenes.render import render, resolve, through_lens
 from worker.scenes.scene import BOX, CYLINDER, NOTHING, SPHERE, Scene, sample_scenes
 from worker.scenes.shade import make_shader
-from worker.scenes.trace import make_views, rectangles, trace, trace_all
+from worker.scenes.trace import hit_room, make_views, rectangles, trace, trace_all
 
 FLOOR, Z_HIGH = 3, 5
 
@@ -245,3 +245,10 @@ def test_moving_scenes_agree_when_many_frames_are_traced_at_once() -> None:
     assert same.float().mean() > 0.999
     seen = through_lens(rgb * 2 - 1)
     assert (seen - slow.rgb.flatten(0, 1)).abs().mean() < 1e-4
+
+
+def test_rays_exactly_along_a_wall_meet_the_others() -> None:
+    x = torch.tensor([0.0, -0.0, 1.0])
+    depth, key = hit_room([x, torch.zeros(3), torch.ones(3)], [0.5, 0.0, 0.0], [1.0, 1.0, 2.0])
+    assert depth.tolist() == [2.0, 2.0, 0.5]
+    assert (key >> 2).tolist() == [Z_HIGH, Z_HIGH, 1]

@@ -174,7 +174,8 @@ def hit_room(
     d: list[Tensor], o: list[Number] | Tensor, half: list[Number] | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Depth and key of the room's inner faces; 0 depth where the camera is outside and misses."""
-    fars = [(d[k] / d[k].square()).mul_(-o[k]) + (half[k] / d[k].abs()) for k in range(3)]
+    # A component that is exactly 0 gives infinity here, never 0 / 0: the ray meets the other faces.
+    fars = [torch.copysign(torch.as_tensor(half[k]), d[k]).sub_(o[k]).div_(d[k]) for k in range(3)]
     far_xy = torch.minimum(fars[0], fars[1])
     depth = torch.minimum(far_xy, fars[2])
     axis = torch.where(fars[2] < far_xy, 2, torch.where(fars[1] < fars[0], 1, 0))
