@@ -32,6 +32,7 @@ from service.rest import (
     observations,
     samples,
     sessions,
+    videos,
 )
 from service.rest.body_limit import BodyLimit
 from service.rest.openapi import completed
@@ -51,6 +52,7 @@ ROUTERS = (
     branches.router,
     frames.router,
     observations.router,
+    videos.router,
     access.router,
     samples.router,
     health.router,

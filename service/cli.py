@@ -24,25 +24,16 @@ from service.auth.commands import add_keys_command
 from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
-from service.errors import FieldProblem, InvalidRequest, MirageError
+from service.errors import MirageError
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack
 from service.telemetry import configure_logging
+from service.words import parse_actions
 
 DEFAULT_WALK = "forward 1.0, yaw 40, forward 0.5, yaw -40, back 1.0"
 DEMO_TIMEOUT_S = 60.0  # of one call
 GRACE_S = 5  # for open streams when the gateway stops
-DIRECTIONS = {
-    "forward": ("forward_m", 1.0),
-    "back": ("forward_m", -1.0),
-    "right": ("right_m", 1.0),
-    "left": ("right_m", -1.0),
-    "up": ("up_m", 1.0),
-    "down": ("up_m", -1.0),
-    "yaw": ("yaw_deg", 1.0),
-    "pitch": ("pitch_deg", 1.0),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,23 +177,6 @@ def run_walk(options: argparse.Namespace) -> int:
             world.delete()
     print(f"\n{options.output}")
     return 0
-
-
-def parse_actions(text: str) -> list[dict[str, float]]:
-    """'forward 1.5, yaw 30' -> [{"forward_m": 1.5}, {"yaw_deg": 30.0}]; raises InvalidRequest."""
-    actions = []
-    for part in text.split(","):
-        name, _, amount = part.strip().partition(" ")
-        try:
-            field, sign = DIRECTIONS[name]
-            actions.append({field: sign * float(amount)})
-        except (KeyError, ValueError) as error:
-            allowed = f"'<{' | '.join(DIRECTIONS)}> <metres or degrees>', separated by commas"
-            raise InvalidRequest(
-                f"--actions can't be read at {part.strip()!r}; allowed: {allowed}",
-                fields=(FieldProblem("actions", part.strip(), allowed),),
-            ) from error
-    return actions
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:

@@ -125,3 +125,8 @@ def grant(name: str) -> str:
 def shares(session: str) -> str:
     """Zset of a session's share links -> when they expire."""
     return f"{PREFIX}:{{{session}}}:shares"
+
+
+def video(session: str) -> str:
+    """What /v1/videos keeps of a session that it opened."""
+    return f"{PREFIX}:{{{session}}}:video"

@@ -18,11 +18,13 @@ from service.schemas import PathIn
 
 
 async def path_request(
-    control: ControlPlane, session_id: str, path: PathIn, max_poses: int
+    control: ControlPlane, session_id: str | None, path: PathIn, max_poses: int
 ) -> Generate:
-    """The path checked and in OpenCV axes, ready for the log; raises InvalidRequest."""
-    camera = path.camera
-    start = await last_camera(control, session_id, camera) if path.actions else np.eye(4)
+    """The path checked and in OpenCV axes, ready for the log; without a session it begins where a
+    new one's first image stands. Raises InvalidRequest."""
+    camera, start = path.camera, np.eye(4)
+    if path.actions and session_id is not None:
+        start = await last_camera(control, session_id, camera)
     poses = await asyncio.to_thread(path.flat_poses, start, max_poses)  # 30 us a pose
     return Generate(poses=poses, camera=camera, client_time_ms=path.client_time_ms)
 

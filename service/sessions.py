@@ -290,7 +290,7 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     """Delete under conditions; returns ok, unknown, deleted, version or alive."""
     names = [
         keys.record, keys.lease, keys.log, keys.manifest, keys.frames, keys.requests,
-        keys.order, keys.cancels, keys.names, keys.shares, keys.garbage,
+        keys.order, keys.cancels, keys.names, keys.shares, keys.video, keys.garbage,
     ]  # fmt: skip
     answer = await scripts.run(
         redis,

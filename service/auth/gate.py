@@ -10,7 +10,7 @@ any page.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -27,6 +27,7 @@ from service.auth.guard import Guard
 from service.auth.principal import NOBODY, Principal, Scope, declared_scope
 from service.errors import Forbidden, MirageError, problem_document, problem_of
 from service.rest.problems import answer_of, control_plane_down
+from service.rest.videos import session_of
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -75,7 +76,7 @@ class Gate:
             match, child = route.matches(scope)
             if match is Match.FULL:
                 scope["route"] = route  # for the log, should it be refused
-                return route, child["path_params"].get("session_id")
+                return route, _session(child["path_params"])
             if match is Match.PARTIAL:
                 allowed |= set(getattr(route, "methods", None) or ())
         if allowed:
@@ -96,6 +97,13 @@ class Gate:
                 f"Pages of {origin[:100]!r} may not do this; "
                 "MIRAGE_CORS_ORIGINS names those that may."
             )
+
+
+def _session(path: Mapping[str, str]) -> str | None:
+    """The session that a path is about."""
+    if "video_id" in path:
+        return session_of(path["video_id"])
+    return path.get("session_id")
 
 
 async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -10,7 +11,15 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from service.auth.principal import PrincipalDep, Scope, requires
-from service.errors import Conflict, FieldProblem, FramesGone, InvalidRequest
+from service.errors import (
+    Conflict,
+    FieldProblem,
+    FramesGone,
+    InvalidRequest,
+    MirageError,
+    problem_document,
+)
+from service.frames import Frame
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_PAGE
 from service.paths import path_request
@@ -182,24 +191,37 @@ async def _images(
 async def _events(
     gateway: Gateway, session_id: str, progress: Progress, after: int
 ) -> AsyncIterator[str]:
+    """The request's frames and its progress; what it ended as comes after its last frame."""
     yield _event("progress", generation_out(progress).model_dump_json())
-    while not progress.state.is_final:
-        try:
-            frames = await gateway.control.frames.read(session_id, after, wait_s=EVENT_WAIT_S)
-        except FramesGone as error:  # a slow reader: it goes on with what there is
-            after = error.first_available - 1
-            continue
-        for frame in frames:
-            after = frame.frame
-            if frame.request_id == progress.id:
-                data = frame_out(frame, session_id).model_dump_json()
-                yield f"id: {frame.frame}\n{_event('frame', data)}"
-        before = progress
-        progress = await gateway.control.requests.get(session_id, progress.id)
-        if progress != before:
-            yield _event("progress", generation_out(progress).model_dump_json())
-        elif not frames:
-            yield ": still here\n\n"
+    told = progress
+    try:
+        while True:
+            final = progress.state.is_final
+            frames = await _next(gateway, session_id, after, 0.0 if final else EVENT_WAIT_S)
+            after = frames[-1].frame if frames else after
+            for frame in frames:
+                if frame.request_id == progress.id:
+                    data = frame_out(frame, session_id).model_dump_json()
+                    yield f"id: {frame.frame}\n{_event('frame', data)}"
+            if progress != told and not (final and frames):
+                told = progress
+                yield _event("progress", generation_out(progress).model_dump_json())
+            elif not frames and not final:
+                yield ": still here\n\n"
+            if final and not frames:
+                return
+            if not final:
+                progress = await gateway.control.requests.get(session_id, progress.id)
+    except MirageError as error:  # deleted meanwhile: a status can't be sent any more
+        yield _event("error", json.dumps(problem_document(error)))
+
+
+async def _next(gateway: Gateway, session_id: str, after: int, wait_s: float) -> list[Frame]:
+    """Frames after this one; a slow reader goes on with those that are still kept."""
+    try:
+        return await gateway.control.frames.read(session_id, after, wait_s=wait_s)
+    except FramesGone as error:
+        return await gateway.control.frames.read(session_id, error.first_available - 1)
 
 
 def _event(name: str, data: str) -> str:

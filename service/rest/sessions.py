@@ -39,7 +39,7 @@ async def create_session(
     fields = form.model_dump(exclude={"image", "depth", "mask"})
 
     async def work() -> tuple[SessionOut, dict[str, str]]:
-        session = await _open(form, source, gateway, principal)
+        session = await open_session(form, source, gateway, principal)
         return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
 
     asked = fingerprint("session", fields, source.digest())
@@ -109,9 +109,10 @@ async def get_memory(session_id: str, gateway: GatewayDep) -> MemoryOut:
     )
 
 
-async def _open(
+async def open_session(
     form: SessionForm, source: Source, gateway: Gateway, principal: Principal
 ) -> SessionOut:
+    """Raises InvalidUpload, TooManyRequests."""
     await gateway.control.sessions.check_quota(principal.owner, principal.quota.max_sessions)
     observation = await observe(source, form, gateway)
     width, height = gateway.frame_size

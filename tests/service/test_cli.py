@@ -15,10 +15,11 @@ import pytest
 from fake_worker import FakeWorker, working
 from uploads_made import png
 
-from service.cli import main, parse_actions
+from service.cli import main
 from service.embedded import free_port
 from service.errors import InvalidRequest
 from service.settings import Settings
+from service.words import parse_actions
 
 
 def test_actions_in_words() -> None:

@@ -9,7 +9,7 @@ import pytest
 from service import keys
 
 OF_A_SESSION = [keys.record, keys.lease, keys.log, keys.manifest, keys.frames,
-                keys.requests, keys.order, keys.cancels, keys.shares]  # fmt: skip
+                keys.requests, keys.order, keys.cancels, keys.shares, keys.video]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", OF_A_SESSION)

@@ -94,6 +94,7 @@ async def test_scopes(client_of: Connect, new_key: NewKey, anns: str) -> None:
 
 def concrete(route: Any, session: str) -> str:
     path: str = route.path.replace("{session_id}", session)
+    path = path.replace("{video_id}", f"video_{session}")
     for name in ("generation_id", "share_id", "name", "snapshot_id", "observation_id"):
         path = path.replace(f"{{{name}}}", "r_1")
     return path.replace("{frame}", "0")
@@ -106,7 +107,7 @@ async def test_anothers_world_is_a_404_on_every_endpoint(
     tried = 0
     for route in routes(app):
         for method in getattr(route, "methods", None) or ():
-            if "{session_id}" not in route.path:
+            if not {"session_id", "video_id"} & set(route.param_convertors):
                 continue
             tried += 1
             answers = []

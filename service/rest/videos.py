@@ -1,0 +1,322 @@
+"""`/v1/videos`: one image and a path in, one video out, in the shape of the OpenAI video API.
+
+A video is a session with one generation; its id is the session's with a prefix, so everything else
+(frames, memory, more walking) works on it too. What that API has and we have not is refused, not
+ignored: other sizes, other models, a duration that the path does not have.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from service import keys
+from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.errors import Conflict, FieldProblem, InvalidRequest, UnknownSession
+from service.gateway import Gateway, GatewayDep
+from service.limits import MAX_FOV_DEG, MIN_FOV_DEG
+from service.paths import path_request
+from service.requests import Progress, RequestState
+from service.rest.forms import SessionForm, Source, read_source
+from service.rest.generations import video_of
+from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.problems import RESPONSES, invalid_request
+from service.rest.ranges import RANGED, IfRange, Range, ranged
+from service.rest.sessions import open_session
+from service.schemas import Axes, Closed, PathIn
+from service.sessions import Session, SessionState
+from service.words import parse_actions
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=RESPONSES)
+
+PREFIX = "video_"
+REQUEST = "r_video"  # the one generation of a video's session
+FRAMES_PER_S = 15
+MAX_PAGE = 100
+STATES = {
+    RequestState.QUEUED: "queued",
+    RequestState.RUNNING: "in_progress",
+    RequestState.DONE: "completed",
+    RequestState.FAILED: "failed",
+    RequestState.CANCELLED: "failed",
+}
+POSES: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
+
+
+class VideoForm(BaseModel):
+    """`input_reference` and a path: `actions` or `poses`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_reference: UploadFile = Field(description="PNG, JPEG or WebP")
+    actions: str | None = Field(
+        None, max_length=20_000, description="as in `forward 1.5, yaw 30`: metres and degrees"
+    )
+    poses: str | None = Field(
+        None, max_length=1_000_000, description="JSON list of poses, as of a generation"
+    )
+    axes: Axes = Field("opencv", description="the convention of `poses`")
+    prompt: str = Field("", max_length=10_000, description="kept; models here read no text yet")
+    model: str | None = Field(None, max_length=100, description="the server's, if given")
+    size: str | None = Field(None, max_length=20, description="the server's, if given")
+    seconds: float | None = Field(
+        None, gt=0, le=600, description="plays the path's frames in this time"
+    )
+    fov_deg: float | None = Field(None, ge=MIN_FOV_DEG, le=MAX_FOV_DEG)
+    depth: UploadFile | None = None
+    scale_m: float | None = Field(None, ge=0.05, le=200)
+    seed: int | None = Field(None, ge=0, lt=2**53)
+
+    def session_form(self) -> SessionForm:
+        """Raises InvalidRequest."""
+        names = ("depth", "fov_deg", "scale_m", "seed")
+        try:
+            given = {name: getattr(self, name) for name in names}
+            return SessionForm(image=self.input_reference, **given)
+        except ValidationError as error:
+            raise invalid_request(error) from None
+
+    def path(self) -> PathIn:
+        """Raises InvalidRequest."""
+        try:
+            poses = None if self.poses is None else POSES.validate_json(self.poses)
+            actions = None if self.actions is None else parse_actions(self.actions)
+            return PathIn.model_validate({"poses": poses, "actions": actions, "axes": self.axes})
+        except ValidationError as error:
+            raise invalid_request(error) from None
+
+
+class VideoProblem(Closed):
+    code: str
+    message: str
+
+
+class VideoOut(Closed):
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int = Field(description="percent")
+    created_at: int = Field(description="seconds since 1970")
+    expires_at: int
+    seconds: str
+    size: str
+    prompt: str
+    error: VideoProblem | None = None
+    session: str = Field(description="the world it was made in")
+
+
+class VideoList(Closed):
+    object: Literal["list"] = "list"
+    data: list[VideoOut]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(Closed):
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+class Kept(Closed):
+    """What the session does not know of its video."""
+
+    frames_per_s: int
+    prompt: str
+
+
+@router.post("", response_model=VideoOut)
+@requires(Scope.WRITE)
+async def create_video(
+    form: Annotated[VideoForm, Form(media_type="multipart/form-data")],
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Ask for the video of a path from one image. Returns at once; poll it, then fetch /content."""
+    _check_fixed(form, gateway)
+    path, session_form = form.path(), form.session_form()
+    source = await read_source(session_form, gateway)
+
+    async def work() -> tuple[VideoOut, dict[str, str]]:
+        video = await _create(form, path, session_form, source, gateway, principal)
+        return video, {"Location": f"/v1/videos/{video.id}"}
+
+    fields = form.model_dump(exclude={"input_reference", "depth"})
+    asked = fingerprint("video", fields, source.digest())
+    return await once(gateway, principal, idempotency_key, asked, 200, work)
+
+
+@router.get("")
+@requires(Scope.READ)
+async def list_videos(
+    gateway: GatewayDep,
+    principal: PrincipalDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+    after: Annotated[str | None, Query(max_length=100, pattern=r"^video_[\w-]+$")] = None,
+) -> VideoList:
+    """Newest first; pass `last_id` as `after` for the next page."""
+    found: list[VideoOut] = []
+    cursor = None if after is None else after.removeprefix(PREFIX)
+    while len(found) <= limit:
+        page = await gateway.control.sessions.list(principal.owner, MAX_PAGE, cursor)
+        for session in page.items:
+            kept = await _kept(gateway, session.id)
+            if kept is not None:
+                found.append(_video_out(session, await _progress(gateway, session.id), kept))
+        if page.next_cursor is None:
+            break
+        cursor = page.next_cursor
+    shown = found[:limit]
+    return VideoList(
+        data=shown,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=len(found) > limit,
+    )
+
+
+@router.get("/{video_id}")
+@requires(Scope.READ)
+async def get_video_job(video_id: str, gateway: GatewayDep) -> VideoOut:
+    """How far it has come."""
+    session, progress, kept = await _found(gateway, video_id)
+    return _video_out(session, progress, kept)
+
+
+@router.get(
+    "/{video_id}/content",
+    response_class=Response,
+    responses=RANGED
+    | {
+        200: {
+            "content": {"video/mp4": {}, "image/webp": {}, "image/jpeg": {}},
+            "description": "file",
+        }
+    },
+)
+@requires(Scope.READ)
+async def get_video_content(
+    video_id: str,
+    gateway: GatewayDep,
+    variant: Literal["video", "thumbnail"] = "video",
+    range: Range = None,
+    if_range: IfRange = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The finished MP4, or its first frame; 409 while it is being made."""
+    session, progress, kept = await _found(gateway, video_id)
+    if variant == "thumbnail":
+        if progress.first_frame is None:
+            raise Conflict("The video has no frame yet.", retry_after_s=1)
+        frame = await gateway.control.frames.get(session.id, progress.first_frame)
+        return ranged(frame.image, frame.media_type, {}, range, if_range, if_none_match)
+    video = await video_of(gateway, session.id, progress, kept.frames_per_s)
+    headers = {"Content-Disposition": f'inline; filename="{video_id}.mp4"'}
+    return ranged(video, "video/mp4", headers, range, if_range, if_none_match)
+
+
+@router.delete("/{video_id}")
+@requires(Scope.WRITE)
+async def delete_video(video_id: str, gateway: GatewayDep) -> VideoDeleted:
+    """Delete it, its world included."""
+    session, _, _ = await _found(gateway, video_id)
+    await gateway.control.sessions.delete(session.id)
+    return VideoDeleted(id=video_id)
+
+
+async def _create(
+    form: VideoForm,
+    path: PathIn,
+    session_form: SessionForm,
+    source: Source,
+    gateway: Gateway,
+    principal: Principal,
+) -> VideoOut:
+    """The path is checked before anything is made."""
+    limit = gateway.settings.max_path_poses
+    request = await path_request(gateway.control, None, path, limit)
+    num_frames = len(request.poses)
+    kept = Kept(frames_per_s=_frames_per_s(form.seconds, num_frames), prompt=form.prompt)
+    await gateway.guard.spend_frames(principal, num_frames)
+    opened = await open_session(session_form, source, gateway, principal)
+    progress = await gateway.control.requests.append(opened.id, request, REQUEST)
+    await gateway.control.redis.set(keys.video(opened.id), kept.model_dump_json())
+    return _video_out(await gateway.control.sessions.get(opened.id), progress, kept)
+
+
+def _check_fixed(form: VideoForm, gateway: Gateway) -> None:
+    """What can be said but not chosen."""
+    width, height = gateway.frame_size
+    fixed = {"size": f"{width}x{height}", "model": gateway.settings.backbone}
+    problems = tuple(
+        FieldProblem(name, str(getattr(form, name)), f"{ours!r}, or leave it out")
+        for name, ours in fixed.items()
+        if getattr(form, name) not in (None, ours)
+    )
+    if problems:
+        raise InvalidRequest("This server can't make such a video.", fields=problems)
+
+
+def _frames_per_s(seconds: float | None, num_frames: int) -> int:
+    rate = FRAMES_PER_S if seconds is None else round(num_frames / seconds)
+    if not 1 <= rate <= 60:
+        low, high = num_frames / 60, num_frames
+        allowed = f"{low:.2f} to {high} for a path of {num_frames} frames (1 to 60 per second)"
+        problem = FieldProblem("seconds", f"{seconds:g}", allowed)
+        raise InvalidRequest("The path does not fill this time.", fields=(problem,))
+    return rate
+
+
+async def _found(gateway: Gateway, video_id: str) -> tuple[Session, Progress, Kept]:
+    session = await gateway.control.sessions.get(session_of(video_id))
+    kept = await _kept(gateway, session.id)
+    if kept is None:
+        raise UnknownSession(f"there is no video {video_id!r}")
+    return session, await _progress(gateway, session.id), kept
+
+
+def session_of(video_id: str) -> str:
+    """The session behind a video's id; an id of another form names a session that never was."""
+    return video_id.removeprefix(PREFIX) if video_id.startswith(PREFIX) else f"?{video_id}"
+
+
+async def _kept(gateway: Gateway, session: str) -> Kept | None:
+    stored = await gateway.control.redis.get(keys.video(session))
+    return None if stored is None else Kept.model_validate(json.loads(stored))
+
+
+async def _progress(gateway: Gateway, session: str) -> Progress:
+    return await gateway.control.requests.get(session, REQUEST)
+
+
+def _video_out(session: Session, progress: Progress, kept: Kept) -> VideoOut:
+    status, error = STATES[progress.state], progress.error
+    if session.state is SessionState.FAILED:  # its first image could not be opened
+        status, error = "failed", session.error
+    if progress.state is RequestState.CANCELLED:
+        error = {"title": "cancelled", "detail": "The generation was cancelled."}
+    problem = None
+    if error is not None:
+        problem = VideoProblem(code=str(error["title"]), message=str(error["detail"]))
+    lens = session.intrinsics
+    return VideoOut.model_validate(
+        {
+            "id": f"{PREFIX}{session.id}",
+            "model": session.weights or "waiting for a worker",
+            "status": status,
+            "progress": 100 * progress.done // progress.total,
+            "created_at": int(session.created_s),
+            "expires_at": int(session.expires_s),
+            "seconds": f"{progress.total / kept.frames_per_s:.2f}",
+            "size": f"{lens.width}x{lens.height}",
+            "prompt": kept.prompt,
+            "error": problem,
+            "session": session.id,
+        }
+    )

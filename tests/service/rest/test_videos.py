@@ -1,0 +1,108 @@
+"""One image and a path in, one video out."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+from fake_worker import FakeWorker, working
+from uploads_made import png
+
+from service.control import ControlPlane
+from service.poses import flat
+from service.settings import Settings
+
+URL = "/v1/videos"
+
+
+async def asked(http: httpx.AsyncClient, **form: Any) -> httpx.Response:
+    data = {"actions": "forward 0.5, yaw 8"} | form
+    data = {name: value for name, value in data.items() if value is not None}
+    return await http.post(URL, data=data, files={"input_reference": png()})
+
+
+async def finished(http: httpx.AsyncClient, video: str) -> dict[str, Any]:
+    for _ in range(1000):
+        job = (await http.get(f"{URL}/{video}")).json()
+        if job["status"] in ("completed", "failed"):
+            return dict(job)
+    raise AssertionError(job)
+
+
+async def test_ask_poll_fetch_delete(http: httpx.AsyncClient, settings: Settings) -> None:
+    answer = await asked(http, prompt="an attic", seconds="0.7", size="64x32", model="mini")
+    job = answer.json()
+    assert (answer.status_code, job["status"], job["object"]) == (200, "queued", "video")
+    assert answer.headers["location"] == f"{URL}/{job['id']}"
+    assert (await http.get(f"{URL}/{job['id']}/content")).status_code == 409
+    async with working(FakeWorker(settings)):
+        done = await finished(http, job["id"])
+    assert (done["status"], done["progress"], done["seconds"]) == ("completed", 100, "0.70")
+    video = await http.get(f"{URL}/{job['id']}/content")
+    with av.open(io.BytesIO(video.content)) as container:
+        assert len(list(container.decode(video=0))) == 7
+        assert container.streams.video[0].average_rate == 10
+    thumbnail = await http.get(f"{URL}/{job['id']}/content?variant=thumbnail")
+    assert thumbnail.headers["content-type"] == "image/webp"
+    part = await http.get(f"{URL}/{job['id']}/content", headers={"Range": "bytes=0-7"})
+    assert (part.status_code, part.content) == (206, video.content[:8])
+    assert (await http.get(f"/v1/sessions/{done['session']}")).status_code == 200
+    gone = await http.delete(f"{URL}/{job['id']}")
+    assert gone.json() == {"id": job["id"], "object": "video.deleted", "deleted": True}
+    assert (await http.get(f"{URL}/{job['id']}")).status_code == 410
+
+
+async def test_poses_do_as_well(http: httpx.AsyncClient) -> None:
+    poses = json.dumps([{"matrix": flat(np.eye(4))}] * 3)
+    job = (await asked(http, actions=None, poses=poses)).json()
+    assert job["seconds"] == "0.20"
+
+
+async def test_pages(http: httpx.AsyncClient, session: str) -> None:
+    made = [(await asked(http)).json()["id"] for _ in range(3)]
+    first = (await http.get(f"{URL}?limit=2")).json()
+    assert len(first["data"]) == 2 and first["has_more"]
+    second = (await http.get(f"{URL}?limit=2&after={first['last_id']}")).json()
+    assert len(second["data"]) == 1 and not second["has_more"]
+    assert {one["id"] for one in first["data"] + second["data"]} == set(made)
+    assert (await http.get(f"{URL}/video_{session}")).status_code == 404  # a session, no video
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no path": ({"actions": None}, "body"),
+    "two paths": ({"poses": "[]"}, "poses"),
+    "words": ({"actions": "jump 3"}, "actions"),
+    "no words": ({"actions": "forward far"}, "actions"),
+    "infinite": ({"actions": "forward inf"}, "actions[0].forward_m"),
+    "no JSON": ({"actions": None, "poses": "["}, "body"),
+    "scaled": ({"actions": None, "poses": json.dumps([{"matrix": [2.0] * 16}])}, "poses[0].matrix"),
+    "too long": ({"actions": "forward 900"}, "actions"),
+    "size": ({"size": "1280x720"}, "size"),
+    "model": ({"model": "sora-2"}, "model"),
+    "seconds": ({"seconds": "60"}, "seconds"),
+    "lens": ({"fov_deg": "1"}, "fov_deg"),
+    "unknown": ({"n": "2"}, "n"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_bad_video_is_explained_and_leaves_nothing(
+    http: httpx.AsyncClient, control: ControlPlane, name: str
+) -> None:
+    form, field = BAD[name]
+    answer = await asked(http, **form)
+    assert answer.status_code == 422, answer.text
+    assert field in [one["field"] for one in answer.json()["errors"]], answer.json()
+    assert await control.redis.keys("*") == []
+
+
+@pytest.mark.parametrize("video", ["video_s1", "video_", "video_%00", "sora", "video_video_s1"])
+async def test_no_such_video(http: httpx.AsyncClient, video: str) -> None:
+    for url in (f"{URL}/{video}", f"{URL}/{video}/content"):
+        assert (await http.get(url)).status_code == 404
+    assert (await http.delete(f"{URL}/{video}")).status_code == 404
