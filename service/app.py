@@ -42,6 +42,7 @@ from service.samples import SAMPLES, Samples
 from service.settings import Settings
 from service.telemetry import Metrics, Telemetry
 from service.video_cache import VideoCache
+from service.webhooks import Webhooks
 
 VIEWER = Path(__file__).parent / "viewer"
 DOCS = Path(__file__).parent / "rest" / "docs.html"
@@ -105,6 +106,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
             Samples(samples_folder),
             metrics,
             VideoCache(MAX_VIDEO_CACHE_BYTES),
+            Webhooks(control, settings),
             asyncio.Semaphore(MAX_HEAVY),
         )
         app.state.gateway = gateway
@@ -112,7 +114,8 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
         try:
             if rpc is not None:
                 await rpc.start()
-            yield
+            async with gateway.webhooks.running():
+                yield
         finally:
             gateway.closing.set()
             if rpc is not None:

@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.telemetry import Metrics
 from service.uploads.pictures import UploadLimits
 from service.video_cache import VideoCache
+from service.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Gateway:
     samples: Samples
     metrics: Metrics
     videos: VideoCache
+    webhooks: Webhooks
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # streams say goodbye and end
 

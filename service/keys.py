@@ -18,6 +18,7 @@ COLLECT = f"{PREFIX}:collect"  # zset: session -> when its objects are looked th
 GRAVES = f"{PREFIX}:graves"  # zset: deleted sessions whose objects still lie in the store
 WORKERS = f"{PREFIX}:workers"  # zset: worker -> last heartbeat
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
+WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 
 REQUESTS_KEPT = (
     256  # progress records per session; more than any backlog cap allows to be unfinished

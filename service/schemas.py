@@ -107,6 +107,14 @@ class PathIn(Closed):
         ]
 
 
+class GenerationIn(PathIn):
+    """A path, and whom to tell once it is done."""
+
+    webhook: str | None = Field(
+        None, max_length=2000, description="URL that gets a signed POST; the server lists which may"
+    )
+
+
 class Intrinsics(Closed):
     fx: float
     fy: float

@@ -22,6 +22,9 @@ OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
 
 
+MIN_SECRET_CHARS = 24
+
+
 class Settings(BaseModel):
     """Every setting. Sizes are bytes, times seconds, lengths pixels, unless the name says
     otherwise.
@@ -45,6 +48,10 @@ class Settings(BaseModel):
     require_keys: bool = False  # else everybody who reaches the port may do everything
     insecure: bool = False  # allow a public address without keys
     cors_origins: str = ""  # of pages that may call us, "https://a.example, ..."; empty: only ours
+
+    # who is told of finished generations
+    webhook_targets: str = ""  # URLs at or under which a client may name one, separated by commas
+    webhook_secret: str = ""  # signs them
 
     # the model
     backbone: str = "mini"
@@ -94,17 +101,34 @@ class Settings(BaseModel):
             raise ValueError("grpc_tls_client_ca needs grpc_tls_cert and grpc_tls_key")
         return self
 
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> Self:
+        if self.webhook_targets and len(self.webhook_secret) < MIN_SECRET_CHARS:
+            raise ValueError(
+                f"webhook_targets need a webhook_secret of {MIN_SECRET_CHARS} characters or more"
+            )
+        return self
+
     @property
     def allowed_origins(self) -> frozenset[str]:
-        return frozenset(part.strip() for part in self.cors_origins.split(",") if part.strip())
+        return frozenset(_parts(self.cors_origins))
+
+    @property
+    def allowed_webhooks(self) -> tuple[str, ...]:
+        return tuple(_parts(self.webhook_targets))
 
     @property
     def segments_url(self) -> str:
         return self.store_url or f"{self.data_dir.absolute().as_uri()}/segments"
 
     def describe(self) -> dict[str, str]:
-        """Every setting as text, passwords in URLs masked."""
-        return {name: PASSWORD.sub(r"\1:***@", str(value)) for name, value in self}
+        """Every setting as text, secrets and passwords in URLs masked."""
+        masked = {name: PASSWORD.sub(r"\1:***@", str(value)) for name, value in self}
+        return masked | {"webhook_secret": "***" if self.webhook_secret else ""}
+
+
+def _parts(listed: str) -> list[str]:
+    return [part.strip() for part in listed.split(",") if part.strip()]
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -127,9 +151,10 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
     known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
     fields = []
     for item in error.errors():
-        name = PREFIX + ".".join(str(part) for part in item["loc"]).upper()
+        name = PREFIX + (".".join(str(part) for part in item["loc"]).upper() or "*")
         unknown = item["type"] == "extra_forbidden"
         allowed = f"no such setting; known are {known}" if unknown else item["msg"]
-        fields.append(FieldProblem(name, PASSWORD.sub(r"\1:***@", str(item["input"])), allowed))
+        seen = PASSWORD.sub(r"\1:***@", str(item["input"])) if item["loc"] else "together"
+        fields.append(FieldProblem(name, seen, allowed))
     lines = "; ".join(f"{field.field}={field.seen!r}: {field.allowed}" for field in fields)
     return ConfigurationError(f"settings can't be used: {lines}", fields=tuple(fields))

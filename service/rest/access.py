@@ -26,6 +26,10 @@ class TicketOut(Closed):
     expires_at: datetime
 
 
+class WebhookSecretOut(Closed):
+    secret: str = Field(description="for any Standard Webhooks library; it is your owner's alone")
+
+
 class ShareIn(Closed):
     may: Literal["look", "walk"] = Field("look", description="walk: also move the camera")
     lifetime_s: int = Field(86_400, ge=1, le=MAX_SHARE_S)
@@ -55,6 +59,15 @@ async def create_ticket(session_id: str, gateway: GatewayDep, principal: Princip
         raise Conflict(NO_KEYS)
     grant, text = await gateway.guard.grants.ticket(principal, session_id)
     return TicketOut(ticket=text, expires_at=_moment(grant))
+
+
+@router.get("/v1/webhook-secret")
+@requires(Scope.WRITE)
+async def get_webhook_secret(gateway: GatewayDep, principal: PrincipalDep) -> WebhookSecretOut:
+    """What to check the signatures of your webhooks with."""
+    if not gateway.settings.webhook_targets:
+        raise Conflict("This server sends no webhooks: MIRAGE_WEBHOOK_TARGETS is empty.")
+    return WebhookSecretOut(secret=gateway.webhooks.secret_of(principal.owner))
 
 
 @router.post("/v1/sessions/{session_id}/shares", status_code=201)

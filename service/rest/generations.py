@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from service.auth.principal import PrincipalDep, Scope, requires
+from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.errors import (
     Conflict,
     FieldProblem,
@@ -23,13 +23,14 @@ from service.frames import Frame
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_PAGE
 from service.paths import path_request
-from service.requests import Progress
+from service.requests import Generate, Progress, new_request_id
 from service.rest.answers import frame_out, generation_out
 from service.rest.idempotency import IdempotencyKey, fingerprint, once, request_id_of
 from service.rest.problems import RESPONSES
 from service.rest.ranges import RANGED, IfRange, Range, ranged
-from service.schemas import GenerationList, GenerationOut, PathIn
+from service.schemas import GenerationIn, GenerationList, GenerationOut
 from service.video import mux_mp4
+from service.webhooks import Errand
 
 router = APIRouter(
     prefix="/v1/sessions/{session_id}/generations", tags=["generations"], responses=RESPONSES
@@ -43,7 +44,7 @@ EVENT_WAIT_S = 1.0
 @requires(Scope.WALK)
 async def create_generation(
     session_id: str,
-    path: PathIn,
+    path: GenerationIn,
     gateway: GatewayDep,
     principal: PrincipalDep,
     idempotency_key: IdempotencyKey = None,
@@ -54,7 +55,9 @@ async def create_generation(
     async def work() -> tuple[GenerationOut, dict[str, str]]:
         request = await path_request(gateway.control, session_id, path, limit)
         await gateway.guard.spend_frames(principal, len(request.poses))
-        progress = await gateway.control.requests.append(session_id, request, request_id)
+        progress = await append_and_tell(
+            gateway, principal, session_id, request, request_id, path.webhook
+        )
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 
@@ -62,6 +65,29 @@ async def create_generation(
     request_id = request_id_of(principal, session_id, idempotency_key)
     asked = fingerprint("generation", session_id, path.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, 202, work)
+
+
+async def append_and_tell(
+    gateway: Gateway,
+    principal: Principal,
+    session_id: str,
+    request: Generate,
+    request_id: str | None,
+    webhook: str | None,
+) -> Progress:
+    """Ask for a path; `webhook` hears of its end. Raises what the request log raises, and
+    InvalidRequest."""
+    if webhook is None:
+        return await gateway.control.requests.append(session_id, request, request_id)
+    gateway.webhooks.check(webhook)
+    name = request_id or new_request_id()
+    errand = Errand(session=session_id, request=name, target=webhook, owner=principal.owner)
+    await gateway.webhooks.expect(errand)
+    try:
+        return await gateway.control.requests.append(session_id, request, name)
+    except MirageError:
+        await gateway.webhooks.forget(errand)
+        raise
 
 
 @router.get("", response_model=GenerationList)

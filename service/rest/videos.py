@@ -21,7 +21,7 @@ from service.limits import MAX_FOV_DEG, MIN_FOV_DEG
 from service.paths import path_request
 from service.requests import Progress, RequestState
 from service.rest.forms import SessionForm, Source, read_source
-from service.rest.generations import video_of
+from service.rest.generations import append_and_tell, video_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.problems import RESPONSES, invalid_request
 from service.rest.ranges import RANGED, IfRange, Range, ranged
@@ -65,6 +65,7 @@ class VideoForm(BaseModel):
     seconds: float | None = Field(
         None, gt=0, le=600, description="plays the path's frames in this time"
     )
+    webhook: str | None = Field(None, max_length=2000, description="as of a generation")
     fov_deg: float | None = Field(None, ge=MIN_FOV_DEG, le=MAX_FOV_DEG)
     depth: UploadFile | None = None
     scale_m: float | None = Field(None, ge=0.05, le=200)
@@ -140,6 +141,8 @@ async def create_video(
 ) -> Response:
     """Ask for the video of a path from one image. Returns at once; poll it, then fetch /content."""
     _check_fixed(form, gateway)
+    if form.webhook is not None:
+        gateway.webhooks.check(form.webhook)
     path, session_form = form.path(), form.session_form()
     source = await read_source(session_form, gateway)
 
@@ -245,7 +248,7 @@ async def _create(
     kept = Kept(frames_per_s=_frames_per_s(form.seconds, num_frames), prompt=form.prompt)
     await gateway.guard.spend_frames(principal, num_frames)
     opened = await open_session(session_form, source, gateway, principal)
-    progress = await gateway.control.requests.append(opened.id, request, REQUEST)
+    progress = await append_and_tell(gateway, principal, opened.id, request, REQUEST, form.webhook)
     await gateway.control.redis.set(keys.video(opened.id), kept.model_dump_json())
     return _video_out(await gateway.control.sessions.get(opened.id), progress, kept)
 

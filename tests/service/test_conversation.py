@@ -24,6 +24,7 @@ from service.stream.conversation import converse
 from service.stream.messages import CLIENT_MESSAGE, Incoming, OpenMessage
 from service.telemetry import Metrics
 from service.video_cache import VideoCache
+from service.webhooks import Webhooks
 from service.wire import world_pb2 as pb
 
 IDENTITY = flat(np.eye(4))
@@ -32,9 +33,8 @@ IDENTITY = flat(np.eye(4))
 @pytest.fixture
 def gateway(settings: Settings, control: ControlPlane, tmp_path: Any) -> Gateway:
     guard = Guard(control.redis, required=False)
-    return Gateway(
-        settings, control, guard, Samples(tmp_path), Metrics(), VideoCache(0), asyncio.Semaphore(2)
-    )
+    shared = Samples(tmp_path), Metrics(), VideoCache(0), Webhooks(control, settings)
+    return Gateway(settings, control, guard, *shared, asyncio.Semaphore(2))
 
 
 @pytest.fixture

@@ -1,0 +1,192 @@
+"""Webhooks: a signed POST to a client's server when a generation is final.
+
+How: who asks for a generation names a target, which must lie under one that the operator listed; no
+redirect is followed, so nobody can be sent elsewhere. A due list in Redis holds what is to be told;
+every gateway takes from it, looks whether the generation is final, and delivers. Messages are
+signed as Standard Webhooks says, with a secret of the owner's that follows from the server's.
+Trade-off: at least once, not exactly once, within a second; `webhook-id` is the same for every try,
+so a receiver can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import structlog
+from pydantic import BaseModel, ConfigDict
+from redis.exceptions import RedisError
+
+from service import keys, scripts
+from service.control import ControlPlane
+from service.errors import (
+    FieldProblem,
+    InvalidRequest,
+    SessionDeleted,
+    UnknownRequest,
+    UnknownSession,
+)
+from service.requests import Progress
+from service.rest.answers import generation_out
+from service.settings import Settings
+from service.tasks import end
+
+LOG = structlog.get_logger("mirage.webhooks")
+PERIOD_S = 0.5
+LOOK_S = 1.0  # how often a generation that is not final is looked at
+CLAIM_S = 30.0  # a gateway that dies while delivering is followed by another after this
+TIMEOUT_S = 10.0
+RETRIES_S = (2, 10, 60, 300, 1800, 7200)
+BATCH = 50
+
+
+class Errand(BaseModel):
+    """One message to bring; its JSON is the member of the due list."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: str
+    request: str
+    target: str
+    owner: str
+    tries: int = 0
+
+
+class Webhooks:
+    def __init__(
+        self,
+        control: ControlPlane,
+        settings: Settings,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`transport` replaces the network in tests."""
+        self._control = control
+        self._redis: Any = control.redis  # redis-py's types mix its sync and async answers
+        self._allowed = settings.allowed_webhooks
+        self._secret = settings.webhook_secret.encode()
+        self._client = httpx.AsyncClient(
+            timeout=TIMEOUT_S, follow_redirects=False, trust_env=False, transport=transport
+        )
+
+    def check(self, target: str) -> None:
+        """Raises InvalidRequest for a target that the operator did not list."""
+        if not any(_under(target, allowed) for allowed in self._allowed):
+            listed = ", ".join(self._allowed) or "none: the server has MIRAGE_WEBHOOK_TARGETS empty"
+            problem = FieldProblem("webhook", target[:200], f"a URL under one of: {listed}")
+            raise InvalidRequest("This webhook is not allowed.", fields=(problem,))
+
+    def secret_of(self, owner: str) -> str:
+        """What an owner checks signatures with, as libraries for Standard Webhooks take it."""
+        return f"whsec_{base64.b64encode(self._key(owner)).decode()}"
+
+    async def expect(self, errand: Errand) -> None:
+        """Bring this once the request is final; call it before the request is appended."""
+        await self._redis.zadd(keys.WEBHOOKS, {errand.model_dump_json(): time.time() + LOOK_S})
+
+    async def forget(self, errand: Errand) -> None:
+        await self._redis.zrem(keys.WEBHOOKS, errand.model_dump_json())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Deliver in the background inside the block, if there is anywhere to deliver to."""
+        task = asyncio.create_task(self._forever()) if self._allowed else None
+        try:
+            yield
+        finally:
+            await end([task] if task else [])
+            await self._client.aclose()
+
+    async def _forever(self) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError):  # waited out: /readyz tells of it
+                await self.deliver_due()
+            await asyncio.sleep(PERIOD_S)
+
+    async def deliver_due(self) -> None:
+        """One round over what is due."""
+        now = time.time()
+        due = await scripts.run(self._redis, "claim", [keys.WEBHOOKS], [now, now + CLAIM_S, BATCH])
+        await asyncio.gather(*(self._look(member) for member in due))
+
+    async def _look(self, member: bytes) -> None:
+        errand = Errand.model_validate_json(member)
+        try:
+            progress = await self._control.requests.get(errand.session, errand.request)
+        except (UnknownSession, SessionDeleted, UnknownRequest):
+            await self._redis.zrem(keys.WEBHOOKS, member)
+            return
+        if not progress.state.is_final:
+            await self._redis.zadd(keys.WEBHOOKS, {member: time.time() + LOOK_S}, xx=True)
+            return
+        problem = await self._send(errand, progress)
+        if problem:
+            await self._try_later(errand, problem)
+        await self._redis.zrem(keys.WEBHOOKS, member)
+
+    async def _try_later(self, errand: Errand, problem: str) -> None:
+        LOG.warning("webhook failed", problem=problem, **errand.model_dump())
+        if errand.tries >= len(RETRIES_S):
+            LOG.error("webhook given up", **errand.model_dump())
+            return
+        later = time.time() + RETRIES_S[errand.tries]
+        again = errand.model_copy(update={"tries": errand.tries + 1})
+        await self._redis.zadd(keys.WEBHOOKS, {again.model_dump_json(): later})
+
+    async def _send(self, errand: Errand, progress: Progress) -> str:
+        """What went wrong, or nothing. The answer's body is not read."""
+        out = generation_out(progress)
+        message = Message(type=f"generation.{out.state}", session=errand.session, generation=out)
+        body = message.model_dump_json().encode()
+        name, moment = f"{errand.session}.{errand.request}", str(int(time.time()))
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": name,
+            "webhook-timestamp": moment,
+            "webhook-signature": f"v1,{self.sign(errand.owner, name, moment, body)}",
+        }
+        try:
+            call = self._client.stream("POST", errand.target, content=body, headers=headers)
+            async with call as answer:
+                return "" if answer.is_success else f"status {answer.status_code}"
+        except httpx.HTTPError as error:
+            return f"{type(error).__name__}: {error}"
+
+    def sign(self, owner: str, name: str, moment: str, body: bytes) -> str:
+        """Base64 of HMAC-SHA256 over `id.timestamp.body`."""
+        signed = b".".join((name.encode(), moment.encode(), body))
+        return base64.b64encode(hmac.digest(self._key(owner), signed, "sha256")).decode()
+
+    def _key(self, owner: str) -> bytes:
+        return hmac.digest(self._secret, f"webhook:{owner}".encode(), hashlib.sha256)
+
+
+class Message(BaseModel):
+    """The body of a webhook."""
+
+    type: str  # generation.done, .failed or .cancelled
+    session: str
+    generation: Any
+
+
+def _under(target: str, allowed: str) -> bool:
+    """Whether a URL has the origin of another and a path at or below its path."""
+    try:
+        one, other = urlsplit(target), urlsplit(allowed)
+        same = (one.scheme, one.hostname, one.port) == (other.scheme, other.hostname, other.port)
+    except ValueError:  # no such port
+        return False
+    if not same or one.scheme not in ("http", "https") or "@" in one.netloc:
+        return False
+    if any(part in ("", ".", "..") for part in one.path.split("/")[1:-1]) or "%" in one.path:
+        return False
+    base = other.path.rstrip("/")
+    return one.path == base or one.path.startswith(f"{base}/")
