@@ -1,5 +1,5 @@
 -- Leave a tombstone: an owner's commit is refused from here on.
--- KEYS record lease log manifest frames requests order cancels shares video
+-- KEYS record lease log manifest frames requests order cancels names shares video garbage
 -- ARGV version ('' = any), only if expired by this time ('' = in any case), seconds the tombstone stays
 local state, version, owner, expires = unpack(redis.call('HMGET', KEYS[1], 'state', 'version', 'owner', 'expires_s'))
 if not state then return {'unknown'} end
