@@ -33,6 +33,7 @@ from service.rest import (
     samples,
     sessions,
     videos,
+    worlds,
 )
 from service.rest.body_limit import BodyLimit
 from service.rest.openapi import completed
@@ -51,6 +52,7 @@ ROUTERS = (
     sessions.router,
     generations.router,
     branches.router,
+    worlds.router,
     frames.router,
     observations.router,
     videos.router,
@@ -136,7 +138,11 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     _add_pages(app)
     pages = [route for route in app.routes if getattr(route, "path", None) in PAGES]
     app.behind_gate = [*pages, *(route for router in ROUTERS for route in router.routes)]
-    app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_import_bytes=settings.max_import_bytes,
+    )
     app.add_middleware(Gate, app.behind_gate, PAGES, settings.allowed_origins)
     if settings.allowed_origins:
         _add_cors(app, settings)

@@ -10,9 +10,11 @@ from redis.exceptions import RedisError
 from service import keys
 from service.branches import Branches
 from service.errors import ConfigurationError, ControlPlaneDown
+from service.exports import Exports
 from service.feed import Feed
 from service.frames import FrameBus
 from service.heads import Heads
+from service.imports import Imports
 from service.lineage import Lineage
 from service.requests import RequestLog
 from service.segments import SegmentStore
@@ -33,6 +35,8 @@ class ControlPlane:
     heads: Heads
     lineage: Lineage
     branches: Branches
+    exports: Exports
+    imports: Imports
     workers: Workers
     sweeper: Sweeper
 
@@ -61,6 +65,8 @@ class ControlPlane:
             heads=heads,
             lineage=Lineage(redis, sessions, heads),
             branches=Branches(redis, sessions, requests),
+            exports=Exports(store, heads),
+            imports=Imports(store, sessions, heads, settings),
             workers=Workers(redis, settings.lease_s),
             sweeper=Sweeper(redis, store, requests, settings.lease_s),
         )

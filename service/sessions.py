@@ -167,6 +167,17 @@ class Sessions:
         await self._redis.zadd(keys.EXPIRY, {session: now + keys.CREATION_S})
         await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
 
+    async def keep_reserved(self, session: str) -> None:
+        """Say that a session which takes long to make is still being made."""
+        await self._redis.zadd(keys.EXPIRY, {session: time.time() + keys.CREATION_S})
+
+    async def abandon(self, session: str, owner: str) -> None:
+        """Give up a session that was reserved and never written; its objects go with the next
+        sweep.
+        """
+        await self._redis.zrem(keys.index(owner), session)
+        await bury(self._redis, session, "", "")
+
     async def check_room(self, owner: str) -> None:
         """Raise TooManyRequests if `owner` can't have another session now."""
         most = self._settings.max_sessions

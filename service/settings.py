@@ -80,6 +80,7 @@ class Settings(BaseModel):
     max_backlog: int = Field(64, ge=1)  # requests waiting in one session
     max_path_poses: int = Field(1024, ge=1)
     max_upload_bytes: int = Field(20 << 20, ge=1024)
+    max_import_bytes: int = Field(4 << 30, ge=1 << 20)
     max_image_pixels: int = Field(50_000_000, ge=1024)
 
     # frames as the worker encodes them, once

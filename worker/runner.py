@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from service.errors import GenerationFailed
+from service.errors import GenerationFailed, SegmentCorrupt
 from service.frames import Frame
 from service.requests import Init, LivePose, Observe
 from service.segments import SegmentHeader, Upload
@@ -68,12 +68,22 @@ class Runner:
             )
 
     def restore(self, session: Session, segments: Sequence[bytes]) -> World:
-        """A World from all of its segments in order; an empty one from none."""
+        """A World from all of its segments in order; an empty one from none.
+
+        Raises SegmentCorrupt for segments that are no World, which an import may have brought.
+        """
         self.check(session)
         world = self.engine.open(session.seed, session.memory)
         for data in segments:
-            _, increment = unpack_segment(data, self.engine.cfg.device)
-            self.engine.replay(world, increment)
+            header, increment = unpack_segment(data, self.engine.cfg.device)
+            try:
+                self.engine.replay(world, increment)
+            except torch.OutOfMemoryError:
+                raise
+            except (ValueError, TypeError, IndexError, RuntimeError) as error:
+                raise SegmentCorrupt(
+                    f"segment {header.index} of session {session.id!r} can't be replayed: {error}"
+                ) from error
         return world
 
     def step(

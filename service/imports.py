@@ -1,0 +1,243 @@
+"""A World out of a file that anybody may have made: every byte of it is checked before it counts.
+
+How: the tar is read as it arrives, one member after the other, each of them named and sized as
+`world.json`, the first one, says. A segment is stored once its checksum, its table, its place in
+the chain and its pictures agree with that; the session exists only after the last. What an import
+that fails has stored is removed. What the tensors mean only a worker can judge: it restores the
+World before it makes a frame, and refuses one that is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import re
+import tarfile
+import time
+from collections.abc import AsyncIterator
+
+from PIL import Image
+from pydantic import ValidationError
+from safetensors import SafetensorError, deserialize
+
+from service.auth.audit import audit
+from service.errors import FieldProblem, InvalidUpload, SegmentCorrupt
+from service.exports import BLOCK, WORLD, member_name
+from service.frames import ManifestEntry
+from service.heads import Head, Heads, Name
+from service.objects import sha256
+from service.segments import SegmentHeader, SegmentStore, parse_segment
+from service.sessions import Session, Sessions, new_session_id
+from service.settings import Settings
+
+MAX_WORLD_BYTES = 64 << 20  # world.json
+MAX_SEGMENT_BYTES = 256 << 20
+MAX_SEGMENTS = 200_000
+SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})")
+FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
+
+
+class Imports:
+    def __init__(
+        self, store: SegmentStore, sessions: Sessions, heads: Heads, settings: Settings
+    ) -> None:
+        self._store, self._sessions, self._heads = store, sessions, heads
+        self._max_bytes = settings.max_import_bytes
+
+    async def read(self, chunks: AsyncIterator[bytes], owner: str = "") -> Session:
+        """A new session of `owner` from the bytes of an export.
+
+        Raises InvalidUpload, TooManyRequests, StoreDown.
+        """
+        await self._sessions.check_room(owner)
+        members = Members(chunks, self._max_bytes)
+        head = parse_world(await members.next(WORLD, MAX_WORLD_BYTES))
+        session = new_session_id()
+        await self._sessions.reserve(session, owner)
+        done = False
+        try:
+            await self._store_segments(session, head, members)
+            await members.end()
+            await self._adopt(session, head, owner)
+            done = True
+        finally:  # however it ended
+            if not done:
+                await self._sessions.abandon(session, owner)
+        audit("session imported", session=session, source=head.session)
+        return await self._sessions.get(session)
+
+    async def _store_segments(self, session: str, head: Head, members: Members) -> None:
+        parent = ""
+        for index, entry in enumerate(head.manifest):
+            data = await members.next(member_name(index), MAX_SEGMENT_BYTES)
+            await asyncio.to_thread(check_segment, head, index, parent, data)
+            await self._sessions.keep_reserved(session)
+            await self._store.put(session, entry.id, data)
+            parent = entry.id
+
+    async def _adopt(self, session: str, head: Head, owner: str) -> None:
+        spec = head.spec.model_copy(update={"owner": owner, "origin": f"import:{head.session}"})
+        new = head.model_copy(update={"session": session, "spec": spec, "created_s": time.time()})
+        names = {}
+        for name in head.names.values():
+            saved = await self._heads.put_snapshot(new.cut(name.num_segments))
+            names[name.name] = name.model_copy(update={"head": saved})
+        new = new.model_copy(update={"names": names})
+        await self._heads.write(new)
+        await self._sessions.adopt(new)
+
+
+class Members:
+    """The members of a tar as they arrive, nothing but plain files, and no more than a limit."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
+        self._chunks, self._left = chunks, max_bytes
+        self._buffer = bytearray()
+
+    async def next(self, name: str, most: int) -> bytes:
+        """The bytes of the next member, which has to be this one."""
+        head = await self._take(BLOCK, name)
+        try:
+            info = tarfile.TarInfo.frombuf(head, "ascii", "strict")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise refused(name, f"{head[:24]!r}...", f"a header of a tar file ({error})") from None
+        if info.name != name or info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise refused(name, f"{info.name!r} of type {info.type!r}", f"the plain file {name}")
+        if not 0 < info.size <= most:
+            raise refused(name, f"{info.size:,} bytes", f"1 to {most:,} bytes")
+        data = await self._take(info.size, name)
+        await self._take(-info.size % BLOCK, name)
+        return data
+
+    async def end(self) -> None:
+        """Two empty blocks, and then nothing but padding."""
+        if any(await self._take(2 * BLOCK, "the end")):
+            raise refused("the end", "another member", "two empty blocks")
+        while self._buffer or await self._more():
+            if any(self._buffer):
+                raise refused("the end", "more data", "nothing but padding")
+            self._buffer.clear()
+
+    async def _take(self, size: int, name: str) -> bytes:
+        while len(self._buffer) < size:
+            if not await self._more():
+                seen = f"{len(self._buffer):,} bytes"
+                raise refused(name, f"the end of the file after {seen}", f"{size:,} bytes")
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+    async def _more(self) -> bool:
+        async for chunk in self._chunks:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise refused(
+                    "file", "more than is allowed", "a file within MIRAGE_MAX_IMPORT_BYTES"
+                )
+            self._buffer += chunk
+            if chunk:
+                return True
+        return False
+
+
+def refused(field: str, seen: str, allowed: str) -> InvalidUpload:
+    problem = FieldProblem(field, seen, allowed)
+    return InvalidUpload(
+        f"The file can't be imported: {field} is {seen}, expected {allowed}.", fields=(problem,)
+    )
+
+
+def parse_world(data: bytes) -> Head:
+    """`world.json`; raises InvalidUpload."""
+    try:
+        head = Head.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or WORLD
+        raise refused(f"{WORLD}: {where}", repr(first.get("input"))[:80], first["msg"]) from None
+    _check_manifest(head.manifest)
+    ids = [entry.id for entry in head.manifest]
+    for name in head.names.values():
+        _check_name(name, ids)
+    if not 1 <= head.branch < 2**31 or not 0 <= head.branch_first_frame <= head.next_frame:
+        seen = f"{head.branch} from frame {head.branch_first_frame}"
+        raise refused(f"{WORLD}: branch", seen, "a branch that begins within the world")
+    return head
+
+
+def _check_manifest(manifest: list[ManifestEntry]) -> None:
+    if not 1 <= len(manifest) <= MAX_SEGMENTS:
+        raise refused(f"{WORLD}: manifest", f"{len(manifest)} entries", f"1 to {MAX_SEGMENTS:,}")
+    next_frame = 0
+    for index, entry in enumerate(manifest):
+        where = f"{WORLD}: manifest.{index}"
+        match = SEGMENT_ID.fullmatch(entry.id)
+        if match is None or int(match[1]) != index:
+            raise refused(f"{where}.id", entry.id[:100], f"{index:08d}-<lease>-<sha256>")
+        if entry.first_frame != next_frame or not 0 <= entry.num_frames <= 4096:
+            seen = f"{entry.num_frames} frames from {entry.first_frame} on"
+            raise refused(where, seen, f"frames from {next_frame} on")
+        if entry.home:
+            raise refused(f"{where}.home", entry.home[:100], "nothing")
+        next_frame = entry.next_frame
+
+
+def _check_name(name: Name, ids: list[str]) -> None:
+    if not 1 <= name.num_segments <= len(ids) or ids[name.num_segments - 1] != name.tip:
+        seen = f"{name.num_segments} segments up to {name.tip[:100]}"
+        raise refused(f"{WORLD}: names.{name.name[:64]}", seen, "a place in the manifest")
+
+
+def check_segment(head: Head, index: int, parent: str, data: bytes) -> None:
+    """Raise InvalidUpload unless these bytes are what the manifest has at this place."""
+    entry, name = head.manifest[index], member_name(index)
+    if len(data) != entry.num_bytes or sha256(data) != entry.id.rpartition("-")[2]:
+        seen = f"{len(data):,} bytes with checksum {sha256(data)}"
+        raise refused(name, seen, f"{entry.num_bytes:,} bytes of {entry.id}")
+    try:
+        deserialize(data)
+        header, images = parse_segment(data)
+    except (SafetensorError, SegmentCorrupt) as error:
+        raise refused(name, str(error)[:200], "a segment") from None
+    _check_header(head, entry, header, index, parent, name)
+    if len(images) != len(header.frames):
+        raise refused(name, f"{len(images)} pictures", f"{len(header.frames)}, one for each frame")
+    for frame, image in zip(header.frames, images, strict=True):
+        _check_image(head, image, frame.media_type, f"{name}: frame {frame.frame}")
+
+
+def _check_header(
+    head: Head, entry: ManifestEntry, header: SegmentHeader, index: int, parent: str, name: str
+) -> None:
+    numbers = list(range(entry.first_frame, entry.next_frame))
+    lens = head.spec.intrinsics.model_dump()
+    facts = {
+        "index": (header.index, index),
+        "parent": (header.parent, parent),
+        "kind": (header.kind, entry.kind),
+        "branch": (header.branch, entry.branch),
+        "weights": (header.weights, head.weights),
+        "intrinsics": (header.intrinsics, lens),
+        "frame_indices": (header.frame_indices, numbers),
+        "frames": ([frame.frame for frame in header.frames], numbers),
+    }
+    for fact, (seen, expected) in facts.items():
+        if seen != expected:
+            raise refused(f"{name}: {fact}", repr(seen)[:100], repr(expected)[:100])
+    for frame in header.frames:
+        numbers_ok = all(map(math.isfinite, [*frame.pose, frame.coverage]))
+        if len(frame.pose) != 16 or not numbers_ok:
+            raise refused(f"{name}: pose", repr(frame.pose)[:100], "16 finite numbers")
+
+
+def _check_image(head: Head, image: bytes, media_type: str, where: str) -> None:
+    """Its kind and size, from its first bytes: a frame is sent to clients as it is."""
+    lens = head.spec.intrinsics
+    try:
+        with Image.open(io.BytesIO(image), formats=[FORMATS[media_type]]) as picture:
+            size = picture.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise refused(where, str(error)[:100], f"a picture of type {media_type}") from None
+    if size != (lens.width, lens.height):
+        raise refused(where, f"{size[0]} x {size[1]} pixels", f"{lens.width} x {lens.height}")

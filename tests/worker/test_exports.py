@@ -1,0 +1,254 @@
+"""A World leaves as one file and goes on elsewhere with the same bits; a file that was tampered
+with is refused and leaves nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
+from test_loop import open_session, serving
+
+from service.app import create_app
+from service.branches import ForkIn, RewindIn, SnapshotIn
+from service.control import ControlPlane
+from service.errors import Conflict, InvalidUpload
+from service.objects import sha256
+from service.settings import Settings
+
+Files = dict[str, bytes]
+
+
+async def exported(control: ControlPlane, session: str, snapshot: str | None = None) -> bytes:
+    export = await control.exports.open(session, snapshot)
+    data = b"".join([chunk async for chunk in export.chunks()])
+    assert len(data) == export.num_bytes
+    return data
+
+
+async def in_pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def test_an_imported_world_goes_on_as_the_one_it_came_from(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        source = await open_session(control, 3)
+        await walk(control, source.id, OUT)
+        data = await exported(control, source.id)
+        await control.sessions.delete(source.id)
+        twin = await control.imports.read(in_pieces(data), owner="ann")
+        assert (twin.owner, twin.origin) == ("ann", f"import:{source.id}")
+        assert images(await walk(control, twin.id, BACK)) == images(whole)
+
+
+async def test_a_fork_and_its_snapshots_are_exported_whole(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """Its segments lie under two sessions; of the names only those on its own way go along."""
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        source = await open_session(control, 3)
+        await walk(control, source.id, OUT[:4])
+        fork = await forked(control, source.id, ForkIn())
+        await walk(control, fork.id, [*OUT[4:], *OUT])
+        for name, frame in (("lost", None), ("kept", 8)):
+            if frame is not None:
+                back = await control.branches.rewind(fork.id, RewindIn(frame=frame))
+                await done(control, fork.id, back)
+            asked = await control.branches.snapshot(fork.id, SnapshotIn(name=name))
+            await done(control, fork.id, asked)
+        twin = await control.imports.read(in_pieces(await exported(control, fork.id)))
+        await walk(control, twin.id, OUT)
+        assert [one.name for one in await control.branches.snapshots(twin.id)] == ["kept"]
+        back = await control.branches.rewind(twin.id, RewindIn(snapshot="kept"))
+        await done(control, twin.id, back)
+        assert images(await walk(control, twin.id, BACK)) == images(whole)
+        lost = await control.imports.read(in_pieces(await exported(control, fork.id, "lost")))
+        assert lost.next_frame == 17
+
+
+async def test_the_file_is_a_tar_that_any_tool_opens(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    with pytest.raises(Conflict, match="no frame yet"):
+        await control.exports.open(session.id)
+    async with serving(control, settings):
+        await walk(control, session.id, OUT)
+        data = await exported(control, session.id)
+    files = unpacked(data)
+    assert list(files)[:2] == ["world.json", "segments/00000000.safetensors"]
+    assert json.loads(files["world.json"])["spec"]["owner"] == ""
+
+
+def unpacked(data: bytes) -> Files:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = {one.name: tar.extractfile(one) for one in tar}
+    return {name: file.read() for name, file in members.items() if file is not None}
+
+
+def packed(files: Files) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def edit_world(files: Files, change: Callable[[dict[str, object]], object]) -> Files:
+    world = json.loads(files["world.json"])
+    change(world)
+    return {**files, "world.json": json.dumps(world).encode()}
+
+
+def edit_header(files: Files, change: Callable[[dict[str, object]], object]) -> Files:
+    """The first segment's header is changed, and the manifest says so: all checksums hold."""
+    name = "segments/00000000.safetensors"
+    (length,) = struct.unpack("<Q", files[name][:8])
+    table = json.loads(files[name][8 : 8 + length])
+    header = json.loads(table["__metadata__"]["header"])
+    change(header)
+    table["__metadata__"]["header"] = json.dumps(header)
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    data = struct.pack("<Q", len(text)) + text + files[name][8 + length :]
+
+    def renamed(world: dict[str, object]) -> None:
+        entry = world["manifest"][0]  # type: ignore[index]
+        entry["id"] = f"{entry['id'][:-64]}{sha256(data)}"
+        entry["num_bytes"] = len(data)
+
+    return edit_world({**files, name: data}, renamed)
+
+
+def without(files: Files, name: str) -> Files:
+    return {one: data for one, data in files.items() if one != name}
+
+
+LAST = "segments/00000002.safetensors"
+TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
+    "a segment is missing": (lambda f: without(f, LAST), "end of the file|two empty blocks|header"),
+    "another member follows": (lambda f: {**f, "x": b"1"}, "two empty blocks"),
+    "world.json is no JSON": (lambda f: {**f, "world.json": b"{"}, "world.json"),
+    "world.json comes last": (lambda f: dict(reversed(f.items())), "the plain file world.json"),
+    "an unknown field": (lambda f: edit_world(f, lambda w: w.update(evil=1)), "evil"),
+    "an id that leaves the folder": (
+        lambda f: edit_world(f, lambda w: w["manifest"][0].update(id="../../x")),
+        "manifest.0.id",
+    ),
+    "an entry of another session": (
+        lambda f: edit_world(f, lambda w: w["manifest"][0].update(home="other")),
+        "home",
+    ),
+    "frames left out": (
+        lambda f: edit_world(f, lambda w: w["manifest"][1].update(first_frame=5)),
+        "frames from 1 on",
+    ),
+    "a byte is changed": (lambda f: {**f, LAST: f[LAST][:-1] + b"x"}, "checksum"),
+    "a picture of another kind": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(media_type="text/html")),
+        "segment",
+    ),
+    "a picture that says it is a JPEG": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(media_type="image/jpeg")),
+        "picture of type",
+    ),
+    "a pose that is none": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(pose=[1e999] * 16)),
+        "finite|segment",
+    ),
+    "another parent": (lambda f: edit_header(f, lambda h: h.update(parent="x")), "parent"),
+}
+
+
+@pytest.fixture
+async def export(control: ControlPlane, settings: Settings) -> bytes:
+    async with serving(control, settings):
+        session = await open_session(control)
+        await walk(control, session.id, OUT)
+        data = await exported(control, session.id)
+    await control.sessions.delete(session.id)
+    await control.sweeper.empty_graves()
+    return data
+
+
+async def test_a_file_that_was_tampered_with_is_refused_and_leaves_nothing(
+    control: ControlPlane, settings: Settings, export: bytes
+) -> None:
+    files = unpacked(export)
+    assert (await control.imports.read(in_pieces(packed(files)))).next_frame == 9
+    before = sorted((settings.data_dir / "segments").rglob("*.*"))
+    for case, (tamper, message) in TAMPERED.items():
+        with pytest.raises(InvalidUpload, match=message):
+            await control.imports.read(in_pieces(packed(tamper(files))))
+            pytest.fail(case)
+    await control.sweeper.empty_graves()
+    assert sorted((settings.data_dir / "segments").rglob("*.*")) == before
+    assert len((await control.sessions.list()).items) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 511, 512, 5000, -1])
+async def test_a_file_that_ends_early_is_refused(
+    control: ControlPlane, export: bytes, cut: int
+) -> None:
+    with pytest.raises(InvalidUpload, match="end of the file"):
+        await control.imports.read(in_pieces(export[:cut]))
+
+
+async def test_files_beyond_the_limit_are_refused(
+    control: ControlPlane, settings: Settings, export: bytes
+) -> None:
+    small = settings.model_copy(update={"max_import_bytes": 1 << 20})
+    small = small.model_copy(update={"max_import_bytes": len(export) - 1})
+    tight = await ControlPlane.open(small)
+    with pytest.raises(InvalidUpload, match="MAX_IMPORT_BYTES"):
+        await tight.imports.read(in_pieces(export))
+    await tight.close()
+
+
+async def test_over_http(control: ControlPlane, settings: Settings) -> None:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app), serving(control, settings):
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as http:
+            session = await open_session(control)
+            await walk(control, session.id, OUT)
+            at = f"/v1/sessions/{session.id}"
+            saved = await http.post(f"{at}:snapshot", json={"name": "here"})
+            assert (saved.status_code, saved.json()["result"]["num_frames"]) == (200, 9)
+            tag = (await http.get(at)).headers["etag"]
+            stale = await http.post(f"{at}:rewind", json={"frame": 0}, headers={"If-Match": '"1"'})
+            assert stale.status_code == 412 and stale.json()["type"].endswith("version-conflict")
+            back = await http.post(f"{at}:rewind", json={"frame": 4}, headers={"If-Match": tag})
+            assert back.json()["result"] == {
+                "session": None, "branch": 2, "num_frames": 5, "name": None,
+            }  # fmt: skip
+            key = {"Idempotency-Key": "one"}
+            fork = await http.post(f"{at}:fork", json={"snapshot": "here"}, headers=key)
+            again = await http.post(f"{at}:fork", json={"snapshot": "here"}, headers=key)
+            assert fork.json() == again.json()
+            found = (await http.get(f"/v1/sessions/{fork.json()['result']['session']}")).json()
+            assert (found["num_frames"], found["branch"]) == (9, 3)
+            unknown = await http.post(f"{at}:fork", json={"snapshot": "there"})
+            assert unknown.status_code == 404 and "it has here" in unknown.json()["detail"]
+            assert [one["name"] for one in (await http.get(f"{at}/snapshots")).json()["snapshots"]]
+            file = await http.get(f"{at}/export")
+            assert len(file.content) == int(file.headers["content-length"])
+            kind = {"Content-Type": "application/x-tar"}
+            twin = await http.post("/v1/sessions:import", content=file.content, headers=kind)
+            assert twin.status_code == 201 and twin.json()["num_frames"] == 5
+            assert twin.headers["location"] == f"/v1/sessions/{twin.json()['id']}"
+            wrong = await http.post("/v1/sessions:import", json={})
+            assert wrong.status_code == 422
+            assert (await http.delete(f"{at}/snapshots/here")).status_code == 204
