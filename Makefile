@@ -58,5 +58,5 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 		|| { echo "Python >= 3.11 is needed; '$(PYTHON)' is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt torch
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,inspect,dev]'
 	@touch $@

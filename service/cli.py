@@ -1,4 +1,4 @@
-"""`mirage up | demo | gateway | worker | walk | keys`.
+"""`mirage up | demo | gateway | worker | walk | inspect | keys`.
 
 Settings come from MIRAGE_* variables; flags override them. The command never imports torch: a
 worker is always a process of its own.
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -71,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
 
     worker = commands.add_parser("worker", help="only a process that owns a model")
     worker.set_defaults(run=run_worker)
+
+    look = commands.add_parser("inspect", help="pictures of what a stored world remembers")
+    look.add_argument("session", help="its id")
+    look.add_argument("--output", type=Path, help="folder; default: out/inspect/SESSION")
+    look.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+    look.set_defaults(run=run_inspect)
 
     add_keys_command(commands)
 
@@ -158,6 +165,14 @@ def run_worker(_: argparse.Namespace) -> int:
     """Become a worker; this process has imported no torch and hands over entirely."""
     command = [sys.executable, "-m", "worker"]
     os.execve(sys.executable, command, environment(load_settings()))
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Memories are the worker's business, so a process of its package draws them."""
+    place = {} if options.data_dir is None else {"data_dir": options.data_dir}
+    words = [] if options.output is None else ["--output", str(options.output)]
+    command = [sys.executable, "-m", "worker.inspect", options.session, *words]
+    return subprocess.run(command, env=environment(load_settings(**place)), check=False).returncode
 
 
 def run_walk(options: argparse.Namespace) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from service.errors import MirageError
 from service.reach import reached
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
-from worker.inspect.figures import write_figures
 from worker.inspect.history import History, replay
 
 
@@ -24,7 +24,9 @@ async def stored(settings: Settings, session_id: str) -> tuple[str, list[bytes]]
     async with reached(settings) as control:
         session = await control.sessions.get(session_id)
         entries = await control.frames.manifest(session_id)
-        return session.memory, [await control.segments.get(session_id, one.id) for one in entries]
+        store = control.segments
+        segments = [await store.get(one.home or session_id, one.id) for one in entries]
+        return session.memory, segments
 
 
 def summary(history: History) -> str:
@@ -41,6 +43,9 @@ def main() -> int:
     parser.add_argument("session", help="its id")
     parser.add_argument("--output", type=Path, help="folder; default: out/inspect/SESSION")
     options = parser.parse_args()
+    if find_spec("matplotlib") is None:
+        print("mirage inspect draws with matplotlib: pip install matplotlib", file=sys.stderr)
+        return 1
     try:
         settings = load_settings()
         configure_logging("warning")
@@ -49,6 +54,8 @@ def main() -> int:
     except MirageError as error:
         print(f"mirage inspect: {error}", file=sys.stderr)
         return 1
+    from worker.inspect.figures import write_figures  # needs matplotlib
+
     said = summary(history)
     folder = options.output or Path("out/inspect") / options.session
     paths = write_figures(history, folder, f"{options.session} ({memory}): {said}")

@@ -1,0 +1,67 @@
+"""`mirage inspect`: from a session's id to pictures, in processes of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bench.noop import HEIGHT, WIDTH, noop_engine
+from service.cli import main
+from service.control import ControlPlane
+from service.requests import Generate
+from service.segments import Upload
+from service.sessions import IDENTITY, Intrinsics, NewSession
+from service.settings import Settings
+from worker.faults import NoFaults
+from worker.loop import Worker
+from worker.runner import Encoding, Runner
+
+LENS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=WIDTH, height=HEIGHT)
+
+
+async def stored_session(control: ControlPlane, settings: Settings) -> str:
+    """A picture and a walk of five frames, made by a real worker that then leaves."""
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    session = await control.sessions.create(NewSession(seed=7, intrinsics=LENS), Upload(image))
+    poses = [[*IDENTITY[:11], 0.05 * i, *IDENTITY[12:]] for i in range(5)]
+    await control.requests.append(session.id, Generate(poses=poses))
+    worker = Worker(control, settings, Runner(noop_engine(), Encoding()), NoFaults())
+    task = asyncio.create_task(worker.run())
+    while not await control.frames.read(session.id, after=4, wait_s=20):
+        pass
+    worker.stop()
+    await task
+    return session.id
+
+
+async def test_a_stored_session_becomes_pictures(
+    control: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    session = await stored_session(control, settings)
+    environment = {
+        "MIRAGE_REDIS_URL": settings.redis_url,
+        "MIRAGE_DATA_DIR": str(settings.data_dir),
+    }
+    words = ["inspect", session, "--output", str(tmp_path / "pictures")]
+    answer = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "service.cli", *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "of 6 views (1 observed)" in answer.stdout
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
+
+
+def test_an_unknown_session_is_named(settings: Settings, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("MIRAGE_REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("MIRAGE_DATA_DIR", str(settings.data_dir))
+    assert main(["inspect", "nobody"]) == 1
+    assert "nobody" in capfd.readouterr().err

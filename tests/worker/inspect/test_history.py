@@ -1,0 +1,104 @@
+"""A stored World replayed: the same memory, points in the colours of their pictures."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from boxes import orbit, room_depth
+
+from service.errors import SegmentCorrupt
+from service.segments import FrameMeta, SegmentHeader
+from worker.geometry import Cameras
+from worker.inspect.history import GREY, History, pixels_of, replay
+from worker.memory import Memory
+from worker.snapshot import encode_image, pack_segment
+from worker.world import Increment
+
+HEIGHT, WIDTH = tiny.HEIGHT, tiny.WIDTH
+
+
+def meta(frame: int) -> FrameMeta:
+    return FrameMeta(
+        frame=frame, branch=1, pose=[0.0] * 16, coverage=1.0, request_id="r", kind="generate",
+        media_type="image/webp", created_s=1.0,
+    )  # fmt: skip
+
+
+def packed(kind: str, increment: Increment, index: int) -> bytes:
+    images = [
+        encode_image(increment.images[i].contiguous(), "webp", 90)
+        for i in range(len(increment.frame_indices))
+    ]
+    header = SegmentHeader(
+        session="s", index=index, parent="", kind=kind, weights="tiny@0", branch=1,
+        frame_indices=list(increment.frame_indices), created_s=1.0,
+        frames=[meta(frame) for frame in increment.frame_indices],
+        intrinsics={"fx": 50, "fy": 50, "cx": 48, "cy": 32, "width": WIDTH, "height": HEIGHT},
+    )  # fmt: skip
+    return pack_segment(header, increment, images)
+
+
+def views(*numbers: int) -> Cameras:
+    return orbit(12, HEIGHT, WIDTH)[list(numbers)]
+
+
+def walked(memory: str) -> tuple[Memory, list[bytes]]:
+    """A red first view, a chunk of two frames, a second observation that is not shown."""
+    engine = tiny.engine()
+    world = engine.open(1, memory)
+    red = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    red[..., 0] = 200
+    increments = [("init", engine.observe(world, red, views(0), room_depth(views(0))[0]))]
+    increments += [("generate", one) for one in engine.step([world], [views(1, 2)])]
+    increments += [("observe", engine.observe(world, red, views(6), room_depth(views(6))[0]))]
+    segments = [packed(kind, one, i) for i, (kind, one) in enumerate(increments)]
+    return world.memory, segments
+
+
+@pytest.fixture(scope="module", params=["latent", "rgb", "null"])
+def history(request: pytest.FixtureRequest) -> tuple[History, Memory]:
+    memory, segments = walked(request.param)
+    return replay(request.param, segments), memory
+
+
+def test_the_memory_is_the_one_that_was_stored(history):
+    found, memory = history
+    assert found.memory.stats() == memory.stats()
+    for name, value in memory.state().items():
+        assert torch.equal(found.memory.state()[name].nan_to_num(), value.nan_to_num()), name
+
+
+def test_every_view_is_accounted_for(history):
+    found, _ = history
+    assert [one.frame for one in found.sources] == [0, 1, 2, None]
+    assert [one.observed for one in found.sources] == [True, False, False, True]
+    assert [one.picture is None for one in found.sources] == [False, False, False, True]
+    assert [size.num_sources for size in found.sizes] == [1, 3, 4]
+    assert found.cameras.world_from_camera.shape == (4, 4, 4)
+    assert found.sources[0].coverage == 0
+    added = sum(one.num_written for one in found.sources)
+    assert added >= found.memory.stats().num_points == found.sizes[-1].num_points
+
+
+def test_points_stand_where_they_were_seen_in_the_colour_that_was_seen(history):
+    found, memory = history
+    cloud = found.cloud()
+    assert len(cloud.positions) == memory.stats().num_points == len(cloud.quality)
+    first = cloud.source == 0
+    if not len(cloud.source):
+        return
+    assert first.any()
+    picture = found.sources[0].picture
+    assert np.abs(cloud.colours[first].mean(0) - picture.mean((0, 1))).max() < 25
+    assert (cloud.colours[cloud.source == 3] == GREY).all()
+    line, column = pixels_of(torch.from_numpy(cloud.positions[first]), found.cameras[0])
+    truth = room_depth(found.cameras[:1])[0].numpy()[line, column]
+    eye = found.cameras.world_from_camera[0, :3, 3].numpy()
+    forward = found.cameras.world_from_camera[0, :3, 2].numpy()
+    depth = (cloud.positions[first] - eye) @ forward
+    assert np.median(np.abs(depth - truth) / truth) < 0.05
+
+
+def test_a_world_without_a_frame_is_refused():
+    with pytest.raises(SegmentCorrupt, match="no frame yet"):
+        replay("latent", [])
