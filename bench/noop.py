@@ -78,12 +78,7 @@ class StillEngine(Engine):
         return super().open(seed, "null")
 
     def observe(
-        self,
-        world: World,
-        image: Tensor,
-        camera: Cameras,
-        depth: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, world: World, image: Tensor, camera: Cameras, *more: object, **further: object
     ) -> Increment:
         return self._still(world, camera, shown=world.next_frame == 0)
 
