@@ -48,7 +48,11 @@ class ControlPlane:
                 "MIRAGE_REDIS_URL is empty: only `mirage up` starts a Redis of its own"
             )
         try:
-            redis = Redis.from_url(settings.redis_url, socket_timeout=keys.SOCKET_TIMEOUT_S)
+            redis = Redis.from_url(
+                settings.redis_url,
+                socket_timeout=keys.SOCKET_TIMEOUT_S,
+                max_connections=keys.MAX_CONNECTIONS,
+            )
         except ValueError as error:
             raise ConfigurationError(f"MIRAGE_REDIS_URL can't be used: {error}") from error
         store = SegmentStore(settings.segments_url)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from redis.asyncio import Redis
 
 from service import keys, scripts
+from service.batches import Pipelined
 from service.errors import FramesGone, SegmentMissing, UnknownFrame
 from service.segments import FrameMeta, SegmentStore, parse_segment
 
@@ -60,6 +61,7 @@ class FrameBus:
 
     def __init__(self, redis: Redis, store: SegmentStore) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._pipelined = Pipelined(redis)
         self._store = store
 
     async def read(
@@ -117,8 +119,9 @@ class FrameBus:
         return [ManifestEntry.model_validate_json(entry) for entry in entries]
 
     async def _position(self, session: str) -> _Position:
-        fields = ("state", "branch", "next_frame")
-        state, current, next_frame = await self._redis.hmget(keys.record(session), *fields)
+        state, current, next_frame = await self._pipelined.execute_command(
+            "HMGET", keys.record(session), "state", "branch", "next_frame"
+        )
         if state in (None, b"deleted"):
             scripts.raise_for_state(session, state or b"unknown")
         return _Position(int(current), int(next_frame))

@@ -37,6 +37,7 @@ SWEEP_PERIOD_S = 0.5
 SWEEP_BATCH = 100
 MAX_WAIT_S = 20.0  # the longest blocking read; below SOCKET_TIMEOUT_S
 SOCKET_TIMEOUT_S = 30.0
+MAX_CONNECTIONS = 1024  # of one process; long polls hold one each
 
 
 def record(session: str) -> str:

@@ -8,6 +8,7 @@ the same camera that nobody started: newest wins, and the log stays short withou
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass
@@ -250,11 +251,12 @@ class RequestLog:
 
     async def get(self, session: str, request_id: str) -> Progress:
         """Raises UnknownRequest; live poses have no progress and are unknown."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hget(keys.record(session), "state")
-            pipe.hget(keys.requests(session), request_id)
-            pipe.sismember(keys.cancels(session), request_id)
-            state, progress, cancel = await pipe.execute()
+        ask = self._pipelined.execute_command
+        state, progress, cancel = await asyncio.gather(
+            ask("HGET", keys.record(session), "state"),
+            ask("HGET", keys.requests(session), request_id),
+            ask("SISMEMBER", keys.cancels(session), request_id),
+        )
         if state in (None, b"deleted"):
             scripts.raise_for_state(session, state or b"unknown")
         if progress is None:

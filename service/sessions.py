@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from service import keys, scripts
 from service.auth.audit import audit
-from service.batches import Argument
+from service.batches import Argument, Pipelined
 from service.errors import SessionDeleted, TooManyRequests, UnknownSession, VersionConflict
 from service.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.segments import SegmentStore, Upload
@@ -134,6 +134,7 @@ class Sessions:
         heads: Heads,
     ) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._pipelined = Pipelined(redis)
         self._settings = settings
         self._store, self._requests, self._heads = store, requests, heads
 
@@ -256,7 +257,7 @@ class Sessions:
 
     async def get(self, session: str) -> Session:
         """Raises UnknownSession, or SessionDeleted while its tombstone stands."""
-        fields = await self._redis.hgetall(keys.record(session))
+        fields = await self._pipelined.execute_command("HGETALL", keys.record(session))
         if not fields:
             raise UnknownSession(f"there is no session {session!r}")
         if fields[b"state"] == SessionState.DELETED.value.encode():
