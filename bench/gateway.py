@@ -30,7 +30,7 @@ import uvloop
 from PIL import Image
 from redis.asyncio import Redis
 
-from bench.usage import cpu_of_all, redis_counters
+from bench.usage import cpu_of_all, profile, redis_counters
 from bench.walkers import Clock, Tally, WebSocketWalker, connect_websocket, walk
 from service.embedded import EmbeddedValkey, free_port
 from service.settings import load_settings
@@ -54,13 +54,19 @@ Connect = Callable[[int, Clock], Awaitable[WebSocketWalker]]  # number of the wa
 
 
 async def measure(
-    target: Target, connect: Connect, num: int, rate_hz: float, duration_s: float
+    target: Target,
+    connect: Connect,
+    num: int,
+    rate_hz: float,
+    duration_s: float,
+    profile_to: Path | None = None,
 ) -> dict[str, Any]:
     """One run: walkers connect, warm up, are measured and leave."""
     clock, tally = Clock(), Tally()
     walkers = [await connect(number, clock) for number in range(num)]
     walking = asyncio.create_task(walk(walkers, rate_hz, WARM_UP_S + duration_s + 0.5))
     await asyncio.sleep(WARM_UP_S)
+    profiling = await profile(target.pids, duration_s, profile_to)
     counters, cpu = await _counters(target), cpu_of_all(target.pids)
     clock.tally, started_s = tally, time.perf_counter()
     await asyncio.sleep(duration_s)
@@ -68,7 +74,7 @@ async def measure(
     cpu = {name: now - cpu[name] for name, now in cpu_of_all(target.pids).items()}
     now = await _counters(target)
     counters = {name: now[name] - counters[name] for name in now}
-    await walking
+    await asyncio.gather(walking, *(one.wait() for one in profiling))
     for walker in walkers:
         await walker.close()
     return summary(tally, cpu, counters, spent_s) | {"sessions": num, "rate_hz": rate_hz}
@@ -208,7 +214,9 @@ async def over_websocket(
         return await connect_websocket(url.replace("http", "ws") + path.format(ids[number]), clock)
 
     for rate_hz in args.rates:
-        runs.append(await measure(target, connect, len(ids), rate_hz, args.duration_s))
+        runs.append(
+            await measure(target, connect, len(ids), rate_hz, args.duration_s, args.profile)
+        )
         print_run(path, runs[-1])
         if not holds(runs[-1], BARS_MS["websocket"]) and not args.all:
             break
@@ -260,6 +268,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-batch", type=int, default=64, help="sessions in one step")
     parser.add_argument("--all", action="store_true", help="go on when the bar does not hold")
     parser.add_argument("--no-echo", action="store_true")
+    parser.add_argument("--profile", type=Path, help="folder for py-spy's raw stacks, per process")
     return parser.parse_args()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -23,6 +24,24 @@ def resident_bytes(pid: int) -> int:
 
 def cpu_of_all(pids: dict[str, int]) -> dict[str, float]:
     return {name: cpu_s(pid) for name, pid in pids.items()}
+
+
+async def profile(
+    pids: dict[str, int], duration_s: float, folder: Path | None
+) -> list[asyncio.subprocess.Process]:
+    """py-spy on each Python process, if there is a folder: `<name>.raw`, one stack a line."""
+    if folder is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        await asyncio.create_subprocess_exec(
+            *("py-spy", "record", "--format", "raw", "--rate", "200", "--pid", str(pid)),
+            *("--duration", str(int(duration_s)), "--output", str(folder / f"{name}.raw")),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        for name, pid in pids.items()
+        if name not in ("client", "valkey")
+    ]
 
 
 async def redis_counters(redis: Redis) -> dict[str, int]:
