@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlparse
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
+from service.batches import Batches
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 
 BACK_OFFS_S = (0.05, 0.2, 0.8)  # between tries; each is stretched by up to a half at random
@@ -56,9 +57,7 @@ class ObjectStore:
             options = {"mkdir": True, "automatic_cleanup": True}
         elif url.startswith("memory:"):
             options = {}
-        # A bucket may be unable to refuse what is there already; the same bytes do no harm.
-        self._mode: Literal["create", "overwrite"]
-        self._mode = "create" if self.folder is not None else "overwrite"
+        self._files: Batches[tuple[str, bytes]] = Batches(self._put_files)
         try:
             self._store = from_url(url, **options)
         except (BaseError, ValueError, OSError) as error:
@@ -68,12 +67,25 @@ class ObjectStore:
         """Store `data`, unless the object is there already."""
 
         async def once() -> None:
-            try:
-                await obstore.put_async(self._store, path, data, mode=self._mode)
-            except AlreadyExistsError:
-                pass  # named by its content: what lies there is what we bring
+            if self.folder is not None:
+                await self._files.do((path, data))
+            else:  # a bucket may be unable to refuse what is there; the same bytes do no harm
+                await obstore.put_async(self._store, path, data, mode="overwrite")
 
         await _persist(once, f"{path} can't be stored")
+
+    async def _put_files(self, items: Sequence[tuple[str, bytes]]) -> list[Exception | None]:
+        """One after the other in one thread: a file costs less than a task of its own."""
+        return await asyncio.to_thread(lambda: [self._put_file(*item) for item in items])
+
+    def _put_file(self, path: str, data: bytes) -> Exception | None:
+        try:
+            obstore.put(self._store, path, data, mode="create")
+        except AlreadyExistsError:
+            pass  # named by its content: what lies there is what we bring
+        except (BaseError, OSError) as error:
+            return error
+        return None
 
     async def replace(self, path: str, data: bytes) -> None:
         """Store `data` in place of what is there: for the few objects that are no records."""

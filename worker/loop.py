@@ -22,6 +22,7 @@ from service.control import ControlPlane
 from service.settings import Settings
 from service.tasks import end
 from service.workers import WorkerRecord
+from worker.beside import Beside
 from worker.faults import Faults
 from worker.holdings import Holdings
 from worker.memory import MEMORIES
@@ -57,9 +58,10 @@ class Worker:
         self._residency = residency = Residency[World](settings.resident_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="step")
         self._beside = pool = ThreadPoolExecutor(THREADS_BESIDE, thread_name_prefix="beside")
-        common = (control, runner, self._holdings, residency, pool)
-        self._preparer = Preparer(*common, metrics, self._trouble)
-        self._publisher = Publisher(*common, faults, metrics, self._trouble)
+        beside = Beside(pool, THREADS_BESIDE)
+        common = (control, runner, self._holdings, residency)
+        self._preparer = Preparer(*common, pool, metrics, self._trouble)
+        self._publisher = Publisher(*common, beside, faults, metrics, self._trouble)
         self._stopping = False
         self._started_s = time.time()
 

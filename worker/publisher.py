@@ -11,8 +11,6 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
-from typing import TypeVar
 
 import structlog
 
@@ -22,6 +20,7 @@ from service.frames import Frame
 from service.leases import Commit
 from service.segments import segment_id
 from worker import commits, heads
+from worker.beside import Beside
 from worker.faults import Faults
 from worker.holdings import Held, Holdings
 from worker.metrics import Metrics, age_s
@@ -33,7 +32,6 @@ from worker.trouble import TRANSIENT, Trouble, attempt
 from worker.world import World
 
 LOG = structlog.get_logger()
-T = TypeVar("T")
 Before = Awaitable[bool] | None  # whether the job before was committed; None: there is none
 
 
@@ -44,13 +42,13 @@ class Publisher:
         runner: Runner,
         holdings: Holdings,
         residency: Residency[World],
-        pool: Executor,
+        beside: Beside,
         faults: Faults,
         metrics: Metrics,
         trouble: Trouble,
     ) -> None:
         self._control, self._runner, self._holdings = control, runner, holdings
-        self._residency, self._pool = residency, pool
+        self._residency, self._beside = residency, beside
         self._faults, self._metrics, self._trouble = faults, metrics, trouble
         self._running: set[asyncio.Task[bool]] = set()
 
@@ -116,11 +114,12 @@ class Publisher:
             self._trouble.note(told)
 
     async def _finish(self, task: Task, made: Made, before: Before) -> str | None:
-        frames = await self._beside(self._runner.frames, task.job, made.increment, made.size)
+        increment = made.increment
+        frames = await self._beside.run(lambda: self._runner.frames(task.job, increment, made.size))
         job = await self._in_turn(task, before)
         if job is None:
             return None
-        data = await self._beside(self._runner.pack, job, made.increment, frames)
+        data = await self._beside.run(lambda: self._runner.pack(job, increment, frames))
         return await self._commit(task, job, data, frames, made)
 
     async def _commit(
@@ -185,9 +184,6 @@ class Publisher:
             return None
         is_good = self._residency.holds(task.held.session, resident)
         return task.job.at(resident.tip) if is_good else None
-
-    async def _beside(self, work: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
     def _count(self, held: Held, job: Job, frames: Sequence[Frame]) -> None:
         metrics, kind = self._metrics, job.entry.message.kind
