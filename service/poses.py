@@ -26,6 +26,7 @@ from service.errors import FieldProblem, InvalidRequest
 Array = NDArray[np.float64]
 
 MAX_DISTANCE_M = 10_000.0  # float32 points keep a millimetre up to here
+EXACT = 1e-13  # a rotation that was computed in float64, or written out in full
 RIGID_TOLERANCE = 1e-3  # float32 poses that went through a few products are well inside
 DEFAULT_STEP_M = 0.1
 DEFAULT_STEP_DEG = 4.0
@@ -67,6 +68,8 @@ def pose_from_matrix(values: Sequence[float], axes: str, field: str) -> Array:
     if len(values) != 16:
         raise _invalid(field, f"{len(values)} numbers", "16 numbers, row-major 4x4")
     matrix = np.asarray(values, dtype=np.float64).reshape(4, 4)
+    if axes == "opencv" and _is_exact(values):
+        return matrix
     if not np.isfinite(matrix).all():
         row, column = (int(index) for index in np.argwhere(~np.isfinite(matrix))[0])
         raise _invalid(
@@ -192,6 +195,20 @@ def _rotation(q: Array) -> Array:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def _is_exact(values: Sequence[float]) -> bool:
+    """Whether 16 numbers are a rigid transform to the last digits, nearby: nothing to repair.
+
+    In plain Python, since 10 live poses a second and session pass here. A NaN is never exact.
+    """
+    a, b, c, x, d, e, f, y, g, h, i, z, *last = values
+    lengths = abs(a * a + d * d + g * g - 1) + abs(b * b + e * e + h * h - 1)
+    angle = abs(a * b + d * e + g * h)
+    # of a right-handed frame, the third axis is the product of the others
+    third = abs(d * h - e * g - c) + abs(g * b - a * h - f) + abs(a * e - b * d - i)
+    is_near = all(abs(one) <= MAX_DISTANCE_M for one in (x, y, z))
+    return is_near and last == [0, 0, 0, 1] and lengths + angle + third < EXACT
 
 
 def _nearest_rotation(rotation: Array, field: str) -> Array:

@@ -169,3 +169,31 @@ def test_a_path_that_is_too_long_is_refused_with_its_length() -> None:
     with pytest.raises(InvalidRequest, match="1010 frames") as caught:
         expand(np.eye(4), [Action(forward_m=100), Action(right_m=1)], 0.1, 4.0, 1000)
     assert "at most 1000" in caught.value.fields[0].allowed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_poses_pass_unchanged_and_others_are_repaired_to_the_same(seed: int) -> None:
+    """The quick way and the thorough one agree, whichever a pose takes."""
+    random = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    pose = np.eye(4)
+    pose[:3, :3] = rotation * np.sign(np.linalg.det(rotation))
+    pose[:3, 3] = random.normal(size=3)
+    quick = pose_from_matrix(flat(pose), "opencv", "pose")
+    assert np.array_equal(quick, pose)
+    rounded = pose.astype(np.float32).astype(np.float64)
+    repaired = pose_from_matrix(flat(rounded), "opencv", "pose")
+    assert np.abs(repaired - pose).max() < 1e-6
+    assert np.abs(repaired[:3, :3].T @ repaired[:3, :3] - np.eye(3)).max() < 1e-14
+
+
+@pytest.mark.parametrize("number", [0, 3, 5, 10, 11, 15])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1e6])
+def test_no_spoilt_pose_takes_the_quick_way(number: int, value: float) -> None:
+    values = flat(np.eye(4))
+    values[number] = value
+    if number in (3, 11) and value == -1.0:
+        assert pose_from_matrix(values, "opencv", "pose").flat[number] == -1.0
+        return
+    with pytest.raises(InvalidRequest):
+        pose_from_matrix(values, "opencv", "pose")
