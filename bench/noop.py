@@ -14,14 +14,16 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 import torch
+import uvicorn
 import uvloop
 from torch import Tensor
 from torch.nn import functional
 
+from service.app import create_app
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.__main__ import serve
@@ -121,11 +123,39 @@ def serve_noop(settings: Settings, fault: str = "", step_s: float = 0.0) -> None
     uvloop.run(serve(settings, engine, parse_fault(fault)))
 
 
+def serve_gateway(settings: Settings) -> None:
+    """A gateway until SIGTERM, in this process."""
+    configure_logging(settings.log_level)
+    config = uvicorn.Config(
+        create_app(settings),
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run()
+
+
 def start_worker(settings: Settings, fault: str = "", step_s: float = 0.0) -> BaseProcess:
     """A worker as a process of its own, forked from one that has torch loaded: in milliseconds."""
+    return _start(serve_noop, settings, fault, step_s)
+
+
+def start_gateway(settings: Settings) -> BaseProcess:
+    """A gateway as a process of its own."""
+    return _start(serve_gateway, settings)
+
+
+def warm_up() -> None:
+    """Load everything once, in the process that all others are forked from; takes seconds."""
+    _start(bool).join()
+
+
+def _start(target: Callable[..., object], *args: object) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.noop"])
-    process = context.Process(target=serve_noop, args=(settings, fault, step_s), daemon=True)
+    process = context.Process(target=target, args=args, daemon=True)
     process.start()
     return process
 

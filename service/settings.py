@@ -42,6 +42,7 @@ class Settings(BaseModel):
     grpc_tls_cert: str = ""  # PEM file; with its key: TLS
     grpc_tls_key: str = ""
     grpc_tls_client_ca: str = ""  # only clients with a certificate of this authority
+    worker_metrics_port: int = Field(0, ge=0, le=65535)  # 0: a free one, named in the log
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # who may come in

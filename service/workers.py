@@ -25,6 +25,9 @@ class WorkerRecord(BaseModel):
     num_sessions: int = 0  # owned
     num_bytes: int = 0  # of the memories it holds
     problem: str = ""  # what it is waiting out: no store, no Redis
+    host: str = ""
+    pid: int = 0
+    metrics_port: int = 0  # where Prometheus finds it; 0: nowhere
     started_s: float
     seen_s: float = 0.0
 

@@ -18,6 +18,7 @@ from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
 from worker.faults import Faults, parse_fault
 from worker.loop import Worker
+from worker.metrics import Metrics
 from worker.runner import Encoding, Runner
 from worker.weights import WeightsError
 
@@ -45,11 +46,13 @@ async def serve(settings: Settings, engine: Engine, faults: Faults) -> None:
     """Run one worker until SIGTERM or SIGINT."""
     control = await ControlPlane.open(settings)
     encoding = Encoding(settings.image_format, settings.image_quality)
-    worker = Worker(control, settings, Runner(engine, encoding), faults)
+    metrics = Metrics()
+    port = metrics.serve(settings.host, settings.worker_metrics_port)
+    worker = Worker(control, settings, Runner(engine, encoding), faults, metrics, port)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    LOG.info("worker ready", worker=worker.id, weights=engine.backbone.weights)
+    LOG.info("worker ready", worker=worker.id, weights=engine.backbone.weights, metrics_port=port)
     try:
         await worker.run()
     finally:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import platform
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,6 +50,7 @@ class Worker:
         runner: Runner,
         faults: Faults,
         metrics: Metrics | None = None,
+        metrics_port: int = 0,  # where these are served, for others to know
     ) -> None:
         self.id = f"w{secrets.token_hex(8)}"
         self.metrics = metrics = metrics or Metrics()
@@ -63,7 +66,7 @@ class Worker:
         self._preparer = Preparer(*common, pool, metrics, self._trouble)
         self._publisher = Publisher(*common, beside, faults, metrics, self._trouble)
         self._stopping = False
-        self._started_s = time.time()
+        self._metrics_port, self._started_s = metrics_port, time.time()
 
     def stop(self) -> None:
         """Drain: finish the step, publish it, hand the sessions over, return from `run`."""
@@ -127,6 +130,9 @@ class Worker:
                 num_sessions=len(self._holdings),
                 num_bytes=self._residency.num_bytes,
                 problem=self._trouble.problem,
+                host=platform.node(),
+                pid=os.getpid(),
+                metrics_port=self._metrics_port,
                 started_s=self._started_s,
             )
         )

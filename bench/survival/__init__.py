@@ -1,0 +1,1 @@
+"""Scenarios in which processes die, sleep, drain or run out of disk, each returning figures."""
