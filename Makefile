@@ -9,7 +9,7 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format proto train bench clean
+.PHONY: help install demo up test check format proto train bench soak clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ train: $(INSTALLED)  ## train the mini model from scratch, or resume (one CPU th
 
 bench: $(INSTALLED)  ## frames per second by stage on this machine
 	$(BIN)/python -m bench.step --json out/step.json $(ARGS)
+
+soak: $(INSTALLED)  ## processes killed, stopped, drained; 10,000 sessions: out/survive.json (10-20 minutes)
+	$(BIN)/python -m bench.survive --full --json out/survive.json $(ARGS)
 
 clean:  ## remove .venv, caches and out/
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -1,7 +1,7 @@
-"""Named points of a step at which tests of survival let the process die.
+"""Named points of a step at which tests of survival let the process die or stop.
 
-`MIRAGE_FAULT=after_put:3` kills it at the third time. The loop gets this as an explicit object;
-only `python -m worker` ever makes one that does something.
+`MIRAGE_FAULT=after_put:3` kills it at the third time, `after_put:3:stop` stops it as SIGSTOP does.
+The loop gets this as an explicit object; only `python -m worker` makes one that does something.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, Protocol, get_args
 from service.errors import ConfigurationError
 
 Point = Literal["before_put", "after_put", "after_commit", "before_ack"]
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 class Faults(Protocol):
@@ -24,27 +25,28 @@ class NoFaults:
         pass
 
 
-class KillAt:
-    """SIGKILL to this very process, the `count`-th time that `point` is reached."""
+class SignalAt:
+    """A signal to this very process, the `count`-th time that `point` is reached."""
 
-    def __init__(self, point: Point, count: int) -> None:
-        self._point, self._left = point, count
+    def __init__(self, point: Point, count: int, number: signal.Signals) -> None:
+        self._point, self._left, self._number = point, count, number
 
     def at(self, point: Point) -> None:
         if point == self._point:
             self._left -= 1
             if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._number)
 
 
 def parse_fault(text: str) -> Faults:
-    """`point:count`, or nothing; raises ConfigurationError."""
+    """`point:count`, `point:count:stop` or nothing; raises ConfigurationError."""
     if not text:
         return NoFaults()
-    point, _, count = text.partition(":")
+    point, count, how = (*text.split(":"), "kill", "", "")[:3]
     for known in get_args(Point):
-        if point == known and count.isdecimal() and int(count) > 0:
-            return KillAt(known, int(count))
+        if point == known and count.isdecimal() and int(count) > 0 and how in SIGNALS:
+            return SignalAt(known, int(count), SIGNALS[how])
     raise ConfigurationError(
-        f"MIRAGE_FAULT={text!r}: must be <point>:<count>, a point of {', '.join(get_args(Point))}"
+        f"MIRAGE_FAULT={text!r}: must be <point>:<count> or <point>:<count>:stop, "
+        f"a point of {', '.join(get_args(Point))}"
     )

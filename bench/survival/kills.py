@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from bench.survival.fleet import Fleet, dead, fleet, until
-from bench.survival.walks import Walker, judge, percentile, walkers
+from bench.survival.walks import judge, percentile, walk_until, walkers
 from service.frames import Frame
 from worker.faults import Point
 
@@ -82,7 +82,9 @@ async def kills(
     async with fleet(lease_s=lease_s) as running:
         clients = await walkers(running.control, num_sessions)
         mortality, over = Mortality(running, failovers, seed), asyncio.Event()
-        walking = [asyncio.create_task(_walk_until(one, over, failovers)) for one in clients]
+        for client in clients:
+            client.on_frame = failovers.frame
+        walking = [asyncio.create_task(walk_until(one, over)) for one in clients]
         await mortality.keep_dying(num_kills, num_workers)
         running.worker(step_s=STEP_S)  # the survivor
         over.set()
@@ -97,17 +99,10 @@ async def kills(
         "frames": sum(len(one.images) for one in clients),
         **verdict,
         "failovers": len(failovers.seconds),
-        "failover_s": _spread(failovers.seconds),
-        "pause_s": _spread(failovers.gaps),
+        "failover_s": spread(failovers.seconds),
+        "pause_s": spread(failovers.gaps),
     }
 
 
-async def _walk_until(walker: Walker, over: asyncio.Event, failovers: Failovers) -> None:
-    walker.on_frame = failovers.frame
-    await walker.read(1)
-    while not over.is_set():
-        await walker.walk()
-
-
-def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
+def spread(seconds: Sequence[float]) -> dict[str, float | None]:
     return {"p50": percentile(seconds, 0.5), "max": percentile(seconds, 1.0)}

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from redis.exceptions import RedisError
 from torch import Tensor
 
 from bench.noop import noop_engine
 from bench.survival.fleet import fleet
 from service.control import ControlPlane
 from service.frames import Frame
-from service.requests import Generate
+from service.requests import Generate, new_request_id
 from service.segments import Upload
 from service.sessions import IDENTITY, Intrinsics, NewSession, Session
 from worker.faults import NoFaults
@@ -57,26 +58,48 @@ class Walker:
 
     async def walk(self) -> None:
         """One walk, until its last frame is here."""
-        self.num_walks += 1
-        poses = [pose(step) for step in STEPS]
-        await self.control.requests.append(self.session, Generate(poses=poses))
+        await self.ask()
         await self.read(1 + self.num_walks * len(STEPS))
+
+    async def ask(self) -> None:
+        """For one more walk, until that is acknowledged; asking again asks for the same."""
+        message, request = Generate(poses=[pose(step) for step in STEPS]), new_request_id()
+        while True:
+            try:
+                await self.control.requests.append(self.session, message, request)
+                break
+            except (RedisError, OSError):
+                await asyncio.sleep(0.1)
+        self.num_walks += 1
 
     async def read(self, count: int) -> None:
         """Until this many frames are here, resuming by number."""
         silent_since_s = time.monotonic()
         while len(self.images) < count:
-            after = len(self.images) - 1
-            frames = await self.control.frames.read(self.session, after, wait_s=0.5, limit=8)
+            frames = await self._next()
             for frame in frames:
-                self.wrong_numbers += frame.frame != len(self.images)
-                self.images.append(hashlib.sha256(frame.image).digest())
-                if self.on_frame is not None:
-                    self.on_frame(self.session, frame)
+                self.take(frame)
             if frames:
                 silent_since_s = time.monotonic()
             if time.monotonic() - silent_since_s > PATIENCE_S:
                 raise TimeoutError(f"no frame of {self.session} for {PATIENCE_S} s")
+
+    def take(self, frame: Frame) -> None:
+        self.note(frame.frame, frame.image)
+        if self.on_frame is not None:
+            self.on_frame(self.session, frame)
+
+    def note(self, number: int, image: bytes) -> None:
+        self.wrong_numbers += number != len(self.images)
+        self.images.append(hashlib.sha256(image).digest())
+
+    async def _next(self) -> list[Frame]:
+        after = len(self.images) - 1
+        try:
+            return await self.control.frames.read(self.session, after, wait_s=0.5, limit=8)
+        except (RedisError, OSError):
+            await asyncio.sleep(0.1)
+            return []
 
 
 async def walkers(control: ControlPlane, num: int) -> list[Walker]:
@@ -150,6 +173,13 @@ async def _undisturbed(walks: dict[int, int]) -> dict[int, tuple[list[bytes], di
         worker.stop()
         await serving
     return made
+
+
+async def walk_until(walker: Walker, over: asyncio.Event) -> None:
+    """One walk after the other; the last one is finished."""
+    await walker.read(1)
+    while not over.is_set():
+        await walker.walk()
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -18,7 +18,9 @@ def test_no_fault_by_default() -> None:
     faults.at("before_put")
 
 
-@pytest.mark.parametrize("text", ["before_lunch:1", "before_put", "before_put:0", "before_put:x"])
+@pytest.mark.parametrize(
+    "text", ["before_lunch:1", "before_put", "before_put:0", "before_put:x", "before_put:1:nap"]
+)
 def test_a_fault_that_is_not_understood_is_fatal(text: str) -> None:
     with pytest.raises(ConfigurationError, match="MIRAGE_FAULT"):
         parse_fault(text)

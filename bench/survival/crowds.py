@@ -1,0 +1,157 @@
+"""Many sessions: thousands that come, walk one chunk and are abandoned; hundreds that stay while a
+few are at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.noop import noop_engine
+from bench.survival.fleet import Fleet, fleet, until
+from bench.survival.walks import Walker, open_world, pose, walkers
+from service.embedded import free_port
+from service.requests import Generate
+from worker.runner import Encoding, Runner, world_bytes
+
+AT_ONCE = 16
+WORLD_BYTES = 4096  # of 64 x 32 pixels after one chunk
+
+
+async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict[str, Any]:
+    """Sessions that walk one chunk and never come back: memory stays flat, nothing is left.
+
+    `baseline`: after how many sessions the worker's memory is taken as what it should stay at;
+    `budget`: how many worlds there is room for.
+    """
+    limits = {"max_sessions": num_sessions + 1, "session_idle_s": 20.0, "linger_s": 0.0}
+    port = free_port()
+    async with fleet(**limits) as running:
+        worker = running.worker(resident_bytes=budget * WORLD_BYTES)
+        running.gateway(port)
+        await until(lambda: _ready(port))
+        rss, unready, started_s = {}, 0, time.monotonic()
+        for first in range(0, num_sessions, AT_ONCE):
+            count = min(AT_ONCE, num_sessions - first)
+            await asyncio.gather(*(_visit(running, first + i) for i in range(count)))
+            done = first + count
+            if done >= baseline and (done - baseline) % (AT_ONCE * 10) < AT_ONCE:
+                rss[done] = _rss_bytes(worker)
+                unready += not await _ready(port)
+        spent_s = time.monotonic() - started_s
+        evictions = int(await running.metric(worker, "mirage_evictions"))
+        left = await _left_after_expiry(running)
+    first_rss, *_, last_rss = [*rss.values(), *rss.values()]
+    return {
+        "sessions": num_sessions,
+        "sessions_per_s": round(num_sessions / spent_s, 1),
+        "rss_growth": round(last_rss / first_rss - 1, 4),
+        "rss_worst_growth": round(max(rss.values()) / first_rss - 1, 4),
+        "rss_bytes": last_rss,
+        "evictions": evictions,
+        "unready": unready,
+        **left,
+    }
+
+
+async def _visit(running: Fleet, seed: int) -> None:
+    control = running.control
+    session = await open_world(control, seed)
+    path = Generate(poses=[pose(i) for i in range(running.settings.chunk_frames)])
+    await control.requests.append(session.id, path)
+    await Walker(control, session.id, seed).read(1 + len(path.poses))
+
+
+async def _left_after_expiry(running: Fleet) -> dict[str, int]:
+    """Files and keys that are left of sessions once all have expired."""
+    root = running.settings.data_dir / "segments" / "sessions"
+
+    async def gone() -> bool:
+        return not await running.control.redis.zcard("mirage:expiry") and not _files(root)
+
+    await until(gone, seconds=600)
+    redis = running.control.redis
+    keys = [key async for key in redis.scan_iter(match="*{s*", count=1000)]
+    tombstones = [key for key in keys if await redis.hget(key, "state") == b"deleted"]
+    return {"files_left": _files(root), "keys_left": len(keys) - len(tombstones)}
+
+
+def _files(root: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(root))  # which may vanish meanwhile
+
+
+def _rss_bytes(process: BaseProcess) -> int:
+    pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+    return int(pages) * 4096
+
+
+async def _ready(port: int) -> bool:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        try:
+            return (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+async def resident(
+    num_resident: int, num_active: int, step_s: float = 0.05, rounds: int = 3
+) -> dict[str, Any]:
+    """Frames per second of a few active sessions, alone and among many that rest in memory."""
+    async with fleet(linger_s=600.0, lease_s=5.0) as running:
+        running.worker(step_s=step_s, max_batch=num_active)
+        active = await walkers(running.control, num_active)
+        await asyncio.gather(*(one.read(1) for one in active))
+        alone = [await _throughput(active) for _ in range(rounds)]
+        crowd = await walkers(running.control, num_resident - num_active)
+        for first in range(0, len(crowd), AT_ONCE):
+            await asyncio.gather(*(one.walk() for one in crowd[first : first + AT_ONCE]))
+        among = [await _throughput(active) for _ in range(rounds)]
+        (record,) = await running.control.workers.alive()
+    return {
+        "resident": record.num_sessions,
+        "active": num_active,
+        "frames_per_s_alone": round(max(alone), 1),
+        "frames_per_s_among": round(max(among), 1),
+        "ratio": round(max(among) / max(alone), 3),
+    }
+
+
+async def _throughput(active: Sequence[Walker]) -> float:
+    before, started_s = sum(len(one.images) for one in active), time.monotonic()
+    await asyncio.gather(*(one.walk() for one in active))
+    frames = sum(len(one.images) for one in active) - before
+    return frames / (time.monotonic() - started_s)
+
+
+async def restores(num_walks: int, rounds: int = 5) -> dict[str, Any]:
+    """Bringing back an evicted World, from its segments in the store to the device."""
+    async with fleet() as running:
+        running.worker()
+        (walker,) = await walkers(running.control, 1)
+        for _ in range(num_walks):
+            await walker.walk()
+        control, session = running.control, await running.control.sessions.get(walker.session)
+        runner, seconds = Runner(noop_engine(), Encoding()), []
+        for _ in range(rounds):
+            started_s = time.perf_counter()
+            entries = await control.frames.manifest(session.id)
+            segments = await asyncio.gather(
+                *(control.segments.get(session.id, entry.id) for entry in entries)
+            )
+            world = runner.restore(session, segments)
+            seconds.append(time.perf_counter() - started_s)
+    size = sum(map(len, segments))
+    return {
+        "segments": len(segments),
+        "segment_bytes": size,
+        "world_bytes": world_bytes(world),
+        "restore_s": round(min(seconds), 4),
+        "bound_s": round(0.1 + size / 1e9, 4),
+    }
