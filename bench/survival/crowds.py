@@ -19,10 +19,11 @@ from bench.survival.fleet import Fleet, fleet, until
 from bench.survival.walks import Walker, open_world, pose, walkers
 from service.embedded import free_port
 from service.requests import Generate
+from worker.preparer import EMPTY_WORLD_BYTES
 from worker.runner import Encoding, Runner, world_bytes
 
 AT_ONCE = 16
-WORLD_BYTES = 4096  # of 64 x 32 pixels after one chunk
+WORLD_BYTES = 100_000  # allocated by a world of 64 x 32 pixels after one chunk
 
 
 async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict[str, Any]:
@@ -34,7 +35,7 @@ async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict
     limits = {"max_sessions": num_sessions + 1, "session_idle_s": 20.0, "linger_s": 0.0}
     port = free_port()
     async with fleet(**limits) as running:
-        worker = running.worker(resident_bytes=budget * WORLD_BYTES)
+        worker = running.worker(resident_bytes=budget * WORLD_BYTES + EMPTY_WORLD_BYTES)
         running.gateway(port)
         await until(lambda: _ready(port))
         rss, unready, started_s = {}, 0, time.monotonic()
