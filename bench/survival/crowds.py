@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
 from bench.noop import noop_engine
 from bench.survival.fleet import Fleet, fleet, until
-from bench.survival.walks import Walker, open_world, pose, walkers
+from bench.survival.walks import INTRINSICS, Walker, open_world, pose, walkers
 from service.embedded import free_port
 from service.requests import Generate
 from worker.preparer import EMPTY_WORLD_BYTES
-from worker.runner import Encoding, Runner, world_bytes
+from worker.runner import Encoding, Runner, cameras, world_bytes
 
 AT_ONCE = 16
-WORLD_BYTES = 100_000  # allocated by a world of 64 x 32 pixels after one chunk
 
 
 async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict[str, Any]:
@@ -32,10 +32,11 @@ async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict
     `baseline`: after how many sessions the worker's memory is taken as what it should stay at;
     `budget`: how many worlds there is room for.
     """
+    resident_bytes = budget * _bytes_after_one_chunk() + EMPTY_WORLD_BYTES
     limits = {"max_sessions": num_sessions + 1, "session_idle_s": 20.0, "linger_s": 0.0}
     port = free_port()
     async with fleet(**limits) as running:
-        worker = running.worker(resident_bytes=budget * WORLD_BYTES + EMPTY_WORLD_BYTES)
+        worker = running.worker(resident_bytes=resident_bytes)
         running.gateway(port)
         await until(lambda: _ready(port))
         rss, unready, started_s = {}, 0, time.monotonic()
@@ -99,6 +100,14 @@ async def _ready(port: int) -> bool:
             return (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
         except httpx.TransportError:
             return False
+
+
+def _bytes_after_one_chunk() -> int:
+    engine = noop_engine()
+    world, image = engine.open(0), torch.zeros(32, 64, 3, dtype=torch.uint8)
+    engine.observe(world, image, cameras(INTRINSICS, [pose(0)]))
+    engine.step([world], [cameras(INTRINSICS, [pose(i) for i in range(4)])])
+    return world_bytes(world)
 
 
 async def resident(
