@@ -23,13 +23,11 @@ WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 def filled(kind: type[M], values: Mapping[str, Any]) -> M:
-    """A message from a dictionary; None means unset. Raises ValueError for a name it has not."""
+    """A message from a dictionary; None means unset, what it has no field for is left out."""
     message = kind()
     fields: Mapping[str, Any] = message.DESCRIPTOR.fields_by_name
     for name, value in values.items():
-        if name not in fields:
-            raise ValueError(f"{message.DESCRIPTOR.name} has no field {name!r}")
-        if value is not None:
+        if value is not None and name in fields:
             _set(message, fields[name], value)
     return message
 

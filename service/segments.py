@@ -28,6 +28,8 @@ FRAMES = "frames"  # uint8, every encoded image one after the other
 SIZES = "frame_sizes"  # int64, bytes of each
 SUFFIX = ".safetensors"
 Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
+PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
+DTYPES = {"F32": "<f4", "F16": "<f2"}  # of those, in safetensors' words and numpy's
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,24 @@ def parse_segment(data: bytes) -> tuple[SegmentHeader, list[bytes]]:
         raise SegmentCorrupt(f"a segment can't be parsed: {error}") from error
     ends = np.cumsum(sizes).tolist()
     return header, [frames[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
+    """Frame -> "coverage" (share that memory knew) and "depth" (metres), each (h, w) on the latent
+    grid; what a segment has not got is left out. Raises SegmentCorrupt.
+    """
+    header, _ = parse_segment(data)
+    (length,) = struct.unpack("<Q", data[:8])
+    table, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    stored = {}
+    for name in PLANES:
+        if name in table:
+            values = np.frombuffer(_tensor(table, body, name), DTYPES[table[name]["dtype"]])
+            stored[name] = values.reshape(table[name]["shape"]).astype(np.float32)
+    return {
+        frame.frame: {name: values[i] for name, values in stored.items()}
+        for i, frame in enumerate(header.frames)
+    }
 
 
 def _tensor(table: Mapping[str, Any], body: bytes, name: str) -> bytes:

@@ -1,33 +1,37 @@
 """The WebSocket form of the stream.
 
 Subprotocol `mirage.v1.proto`: one binary message per ClientMessage and ServerMessage. Without it,
-or as `mirage.v1.json`, for people: JSON text, and after a frame's head its picture as a binary
-message. What `Open` says on gRPC stands in the address here, as in `?after=12`.
+or as `mirage.v1.json`, for people: JSON text, and after a frame's head its picture (and its
+planes) as binary messages. What `Open` says on gRPC stands in the address here, as in `?after=12`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Any
 
-from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from service.auth.principal import Scope, requires
+from service.auth.principal import PrincipalDep, Scope, requires
 from service.errors import FieldProblem, InvalidRequest, MirageError, problem_of
-from service.gateway import Gateway, GatewayDep
-from service.rest.problems import control_plane_down
+from service.gateway import GatewayDep
+from service.rest.problems import control_plane_down, invalid_request
 from service.stream import answers
 from service.stream.conversation import converse
 from service.stream.messages import Incoming, OpenMessage, from_bytes, from_text
+from service.telemetry import Metrics
 from service.wire import world_pb2 as pb
 
 router = APIRouter(tags=["stream"])
 
 TEXT, BINARY = "mirage.v1.json", "mirage.v1.proto"
 SERVICE_RESTART = 1012
+LISTS = ("cameras", "planes")
+OF_THE_GATE = ("ticket",)  # in the query, but not about the stream
 
 
 class Socket:
@@ -53,6 +57,8 @@ class Socket:
         await self._websocket.send_text(json.dumps(answers.as_text(message, self._session_id)))
         if message.HasField("frame"):
             await self._websocket.send_bytes(message.frame.image)
+            for plane in message.frame.planes:
+                await self._websocket.send_bytes(plane.data)
 
     async def refuse(self, error: MirageError) -> None:
         """Say why, then close with the error's code; the client may be gone already."""
@@ -75,20 +81,19 @@ class Socket:
 
 
 @router.websocket("/v1/sessions/{session_id}/stream")
-@requires(Scope.WALK)
+@requires(Scope.READ)  # looking on; what moves or changes the world asks for more
 async def stream(
-    websocket: WebSocket,
-    session_id: str,
-    gateway: GatewayDep,
-    after: Annotated[int | None, Query(ge=-1, le=2**53)] = None,
+    websocket: WebSocket, session_id: str, gateway: GatewayDep, principal: PrincipalDep
 ) -> None:
-    """Walk through a world. `after`: the last frame the client has; it gets all that follow."""
+    """Walk through a world. The query is what `Open` says elsewhere, as in `?after=12&format=h264`;
+    `after`: the last frame the client has; it gets all that follow."""
     socket = Socket(websocket, session_id)
     await websocket.accept(subprotocol=socket.protocol)
     gateway.metrics.streams.inc()
     try:
-        opening = OpenMessage(type="open", session=session_id, after=after)
-        await _serve(socket, gateway, opening)
+        opening = opening_of(session_id, websocket.query_params.multi_items())
+        talk = converse(gateway, principal, opening, socket.incoming())
+        await _pass_on(socket, talk, gateway.metrics)
         if gateway.closing.is_set():
             await websocket.close(SERVICE_RESTART, "come back with `after`")
     except WebSocketDisconnect:
@@ -101,9 +106,25 @@ async def stream(
         gateway.metrics.streams.dec()
 
 
-async def _serve(socket: Socket, gateway: Gateway, opening: OpenMessage) -> None:
-    async with aclosing(converse(gateway, opening, socket.incoming())) as messages:
+async def _pass_on(
+    socket: Socket, talk: AsyncGenerator[pb.ServerMessage, None], metrics: Metrics
+) -> None:
+    async with aclosing(talk) as messages:
         async for message in messages:
             await socket.send(message)
             if message.HasField("frame"):
-                gateway.metrics.delivered("websocket", len(message.frame.image))
+                metrics.delivered("websocket", len(message.frame.image))
+
+
+def opening_of(session_id: str, query: list[tuple[str, str]]) -> OpenMessage:
+    """From the address: lists are repeated or have commas. Raises InvalidRequest."""
+    values: dict[str, Any] = {"session": session_id}
+    for name, value in query:
+        if name in LISTS:
+            values.setdefault(name, []).extend(value.split(","))
+        elif name not in OF_THE_GATE:
+            values[name] = value
+    try:
+        return OpenMessage.model_validate(values)
+    except ValidationError as error:
+        raise invalid_request(error) from None

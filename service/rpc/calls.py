@@ -25,7 +25,7 @@ from service.wire import world_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["World"]
 PASSED_ON = ("authorization", "x-request-id", "idempotency-key")
 SESSION = "/v1/sessions/{session}"
-FILES = ("image", "depth")
+FILES = ("image", "depth", "mask")
 CHUNK_BYTES = 1 << 18
 
 Context = Any  # grpc.aio.ServicerContext; its stubs are generic in types that handlers don't share
@@ -45,6 +45,13 @@ ROUTES = {
     "DeleteSession": Route("DELETE", SESSION),
     "KeepAlive": Route("POST", f"{SESSION}:keep-alive"),
     "GetMemory": Route("GET", f"{SESSION}/memory"),
+    "CreateObservation": Route("POST", f"{SESSION}/observations", "form"),
+    "Fork": Route("POST", f"{SESSION}:fork", "json"),
+    "ForkShared": Route("POST", "/v1/forks", "json"),
+    "Rewind": Route("POST", f"{SESSION}:rewind", "json"),
+    "Snapshot": Route("POST", f"{SESSION}:snapshot", "json"),
+    "ListSnapshots": Route("GET", f"{SESSION}/snapshots"),
+    "ForgetSnapshot": Route("DELETE", f"{SESSION}/snapshots/{{name}}"),
     "CreateGeneration": Route("POST", f"{SESSION}/generations", "json"),
     "GetGeneration": Route("GET", f"{SESSION}/generations/{{id}}"),
     "ListGenerations": Route("GET", f"{SESSION}/generations"),
@@ -131,10 +138,13 @@ def _ask(name: str, request: Message, context: Context) -> Ask:
     }
     path = route.path.format(**in_path)
     if route.rest == "json":
-        return Ask(route.method, path, json=values.pop("path", {}), headers=headers)
+        return Ask(route.method, path, json=values.pop("path", values), headers=headers)
     if route.rest == "form":
+        values |= values.pop("observation", {})
         files: dict[str, bytes] = {one: values.pop(one) for one in FILES if one in values}
         values |= values.pop("intrinsics", {})
+        if "pose" in values:
+            values["pose"] = json.dumps(values["pose"])
         form = {key: str(value) for key, value in values.items()}
         return Ask(route.method, path, form=form, files=files, headers=headers)
     return Ask(route.method, path, query=values, headers=headers)

@@ -48,10 +48,8 @@ async def refuse_document(context: Any, document: dict[str, Any]) -> NoReturn:
 
 
 def _details(document: dict[str, Any], slug: str) -> list[Message]:
-    known = set(pb.Problem.DESCRIPTOR.fields_by_name)
-    problem = {name: value for name, value in document.items() if name in known}
     details: list[Message] = [
-        filled(pb.Problem, problem),
+        filled(pb.Problem, document),
         error_details_pb2.ErrorInfo(reason=slug, domain=DOMAIN),
     ]
     if document.get("retry_after_s") is not None:

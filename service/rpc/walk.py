@@ -36,9 +36,11 @@ class Walk:
         try:
             opening = await _opening(requests)
             with bound_contextvars(request_id=request_id, session=opening.session):
-                await self._gateway.guard.admit(headers, Scope.WALK, opening.session)
-                async with aclosing(converse(self._gateway, opening, _incoming(requests))) as talk:
-                    async for message in talk:
+                guard = self._gateway.guard
+                principal = await guard.admit(headers, Scope.READ, opening.session)
+                talk = converse(self._gateway, principal, opening, _incoming(requests))
+                async with aclosing(talk) as messages:
+                    async for message in messages:
                         yield message
                         if message.HasField("frame"):
                             metrics.delivered("grpc", len(message.frame.image))

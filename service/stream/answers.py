@@ -13,9 +13,9 @@ from service.frames import Frame
 from service.requests import Progress
 from service.rest.answers import generation_out
 from service.sessions import Session
+from service.stream.messages import PROTOCOL
+from service.stream.player import Player, whole_id
 from service.wire import world_pb2 as pb
-
-PROTOCOL = 1
 
 
 def hello(session: Session, after: int) -> pb.ServerMessage:
@@ -33,19 +33,22 @@ def hello(session: Session, after: int) -> pb.ServerMessage:
     return pb.ServerMessage(hello=filled(pb.Hello, values))
 
 
-def status(session: Session) -> pb.Status:
+def status(session: Session, player: Player) -> pb.Status:
     values = {
         "state": session.state.value,
         "error": session.error,
         "num_points": session.num_points,
         "num_bytes": session.num_bytes,
+        "num_frames": session.next_frame,
         "branch": session.branch,
+        "paused": player.paused,
+        "speed": player.speed,
     }
     return filled(pb.Status, values)
 
 
 def frame_message(frame: Frame) -> pb.Frame:
-    """By hand: this is the hot path. The picture is copied once, into the message."""
+    """What is said of a frame, by hand: this is the hot path. Its picture is added later."""
     seconds = int(frame.created_s)
     return pb.Frame(
         frame=frame.frame,
@@ -56,13 +59,11 @@ def frame_message(frame: Frame) -> pb.Frame:
         matrix=frame.pose,
         coverage=frame.coverage,
         timings_ms=frame.timings_ms,
-        request_id=frame.request_id,
+        request_id=whole_id(frame.request_id),
         kind=frame.kind,
         sequence=frame.sequence,
         client_time_ms=frame.client_time_ms,
         created_at=Timestamp(seconds=seconds, nanos=int(1e9 * (frame.created_s - seconds))),
-        media_type=frame.media_type,
-        image=frame.image,
     )
 
 

@@ -6,28 +6,65 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Annotated, Literal
 
 from google.protobuf.message import DecodeError
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
 
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
 from service.rest.problems import invalid_request
-from service.schemas import Axes, Camera, Closed, PathIn, PoseIn
+from service.schemas import Axes, Camera, Closed, Intrinsics, PathIn, PoseIn
+from service.stream.inputs import DEFAULT_MOVE_M_PER_S, DEFAULT_TURN_DEG_PER_S, KEYS
+from service.stream.pictures import Format
+from service.stream.planes import PlaneName
+from service.stream.player import MAX_SPEED, MIN_SPEED
 from service.wire import world_pb2 as pb
 
+PROTOCOL = 1
+MAX_FRAME = 2**53
+
 Sequence = Annotated[int, Field(ge=0, lt=2**63)]
+FrameNumber = Annotated[int, Field(ge=0, le=MAX_FRAME)]
+Stick = Annotated[float, Field(ge=-1, le=1)]
+
+
+def _file(value: object) -> object:
+    """Bytes from protobuf as they are; JSON has them in base64."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"must be base64: {error}") from error
+
+
+File = Annotated[bytes, BeforeValidator(_file)]
 
 
 class OpenMessage(Closed):
-    """How this stream should be; may come first, or not at all."""
+    """How a stream should be: the first message on gRPC, the address' query on a WebSocket."""
 
-    type: Literal["open"]
+    type: Literal["open"] = "open"
     sequence: Sequence = 0
-    protocol: int = 1
+    protocol: int = Field(PROTOCOL, ge=0, description="the newest version the client speaks")
     session: str = ""
-    after: int | None = Field(None, ge=-1, le=2**53)
+    after: int | None = Field(None, ge=-1, le=MAX_FRAME, description="last frame the client has")
+    cameras: list[Camera] = Field([], description="frames of these only; none: of all")
+    format: Format = ""
+    quality: int = Field(0, ge=0, le=100, description="of JPEG, WebP, H.264; 0: as the server is")
+    adaptive: bool = False
+    planes: list[PlaneName] = Field([], description="sent beside the picture")
+    frames_per_s: float = Field(0, ge=0, le=240, description="play at this rate; 0: at once")
+    lead_frames: int = Field(0, ge=0, le=1024, description="paths are made so far ahead of play")
+    extrapolate: bool = Field(False, description="live poses as they will be on arrival")
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _unspecified(cls, value: object) -> object:
+        return "" if value == "unspecified" else value
 
 
 class PoseMessage(PoseIn):
@@ -38,6 +75,31 @@ class PoseMessage(PoseIn):
     sequence: Sequence = 0
     camera: Camera = 0
     client_time_ms: float | None = None
+
+
+class InputMessage(Closed):
+    """What keyboard and gamepad hold, until the next such message."""
+
+    type: Literal["input"]
+    sequence: Sequence = 0
+    camera: Camera = 0
+    forward: Stick = 0
+    right: Stick = 0
+    up: Stick = 0
+    yaw: Stick = 0
+    pitch: Stick = 0
+    keys: list[str] = Field([], max_length=32)
+    move_m_per_s: float = Field(DEFAULT_MOVE_M_PER_S, gt=0, le=100)
+    turn_deg_per_s: float = Field(DEFAULT_TURN_DEG_PER_S, gt=0, le=720)
+    client_time_ms: float | None = None
+
+    @field_validator("keys")
+    @classmethod
+    def _known(cls, keys: list[str]) -> list[str]:
+        for key in keys:
+            if key.lower() not in KEYS:
+                raise ValueError(f"{key[:20]!r} is none of {', '.join(KEYS)}")
+        return keys
 
 
 class PathMessage(PathIn):
@@ -53,13 +115,65 @@ class CancelMessage(Closed):
     id: str
 
 
+class ObserveMessage(Closed):
+    """What was really seen, written into the memory."""
+
+    type: Literal["observe"]
+    sequence: Sequence = 0
+    pose: PoseIn
+    axes: Axes = "opencv"
+    image: File
+    depth: File | None = None
+    mask: File | None = None
+    fov_deg: float | None = None
+    intrinsics: Intrinsics | None = None
+    scale_m: float | None = None
+
+
+class PlayMessage(Closed):
+    """Pause, go on, faster, slower."""
+
+    type: Literal["play"]
+    sequence: Sequence = 0
+    paused: bool | None = None
+    speed: float | None = Field(None, ge=MIN_SPEED, le=MAX_SPEED)
+
+
+class SeekMessage(Closed):
+    """Rewind: what comes after this frame is forgotten."""
+
+    type: Literal["seek"]
+    sequence: Sequence = 0
+    frame: FrameNumber
+
+
+class ForkMessage(Closed):
+    """A new session with this one's past."""
+
+    type: Literal["fork"]
+    sequence: Sequence = 0
+    frame: FrameNumber | None = None
+    seed: int | None = Field(None, ge=0, lt=2**53)
+
+
 class PingMessage(Closed):
     type: Literal["ping"]
     sequence: Sequence = 0
     client_time_ms: float | None = None
 
 
-AnyMessage = OpenMessage | PoseMessage | PathMessage | CancelMessage | PingMessage
+AnyMessage = (
+    OpenMessage
+    | PoseMessage
+    | InputMessage
+    | PathMessage
+    | CancelMessage
+    | ObserveMessage
+    | PlayMessage
+    | SeekMessage
+    | ForkMessage
+    | PingMessage
+)
 ClientMessage = Annotated[AnyMessage, Field(discriminator="type")]
 CLIENT_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(ClientMessage)
 Incoming = AnyMessage | InvalidRequest  # what can't be read is answered, and the stream goes on

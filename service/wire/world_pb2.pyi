@@ -441,6 +441,8 @@ class CreateSessionRequest(_message.Message):
     INTRINSICS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    SCALE_M_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """PNG, JPEG or WebP; or a sample:"""
     sample: _builtins.str
@@ -452,7 +454,11 @@ class CreateSessionRequest(_message.Message):
     seed: _builtins.int
     """at random if not given"""
     memory: _builtins.str
-    """"latent" (default) or "null" """
+    """"latent" (default), "rgb" or "null" """
+    mask: _builtins.bytes
+    """of the image: PNG or WebP, not black where nothing is to be remembered"""
+    scale_m: _builtins.float
+    """without depth: metres to what stands at the image's centre"""
     @_builtins.property
     def intrinsics(self) -> Global___Intrinsics:
         """in pixels of the whole image"""
@@ -467,17 +473,23 @@ class CreateSessionRequest(_message.Message):
         intrinsics: Global___Intrinsics | None = ...,
         seed: _builtins.int | None = ...,
         memory: _builtins.str = ...,
+        mask: _builtins.bytes = ...,
+        scale_m: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_seed", b"_seed", "fov_deg", b"fov_deg", "intrinsics", b"intrinsics", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_scale_m", b"_scale_m", "_seed", b"_seed", "fov_deg", b"fov_deg", "intrinsics", b"intrinsics", "scale_m", b"scale_m", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_seed", b"_seed", "depth", b"depth", "fov_deg", b"fov_deg", "image", b"image", "intrinsics", b"intrinsics", "memory", b"memory", "sample", b"sample", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_scale_m", b"_scale_m", "_seed", b"_seed", "depth", b"depth", "fov_deg", b"fov_deg", "image", b"image", "intrinsics", b"intrinsics", "mask", b"mask", "memory", b"memory", "sample", b"sample", "scale_m", b"scale_m", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fov_deg: _TypeAlias = _typing.Literal["fov_deg"]  # noqa: Y015
     _WhichOneofArgType__fov_deg: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg"]  # noqa: Y015
+    _WhichOneofReturnType__scale_m: _TypeAlias = _typing.Literal["scale_m"]  # noqa: Y015
+    _WhichOneofArgType__scale_m: _TypeAlias = _typing.Literal["_scale_m", b"_scale_m"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fov_deg) -> _WhichOneofReturnType__fov_deg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale_m) -> _WhichOneofReturnType__scale_m | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
@@ -570,7 +582,7 @@ class Session(_message.Message):
     branch_first_frame: _builtins.int
     """frames before it came from another branch"""
     origin: _builtins.str
-    """fork:<session> or import:<session>"""
+    """"fork:SESSION" or "import:SESSION" """
     @_builtins.property
     def intrinsics(self) -> Global___Intrinsics:
         """of the frame, pixels"""
@@ -842,7 +854,7 @@ class Generation(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def result(self) -> Global___RequestResult:
-        """of a fork, rewind or snapshot"""
+        """of a fork, rewind or snapshot that is done"""
 
     def __init__(
         self,
@@ -876,8 +888,6 @@ Global___Generation: _TypeAlias = Generation  # noqa: Y015
 
 @_typing.final
 class RequestResult(_message.Message):
-    """What a fork, rewind or snapshot came to."""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
@@ -885,12 +895,9 @@ class RequestResult(_message.Message):
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     session: _builtins.str
-    """the fork"""
     branch: _builtins.int
-    """that the rewind began"""
     num_frames: _builtins.int
     name: _builtins.str
-    """of the snapshot"""
     def __init__(
         self,
         *,
@@ -906,6 +913,270 @@ class RequestResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RequestResult: _TypeAlias = RequestResult  # noqa: Y015
+
+@_typing.final
+class CreateObservationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    OBSERVATION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    @_builtins.property
+    def observation(self) -> Global___Observation: ...
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        observation: Global___Observation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateObservationRequest: _TypeAlias = CreateObservationRequest  # noqa: Y015
+
+@_typing.final
+class ForkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    frame: _builtins.int
+    """the last frame that is kept; chunks stay whole"""
+    snapshot: _builtins.str
+    seed: _builtins.int
+    """another one imagines other things"""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        frame: _builtins.int | None = ...,
+        snapshot: _builtins.str | None = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame", b"_frame", "_seed", b"_seed", "_snapshot", b"_snapshot", "frame", b"frame", "seed", b"seed", "snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame", b"_frame", "_seed", b"_seed", "_snapshot", b"_snapshot", "frame", b"frame", "seed", b"seed", "session", b"session", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame: _TypeAlias = _typing.Literal["frame"]  # noqa: Y015
+    _WhichOneofArgType__frame: _TypeAlias = _typing.Literal["_frame", b"_frame"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__snapshot: _TypeAlias = _typing.Literal["snapshot"]  # noqa: Y015
+    _WhichOneofArgType__snapshot: _TypeAlias = _typing.Literal["_snapshot", b"_snapshot"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame) -> _WhichOneofReturnType__frame | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__snapshot) -> _WhichOneofReturnType__snapshot | None: ...
+
+Global___ForkRequest: _TypeAlias = ForkRequest  # noqa: Y015
+
+@_typing.final
+class ForkSharedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    share: _builtins.str
+    """the credential of a share link"""
+    frame: _builtins.int
+    snapshot: _builtins.str
+    seed: _builtins.int
+    def __init__(
+        self,
+        *,
+        share: _builtins.str = ...,
+        frame: _builtins.int | None = ...,
+        snapshot: _builtins.str | None = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame", b"_frame", "_seed", b"_seed", "_snapshot", b"_snapshot", "frame", b"frame", "seed", b"seed", "snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame", b"_frame", "_seed", b"_seed", "_snapshot", b"_snapshot", "frame", b"frame", "seed", b"seed", "share", b"share", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame: _TypeAlias = _typing.Literal["frame"]  # noqa: Y015
+    _WhichOneofArgType__frame: _TypeAlias = _typing.Literal["_frame", b"_frame"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__snapshot: _TypeAlias = _typing.Literal["snapshot"]  # noqa: Y015
+    _WhichOneofArgType__snapshot: _TypeAlias = _typing.Literal["_snapshot", b"_snapshot"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame) -> _WhichOneofReturnType__frame | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__snapshot) -> _WhichOneofReturnType__snapshot | None: ...
+
+Global___ForkSharedRequest: _TypeAlias = ForkSharedRequest  # noqa: Y015
+
+@_typing.final
+class RewindRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    frame: _builtins.int
+    """the last frame that is kept; chunks stay whole; or"""
+    snapshot: _builtins.str
+    if_version: _builtins.int
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        frame: _builtins.int | None = ...,
+        snapshot: _builtins.str | None = ...,
+        if_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame", b"_frame", "_if_version", b"_if_version", "_snapshot", b"_snapshot", "frame", b"frame", "if_version", b"if_version", "snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame", b"_frame", "_if_version", b"_if_version", "_snapshot", b"_snapshot", "frame", b"frame", "if_version", b"if_version", "session", b"session", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame: _TypeAlias = _typing.Literal["frame"]  # noqa: Y015
+    _WhichOneofArgType__frame: _TypeAlias = _typing.Literal["_frame", b"_frame"]  # noqa: Y015
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
+    _WhichOneofReturnType__snapshot: _TypeAlias = _typing.Literal["snapshot"]  # noqa: Y015
+    _WhichOneofArgType__snapshot: _TypeAlias = _typing.Literal["_snapshot", b"_snapshot"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame) -> _WhichOneofReturnType__frame | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__snapshot) -> _WhichOneofReturnType__snapshot | None: ...
+
+Global___RewindRequest: _TypeAlias = RewindRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    name: _builtins.str
+    replace: _builtins.bool
+    if_version: _builtins.int
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        name: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+        if_version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version", "name", b"name", "replace", b"replace", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
+
+Global___SnapshotRequest: _TypeAlias = SnapshotRequest  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    branch: _builtins.int
+    num_frames: _builtins.int
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        branch: _builtins.int = ...,
+        num_frames: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "created_at", b"created_at", "name", b"name", "num_frames", b"num_frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotInfo: _TypeAlias = SnapshotInfo  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotInfo]: ...
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___SnapshotInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class ForgetSnapshotRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetSnapshotRequest: _TypeAlias = ForgetSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class GetGenerationRequest(_message.Message):
@@ -934,17 +1205,25 @@ class ListGenerationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     session: _builtins.str
+    limit: _builtins.int
+    cursor: _builtins.str
     def __init__(
         self,
         *,
         session: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+        cursor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "cursor", b"cursor", "limit", b"limit", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
 
 Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
 
@@ -953,16 +1232,20 @@ class ListGenerationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """empty: this was the last page"""
     @_builtins.property
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]: ...
     def __init__(
         self,
         *,
         generations: _abc.Iterable[Global___Generation] | None = ...,
+        next_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "next_cursor", b"next_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1449,7 +1732,7 @@ Global___ClientMessage: _TypeAlias = ClientMessage  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
-    """The first message of a gRPC stream; on a WebSocket, which has a default for all of it, it may come first or not at all."""
+    """The first message of a gRPC stream. A WebSocket says the same in its address: `?after=12&format=h264`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1467,7 +1750,6 @@ class Open(_message.Message):
     protocol: _builtins.int
     """the newest version the client speaks (this file: 1)"""
     session: _builtins.str
-    """gRPC only; a WebSocket has it in its address"""
     after: _builtins.int
     """the last frame the client has: it gets all that follow; not given: only new ones"""
     format: Global___FrameFormat.ValueType
@@ -1642,6 +1924,8 @@ class Observation(_message.Message):
     DEPTH_FIELD_NUMBER: _builtins.int
     FOV_DEG_FIELD_NUMBER: _builtins.int
     INTRINSICS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    SCALE_M_FIELD_NUMBER: _builtins.int
     axes: Global___Axes.ValueType
     image: _builtins.bytes
     """PNG, JPEG or WebP"""
@@ -1649,6 +1933,10 @@ class Observation(_message.Message):
     """16-bit PNG (millimetres) or float32 NPY (metres)"""
     fov_deg: _builtins.float
     """or"""
+    mask: _builtins.bytes
+    """PNG or WebP, not black where nothing is to be remembered"""
+    scale_m: _builtins.float
+    """without depth: metres to what stands at the image's centre"""
     @_builtins.property
     def pose(self) -> Global___Pose: ...
     @_builtins.property
@@ -1664,14 +1952,21 @@ class Observation(_message.Message):
         depth: _builtins.bytes = ...,
         fov_deg: _builtins.float | None = ...,
         intrinsics: Global___Intrinsics | None = ...,
+        mask: _builtins.bytes = ...,
+        scale_m: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "fov_deg", b"fov_deg", "intrinsics", b"intrinsics", "pose", b"pose"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_scale_m", b"_scale_m", "fov_deg", b"fov_deg", "intrinsics", b"intrinsics", "pose", b"pose", "scale_m", b"scale_m"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "axes", b"axes", "depth", b"depth", "fov_deg", b"fov_deg", "image", b"image", "intrinsics", b"intrinsics", "pose", b"pose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_scale_m", b"_scale_m", "axes", b"axes", "depth", b"depth", "fov_deg", b"fov_deg", "image", b"image", "intrinsics", b"intrinsics", "mask", b"mask", "pose", b"pose", "scale_m", b"scale_m"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fov_deg: _TypeAlias = _typing.Literal["fov_deg"]  # noqa: Y015
     _WhichOneofArgType__fov_deg: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg"]  # noqa: Y015
+    _WhichOneofReturnType__scale_m: _TypeAlias = _typing.Literal["scale_m"]  # noqa: Y015
+    _WhichOneofArgType__scale_m: _TypeAlias = _typing.Literal["_scale_m", b"_scale_m"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fov_deg) -> _WhichOneofReturnType__fov_deg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale_m) -> _WhichOneofReturnType__scale_m | None: ...
 
 Global___Observation: _TypeAlias = Observation  # noqa: Y015
 
@@ -1909,12 +2204,14 @@ class Status(_message.Message):
     BRANCH_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
     state: Global___SessionState.ValueType
     num_points: _builtins.int
     num_bytes: _builtins.int
     branch: _builtins.int
     paused: _builtins.bool
     speed: _builtins.float
+    num_frames: _builtins.int
     @_builtins.property
     def error(self) -> Global___Problem: ...
     def __init__(
@@ -1927,10 +2224,11 @@ class Status(_message.Message):
         branch: _builtins.int = ...,
         paused: _builtins.bool = ...,
         speed: _builtins.float = ...,
+        num_frames: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "error", b"error", "num_bytes", b"num_bytes", "num_points", b"num_points", "paused", b"paused", "speed", b"speed", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "error", b"error", "num_bytes", b"num_bytes", "num_frames", b"num_frames", "num_points", b"num_points", "paused", b"paused", "speed", b"speed", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,6 +66,41 @@ class WorldStub:
                 request_serializer=service_dot_wire_dot_world__pb2.GetMemoryRequest.SerializeToString,
                 response_deserializer=service_dot_wire_dot_world__pb2.Memory.FromString,
                 _registered_method=True)
+        self.CreateObservation = channel.unary_unary(
+                '/mirage.v1.World/CreateObservation',
+                request_serializer=service_dot_wire_dot_world__pb2.CreateObservationRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Generation.FromString,
+                _registered_method=True)
+        self.Fork = channel.unary_unary(
+                '/mirage.v1.World/Fork',
+                request_serializer=service_dot_wire_dot_world__pb2.ForkRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Generation.FromString,
+                _registered_method=True)
+        self.ForkShared = channel.unary_unary(
+                '/mirage.v1.World/ForkShared',
+                request_serializer=service_dot_wire_dot_world__pb2.ForkSharedRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Generation.FromString,
+                _registered_method=True)
+        self.Rewind = channel.unary_unary(
+                '/mirage.v1.World/Rewind',
+                request_serializer=service_dot_wire_dot_world__pb2.RewindRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Generation.FromString,
+                _registered_method=True)
+        self.Snapshot = channel.unary_unary(
+                '/mirage.v1.World/Snapshot',
+                request_serializer=service_dot_wire_dot_world__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Generation.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/mirage.v1.World/ListSnapshots',
+                request_serializer=service_dot_wire_dot_world__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.ForgetSnapshot = channel.unary_unary(
+                '/mirage.v1.World/ForgetSnapshot',
+                request_serializer=service_dot_wire_dot_world__pb2.ForgetSnapshotRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.CreateGeneration = channel.unary_unary(
                 '/mirage.v1.World/CreateGeneration',
                 request_serializer=service_dot_wire_dot_world__pb2.CreateGenerationRequest.SerializeToString,
@@ -163,6 +198,53 @@ class WorldServicer:
     def GetMemory(self, request, context):
         """How much the world remembers.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateObservation(self, request, context):
+        """Writes what a camera really saw into the memory; makes no frame.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """Another session on this world, as it stands, after a frame or as a snapshot; `result.session` is its id once done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkShared(self, request, context):
+        """The same from a share link.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rewind(self, request, context):
+        """Back to a frame or a snapshot; `result` says where that is, in a new branch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Snapshot(self, request, context):
+        """Names the state that everything asked for so far leads to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -274,6 +356,41 @@ def add_WorldServicer_to_server(servicer, server):
                     servicer.GetMemory,
                     request_deserializer=service_dot_wire_dot_world__pb2.GetMemoryRequest.FromString,
                     response_serializer=service_dot_wire_dot_world__pb2.Memory.SerializeToString,
+            ),
+            'CreateObservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateObservation,
+                    request_deserializer=service_dot_wire_dot_world__pb2.CreateObservationRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Generation.SerializeToString,
+            ),
+            'Fork': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ForkRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Generation.SerializeToString,
+            ),
+            'ForkShared': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkShared,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ForkSharedRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Generation.SerializeToString,
+            ),
+            'Rewind': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rewind,
+                    request_deserializer=service_dot_wire_dot_world__pb2.RewindRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Generation.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=service_dot_wire_dot_world__pb2.SnapshotRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Generation.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'ForgetSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetSnapshot,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ForgetSnapshotRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'CreateGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGeneration,
@@ -494,6 +611,195 @@ class World:
             '/mirage.v1.World/GetMemory',
             service_dot_wire_dot_world__pb2.GetMemoryRequest.SerializeToString,
             service_dot_wire_dot_world__pb2.Memory.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateObservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/CreateObservation',
+            service_dot_wire_dot_world__pb2.CreateObservationRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Generation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/Fork',
+            service_dot_wire_dot_world__pb2.ForkRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Generation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkShared(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/ForkShared',
+            service_dot_wire_dot_world__pb2.ForkSharedRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Generation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rewind(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/Rewind',
+            service_dot_wire_dot_world__pb2.RewindRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Generation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/Snapshot',
+            service_dot_wire_dot_world__pb2.SnapshotRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Generation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/ListSnapshots',
+            service_dot_wire_dot_world__pb2.ListSnapshotsRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/ForgetSnapshot',
+            service_dot_wire_dot_world__pb2.ForgetSnapshotRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,18 @@ class WorldStub:
     """Starts the session's idle lifetime anew; requests and streams do the same."""
     GetMemory: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetMemoryRequest, _world_pb2.Memory]
     """How much the world remembers."""
+    CreateObservation: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateObservationRequest, _world_pb2.Generation]
+    """Writes what a camera really saw into the memory; makes no frame."""
+    Fork: _grpc.UnaryUnaryMultiCallable[_world_pb2.ForkRequest, _world_pb2.Generation]
+    """Another session on this world, as it stands, after a frame or as a snapshot; `result.session` is its id once done."""
+    ForkShared: _grpc.UnaryUnaryMultiCallable[_world_pb2.ForkSharedRequest, _world_pb2.Generation]
+    """The same from a share link."""
+    Rewind: _grpc.UnaryUnaryMultiCallable[_world_pb2.RewindRequest, _world_pb2.Generation]
+    """Back to a frame or a snapshot; `result` says where that is, in a new branch."""
+    Snapshot: _grpc.UnaryUnaryMultiCallable[_world_pb2.SnapshotRequest, _world_pb2.Generation]
+    """Names the state that everything asked for so far leads to."""
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_world_pb2.ListSnapshotsRequest, _world_pb2.ListSnapshotsResponse]
+    ForgetSnapshot: _grpc.UnaryUnaryMultiCallable[_world_pb2.ForgetSnapshotRequest, _empty_pb2.Empty]
     CreateGeneration: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateGenerationRequest, _world_pb2.Generation]
     """Asks for a path; answers at once, the path is rendered in order."""
     GetGeneration: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetGenerationRequest, _world_pb2.Generation]
@@ -89,6 +101,18 @@ class WorldAsyncStub(WorldStub):
     """Starts the session's idle lifetime anew; requests and streams do the same."""
     GetMemory: _aio.UnaryUnaryMultiCallable[_world_pb2.GetMemoryRequest, _world_pb2.Memory]  # type: ignore[assignment]
     """How much the world remembers."""
+    CreateObservation: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateObservationRequest, _world_pb2.Generation]  # type: ignore[assignment]
+    """Writes what a camera really saw into the memory; makes no frame."""
+    Fork: _aio.UnaryUnaryMultiCallable[_world_pb2.ForkRequest, _world_pb2.Generation]  # type: ignore[assignment]
+    """Another session on this world, as it stands, after a frame or as a snapshot; `result.session` is its id once done."""
+    ForkShared: _aio.UnaryUnaryMultiCallable[_world_pb2.ForkSharedRequest, _world_pb2.Generation]  # type: ignore[assignment]
+    """The same from a share link."""
+    Rewind: _aio.UnaryUnaryMultiCallable[_world_pb2.RewindRequest, _world_pb2.Generation]  # type: ignore[assignment]
+    """Back to a frame or a snapshot; `result` says where that is, in a new branch."""
+    Snapshot: _aio.UnaryUnaryMultiCallable[_world_pb2.SnapshotRequest, _world_pb2.Generation]  # type: ignore[assignment]
+    """Names the state that everything asked for so far leads to."""
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_world_pb2.ListSnapshotsRequest, _world_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    ForgetSnapshot: _aio.UnaryUnaryMultiCallable[_world_pb2.ForgetSnapshotRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     CreateGeneration: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateGenerationRequest, _world_pb2.Generation]  # type: ignore[assignment]
     """Asks for a path; answers at once, the path is rendered in order."""
     GetGeneration: _aio.UnaryUnaryMultiCallable[_world_pb2.GetGenerationRequest, _world_pb2.Generation]  # type: ignore[assignment]
@@ -158,6 +182,60 @@ class WorldServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_world_pb2.Memory, _abc.Awaitable[_world_pb2.Memory]]:
         """How much the world remembers."""
+
+    @_abc_1.abstractmethod
+    def CreateObservation(
+        self,
+        request: _world_pb2.CreateObservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Generation, _abc.Awaitable[_world_pb2.Generation]]:
+        """Writes what a camera really saw into the memory; makes no frame."""
+
+    @_abc_1.abstractmethod
+    def Fork(
+        self,
+        request: _world_pb2.ForkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Generation, _abc.Awaitable[_world_pb2.Generation]]:
+        """Another session on this world, as it stands, after a frame or as a snapshot; `result.session` is its id once done."""
+
+    @_abc_1.abstractmethod
+    def ForkShared(
+        self,
+        request: _world_pb2.ForkSharedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Generation, _abc.Awaitable[_world_pb2.Generation]]:
+        """The same from a share link."""
+
+    @_abc_1.abstractmethod
+    def Rewind(
+        self,
+        request: _world_pb2.RewindRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Generation, _abc.Awaitable[_world_pb2.Generation]]:
+        """Back to a frame or a snapshot; `result` says where that is, in a new branch."""
+
+    @_abc_1.abstractmethod
+    def Snapshot(
+        self,
+        request: _world_pb2.SnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Generation, _abc.Awaitable[_world_pb2.Generation]]:
+        """Names the state that everything asked for so far leads to."""
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _world_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.ListSnapshotsResponse, _abc.Awaitable[_world_pb2.ListSnapshotsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ForgetSnapshot(
+        self,
+        request: _world_pb2.ForgetSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
 
     @_abc_1.abstractmethod
     def CreateGeneration(

@@ -11,6 +11,7 @@ import pytest
 from fake_worker import FakeWorker, working
 
 from service.auth.guard import Guard
+from service.auth.principal import LOCAL, Principal
 from service.control import ControlPlane
 from service.errors import InvalidRequest, SessionDeleted, UnknownSession
 from service.gateway import Gateway
@@ -52,10 +53,17 @@ class Got(NamedTuple):
 class Client:
     """What a transport does: hands messages in, takes messages out."""
 
-    def __init__(self, gateway: Gateway, session: str, after: int | None = None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        session: str,
+        after: int | None = None,
+        principal: Principal = LOCAL,
+        **options: Any,
+    ) -> None:
         self._in: asyncio.Queue[Incoming | None] = asyncio.Queue()
-        opening = OpenMessage(type="open", session=session, after=after)
-        self._out = converse(gateway, opening, self._incoming())
+        opening = OpenMessage(session=session, after=after, **options)
+        self._out = converse(gateway, principal, opening, self._incoming())
 
     async def _incoming(self) -> AsyncIterator[Incoming]:
         while (message := await self._in.get()) is not None:

@@ -1,0 +1,252 @@
+"""What a stream's client asks for, done: poses, paths, inputs, observations, controls."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import UploadFile
+
+from service.auth.principal import Scope
+from service.branches import ForkIn, RewindIn
+from service.convert import filled
+from service.errors import (
+    FieldProblem,
+    Forbidden,
+    InvalidRequest,
+    MirageError,
+    error_of,
+    problem_document,
+)
+from service.paths import last_camera, path_request
+from service.poses import Array, flat
+from service.requests import LivePose, Progress, RequestState, new_request_id
+from service.rest.forms import ObservationForm
+from service.rest.observations import create_observation
+from service.stream import answers
+from service.stream.inputs import held
+from service.stream.messages import (
+    AnyMessage,
+    CancelMessage,
+    ForkMessage,
+    Incoming,
+    InputMessage,
+    ObserveMessage,
+    OpenMessage,
+    PathMessage,
+    PingMessage,
+    PlayMessage,
+    PoseMessage,
+    SeekMessage,
+)
+from service.stream.motion import Sighting
+from service.stream.player import Slices
+from service.stream.talk import Talk
+from service.wire import world_pb2 as pb
+
+BRANCHING_S = 20.0  # for a fork or rewind to be done
+STEPS_PER_S = 15.0  # of cameras that keys move, unless the stream has a rate
+NEEDS: dict[type[AnyMessage], Scope] = {
+    PlayMessage: Scope.READ,
+    PingMessage: Scope.READ,
+    OpenMessage: Scope.READ,
+    ObserveMessage: Scope.WRITE,
+    SeekMessage: Scope.WRITE,
+    ForkMessage: Scope.WRITE,
+}  # all others: Scope.WALK
+
+
+async def listen(talk: Talk, incoming: AsyncIterator[Incoming]) -> None:
+    """Do what the client says, in order; what can't be done is answered and the stream goes on."""
+    async for message in incoming:
+        sequence = getattr(message, "sequence", 0)
+        try:
+            if isinstance(message, MirageError):
+                raise message
+            await _handle(talk, message)
+        except MirageError as error:
+            await talk.say(sequence, error=answers.problem(error))
+
+
+async def _handle(talk: Talk, message: AnyMessage) -> None:  # noqa: C901 one case per message
+    needs = NEEDS.get(type(message), Scope.WALK)
+    if needs not in talk.principal.scopes:
+        raise Forbidden(f"A {message.type!r} message needs the scope `{needs}`.")
+    match message:
+        case PoseMessage():
+            await _live(talk, message)
+        case InputMessage():
+            await _input(talk, message)
+        case PathMessage():
+            await _path(talk, message)
+        case CancelMessage():
+            await _cancel(talk, message)
+        case ObserveMessage():
+            await _observe(talk, message)
+        case PlayMessage():
+            talk.player.set(message.paused, message.speed)
+            talk.path_news.set()
+            session = await talk.control.sessions.get(talk.session_id)
+            await talk.say(message.sequence, state=answers.status(session, talk.player))
+        case SeekMessage():
+            await _seek(talk, message)
+        case ForkMessage():
+            await _fork(talk, message)
+        case PingMessage():
+            await talk.say(message.sequence, pong=answers.pong(message.client_time_ms))
+        case OpenMessage():
+            problem = FieldProblem("open", "a second one", "at the beginning, or in the address")
+            raise InvalidRequest("The stream is open already.", fields=(problem,))
+
+
+async def _live(talk: Talk, message: PoseMessage) -> None:
+    pose, now_s = message.pose(message.axes, "pose"), time.monotonic()
+    clock_s = now_s if message.client_time_ms is None else message.client_time_ms / 1000
+    lead_s = (talk.latency.median_s or 0.0) if talk.opening.extrapolate else 0.0
+    pose = talk.motion.predicted(message.camera, Sighting(pose, clock_s), lead_s)
+    talk.places[message.camera] = pose
+    await _show(talk, message, pose, now_s)
+
+
+async def _show(talk: Talk, message: PoseMessage | InputMessage, pose: Array, now_s: float) -> None:
+    live = LivePose(
+        pose=flat(pose),
+        camera=message.camera,
+        sequence=message.sequence,
+        client_time_ms=message.client_time_ms,
+    )
+    progress = await talk.control.requests.append(talk.session_id, live)
+    talk.latency.asked(progress.id, now_s)
+
+
+async def _input(talk: Talk, message: InputMessage) -> None:
+    sticks = (message.forward, message.right, message.up, message.yaw, message.pitch)
+    now = held(sticks, message.keys, message.move_m_per_s, message.turn_deg_per_s)
+    if message.camera not in talk.places:
+        place = await last_camera(talk.control, talk.session_id, message.camera)
+        talk.places[message.camera] = place
+    talk.held[message.camera] = (now, message)
+    talk.input_news.set()
+
+
+async def move_cameras(talk: Talk) -> None:
+    """Advance the cameras whose keys are held, in real time."""
+    period_s = 1 / (talk.opening.frames_per_s or STEPS_PER_S)
+    last_s = time.monotonic()
+    while True:
+        moving = {camera: one for camera, one in talk.held.items() if one[0].moves}
+        if not moving or talk.player.paused:
+            talk.input_news.clear()
+            await talk.input_news.wait()
+            last_s = time.monotonic() - period_s  # the first step is a full one
+            continue
+        now_s = time.monotonic()
+        for camera, (speeds, message) in moving.items():
+            try:
+                talk.places[camera] = speeds.advanced(talk.places[camera], now_s - last_s)
+                await _show(talk, message, talk.places[camera], now_s)
+            except MirageError as error:  # the edge of the world, or a full log
+                del talk.held[camera]
+                await talk.say(message.sequence, error=answers.problem(error))
+        last_s = now_s
+        await asyncio.sleep(max(0.0, period_s - (time.monotonic() - now_s)))
+
+
+async def _path(talk: Talk, message: PathMessage) -> None:
+    """Ask for the whole path at once, or, at a rate, for its first pieces."""
+    settings, control = talk.gateway.settings, talk.control
+    talk.places.pop(message.camera, None)
+    request = await path_request(control, talk.session_id, message, settings.max_path_poses)
+    await talk.gateway.guard.spend_frames(talk.principal, len(request.poses))
+    if not talk.player.is_paced:
+        progress = await control.requests.append(talk.session_id, request)
+        talk.requests[progress.id] = progress
+    else:
+        path = Slices(new_request_id(), request, settings.chunk_frames, time.time())
+        talk.paths[path.id] = path
+        talk.path_news.set()
+        progress = path.progress()
+    await talk.say(message.sequence, accepted=answers.generation(progress))
+
+
+async def feed_paths(talk: Talk) -> None:
+    """Give the worker the next piece of the first path while play is near enough."""
+    size = talk.gateway.settings.chunk_frames
+    lead = max(talk.opening.lead_frames, 2 * size)
+    while True:
+        talk.path_news.clear()
+        path = next((one for one in talk.paths.values() if not one.is_asked), None)
+        waits = path is None or sum(one.ahead for one in talk.paths.values()) + size > lead
+        if path is None or waits or talk.player.paused:
+            await talk.path_news.wait()
+            continue
+        name, request = path.next_piece()
+        try:
+            talk.requests[name] = await talk.control.requests.append(talk.session_id, request, name)
+        except MirageError as error:
+            path.ended, path.error = RequestState.FAILED, problem_document(error)
+
+
+async def _cancel(talk: Talk, message: CancelMessage) -> None:
+    path = talk.paths.get(message.id)
+    if path is None:
+        progress = await talk.control.requests.cancel(talk.session_id, message.id)
+    else:
+        path.ended = RequestState.CANCELLED
+        for piece in path.pieces:
+            if piece in talk.requests:
+                await talk.control.requests.cancel(talk.session_id, piece)
+        progress = path.progress()
+    await talk.say(message.sequence, progress=answers.generation(progress))
+
+
+async def _observe(talk: Talk, message: ObserveMessage) -> None:
+    lens = {} if message.intrinsics is None else message.intrinsics.model_dump()
+    form = ObservationForm(
+        image=_upload(message.image),
+        depth=None if message.depth is None else _upload(message.depth),
+        mask=None if message.mask is None else _upload(message.mask),
+        pose=message.pose.model_dump_json(exclude_none=True),
+        axes=message.axes,
+        fov_deg=message.fov_deg,
+        scale_m=message.scale_m,
+        **lens,
+    )
+    answer = await create_observation(talk.session_id, form, talk.gateway, talk.principal)
+    accepted = filled(pb.Generation, json.loads(bytes(answer.body)))
+    progress = await talk.control.requests.get(talk.session_id, accepted.id)
+    talk.requests[progress.id] = progress
+    await talk.say(message.sequence, accepted=accepted)
+
+
+def _upload(data: bytes) -> UploadFile:
+    return UploadFile(io.BytesIO(data), size=len(data))
+
+
+async def _seek(talk: Talk, message: SeekMessage) -> None:
+    """Rewind; whoever follows the frames sees the new branch and says so, to every stream."""
+    talk.places.clear()
+    ask = RewindIn(frame=message.frame)
+    progress = await talk.control.branches.rewind(talk.session_id, ask)
+    await _branched(talk, progress)
+
+
+async def _fork(talk: Talk, message: ForkMessage) -> None:
+    ask = ForkIn(frame=message.frame, seed=message.seed)
+    owner, quota = talk.principal.owner, talk.principal.quota
+    await talk.control.sessions.check_quota(owner, quota.max_sessions)
+    progress = await talk.control.branches.fork(talk.session_id, ask, owner)
+    result = await _branched(talk, progress)
+    forked = pb.Forked(session=str(result["session"]), after=int(result["num_frames"]) - 1)
+    await talk.say(message.sequence, forked=forked)
+
+
+async def _branched(talk: Talk, progress: Progress) -> dict[str, str | int]:
+    done = await talk.control.branches.wait(talk.session_id, progress.id, BRANCHING_S)
+    if done.error is not None:
+        raise error_of(done.error)
+    assert done.result is not None
+    return dict(done.result)

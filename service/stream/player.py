@@ -1,0 +1,121 @@
+"""The clock of a stream: when the next frame may go out, and how far ahead paths may be made.
+
+Without a rate frames go out as they come. With one they go out no faster, pause and speed change
+that, and a path is given to the worker in slices, so that generation runs at most `lead` frames
+ahead of play: who pauses or leaves pays for nothing that nobody sees. Slices are whole chunks, so
+the frames are those that the whole path would have given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.requests import Generate, Progress, RequestState
+
+MIN_SPEED, MAX_SPEED = 0.01, 100.0
+
+
+class Player:
+    def __init__(self, frames_per_s: float) -> None:
+        self._frames_per_s = frames_per_s
+        self.speed, self.paused = 1.0, False
+        self._due_s = 0.0
+        self._changed = asyncio.Event()
+
+    @property
+    def is_paced(self) -> bool:
+        return self._frames_per_s > 0
+
+    def set(self, paused: bool | None, speed: float | None) -> None:
+        self.paused = self.paused if paused is None else paused
+        self.speed = self.speed if speed is None else speed
+        self._due_s = 0.0
+        self._changed.set()
+
+    async def turn(self) -> None:
+        """Wait until the next frame may go out."""
+        while (wait_s := self._wait_s()) != 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                break
+        if self.is_paced:
+            now_s = time.monotonic()
+            self._due_s = max(self._due_s, now_s) + 1 / (self._frames_per_s * self.speed)
+
+    def _wait_s(self) -> float | None:
+        """0 = go; None = until something changes."""
+        if self.paused:
+            return None
+        return max(0.0, self._due_s - time.monotonic()) if self.is_paced else 0
+
+
+@dataclass
+class Slices:
+    """One path that is asked for piece by piece; clients know it by the id of the first piece."""
+
+    id: str
+    path: Generate
+    size: int  # poses of a piece
+    created_s: float
+    asked: int = 0  # poses given to the worker
+    sent: int = 0  # of its frames
+    pieces: list[str] = field(default_factory=list)  # request ids
+    first_frame: int | None = None
+    last_frame: int | None = None
+    ended: RequestState | None = None  # cancelled or failed: no more pieces
+    error: dict[str, Any] | None = None
+
+    @property
+    def ahead(self) -> int:
+        return self.asked - self.sent
+
+    @property
+    def is_asked(self) -> bool:
+        """There is nothing more to give."""
+        return self.ended is not None or self.asked >= len(self.path.poses)
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended is not None or self.sent >= len(self.path.poses)
+
+    def next_piece(self) -> tuple[str, Generate]:
+        """The id and request of the next slice."""
+        poses = self.path.poses[self.asked : self.asked + self.size]
+        name = self.id if not self.pieces else f"{self.id}.{len(self.pieces)}"
+        self.asked += len(poses)
+        self.pieces.append(name)
+        return name, self.path.model_copy(update={"poses": poses})
+
+    def saw(self, frame: int) -> None:
+        """One of its frames went out."""
+        self.sent += 1
+        self.first_frame = frame if self.first_frame is None else self.first_frame
+        self.last_frame = frame
+
+    def progress(self) -> Progress:
+        """As if it were one request."""
+        state = RequestState.RUNNING if self.sent else RequestState.QUEUED
+        if self.is_over:
+            state = self.ended or RequestState.DONE
+        return Progress(
+            id=self.id,
+            kind="generate",
+            state=state,
+            total=len(self.path.poses),
+            done=self.sent,
+            first_frame=self.first_frame,
+            last_frame=self.last_frame,
+            error=self.error,
+            created_s=self.created_s,
+        )
+
+
+def whole_id(request_id: str) -> str:
+    """The id under which a client knows the path that a piece belongs to."""
+    return request_id.partition(".")[0]
