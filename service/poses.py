@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from service.errors import FieldProblem, InvalidRequest
 
@@ -131,6 +131,11 @@ def expand(
 def flat(pose: Array) -> list[float]:
     """(4, 4) -> 16 numbers, row-major: the form of messages."""
     return [float(value) for value in pose.reshape(16)]
+
+
+def flat_of(pose: ArrayLike) -> list[float]:
+    """Anything like (4, 4) -> 16 numbers; for clients."""
+    return flat(np.asarray(pose, dtype=np.float64))
 
 
 def check_length(num_poses: int, max_poses: int) -> None:

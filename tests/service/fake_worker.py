@@ -124,6 +124,7 @@ class FakeWorker:
         return Frame(
             frame=number,
             branch=session.branch,
+            camera=getattr(message, "camera", 0),
             pose=pose,
             coverage=0.5,
             num_points=100 * (number + 1),

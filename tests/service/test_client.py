@@ -15,7 +15,7 @@ import pytest
 from fake_worker import FakeWorker, working
 from uploads_made import png
 
-from service.client import Mirage, ServiceError
+from service.client import AsyncMirage, Mirage, ServiceError, save_mp4
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -92,22 +92,22 @@ async def test_cancel(server_url: str, settings: Settings) -> None:
     assert info["state"] == "cancelled" and info["done"] < 300
 
 
-class Flaky(httpx.BaseTransport):
+class Flaky(httpx.AsyncBaseTransport):
     """Does the request, then loses every first answer."""
 
     def __init__(self) -> None:
-        self._real, self._calls = httpx.HTTPTransport(), 0
+        self._real, self._calls = httpx.AsyncHTTPTransport(), 0
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._calls += 1
-        response = self._real.handle_request(request)
-        response.read()
+        response = await self._real.handle_async_request(request)
+        await response.aread()
         if self._calls % 2:
             raise httpx.ReadError("the connection was lost")
         return response
 
-    def close(self) -> None:
-        self._real.close()
+    async def aclose(self) -> None:
+        await self._real.aclose()
 
 
 async def test_a_lost_answer_is_asked_for_again_and_done_once(server_url: str) -> None:
@@ -120,9 +120,9 @@ async def test_a_lost_answer_is_asked_for_again_and_done_once(server_url: str) -
 
 
 async def test_live_stream(server_url: str, settings: Settings) -> None:
-    with Mirage(server_url) as mirage:
-        world = await aside(lambda: mirage.create(png()))
-        async with working(FakeWorker(settings)), world.stream(after=-1) as stream:
+    async with AsyncMirage(server_url) as mirage, working(FakeWorker(settings)):
+        world = await mirage.create(png())
+        async with world.stream(after=-1) as stream:
             numbers = []
             async for frame in stream.frames():
                 numbers.append(frame.number)
@@ -130,8 +130,71 @@ async def test_live_stream(server_url: str, settings: Settings) -> None:
                 if len(numbers) == 4:
                     break
                 await stream.pose(np.eye(4), client_time_ms=1.0)
-            assert numbers == [0, 1, 2, 3]
-            with pytest.raises(ServiceError, match="R\\^T R"):
+            assert numbers == [0, 1, 2, 3] and frame.client_time_ms == 1.0
+            with pytest.raises(ServiceError, match="R\\^T R") as caught:
                 await stream.pose(2 * np.diag([1, 1, 1, 0.5]))
                 async for _ in stream.frames():
                     pass
+            assert caught.value.kind == "invalid-request"
+
+
+async def test_walk_yields_pictures_and_saves_them(
+    server_url: str, settings: Settings, tmp_path: Path
+) -> None:
+    def walk() -> None:
+        with Mirage(server_url) as mirage:
+            world = mirage.create(png())
+            pictures = list(world.walk(actions=[{"forward_m": 0.3}]))
+            assert [picture[0, 0, 0] for picture in pictures] == [1, 2, 3]
+            assert pictures[0].shape == (32, 64, 3)
+            save_mp4(tmp_path / "a.mp4", pictures)
+            world.generate(actions=[{"forward_m": 0.2}]).save(tmp_path / "b.mp4", frames_per_s=5)
+
+    async with working(FakeWorker(settings)):
+        await aside(walk)
+    for name, count in (("a.mp4", 3), ("b.mp4", 2)):
+        with av.open(str(tmp_path / name)) as container:
+            assert len(list(container.decode(video=0))) == count
+
+
+async def test_a_live_stream_without_await(server_url: str, settings: Settings) -> None:
+    def walk() -> list[int]:
+        seen = []
+        with Mirage(server_url) as mirage, mirage.create(png()).stream(after=-1) as stream:
+            for frame in stream.frames():
+                seen.append(frame.number)
+                if frame.number == 3:
+                    return seen
+                stream.pose(np.eye(4))
+        return seen
+
+    async with working(FakeWorker(settings)):
+        assert await aside(walk) == [0, 1, 2, 3]
+
+
+async def test_a_broken_stream_goes_on_where_it_was(server_url: str, settings: Settings) -> None:
+    async with AsyncMirage(server_url) as mirage, working(FakeWorker(settings, step_s=0.005)):
+        world = await mirage.create(png())
+        await world.generate(poses=[np.eye(4)] * 40)
+        seen = []
+        async with world.stream(after=-1) as stream:
+            async for frame in stream.frames():
+                seen.append(frame.number)
+                if frame.number in (7, 20):
+                    assert stream._socket is not None
+                    stream._socket.transport.abort()
+                if frame.number == 40:
+                    break
+            assert stream.num_connections == 3
+    assert seen == list(range(41))
+
+
+async def test_the_servers_decision_is_final(server_url: str) -> None:
+    async with AsyncMirage(server_url) as mirage:
+        world = await mirage.create(png())
+        await world.delete()
+        with pytest.raises(ServiceError) as caught:
+            async with world.stream() as stream:
+                async for _ in stream.frames():
+                    pass
+    assert caught.value.kind == "session-deleted"

@@ -16,6 +16,7 @@ from uploads_made import png
 from service.poses import flat
 from service.settings import Settings
 from service.video import decode_frame
+from service.wire import world_pb2 as pb
 
 IDENTITY = flat(np.eye(4))
 
@@ -85,11 +86,42 @@ async def test_close_codes_say_what_happened(server_url: str, session: str) -> N
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4410
 
 
-async def test_a_bad_query_is_refused(server_url: str, session: str) -> None:
-    with pytest.raises(websockets.InvalidStatus) as refused:
-        async with websockets.connect(address(server_url, session, "?after=x")):
+@pytest.mark.parametrize("query", ["?after=x", "?format=gif", "?cameras=0,99", "?speed=2"])
+async def test_a_bad_query_is_refused(server_url: str, session: str, query: str) -> None:
+    async with websockets.connect(address(server_url, session, query)) as socket:
+        error = await message(socket, "error")
+        assert error["errors"][0]["field"].partition("[")[0] in query
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 4422
+
+
+async def test_protobuf_is_chosen_by_subprotocol(
+    server_url: str, session: str, settings: Settings
+) -> None:
+    url = address(server_url, session, "?after=-1")
+    spoken = [websockets.Subprotocol("mirage.v1.proto")]
+    async with (
+        working(FakeWorker(settings)),
+        websockets.connect(url, subprotocols=spoken) as socket,
+    ):
+        assert socket.subprotocol == "mirage.v1.proto"
+        pose = pb.LivePose(pose=pb.Pose(matrix=IDENTITY))
+        frames = []
+        while len(frames) < 2:
+            said = pb.ServerMessage.FromString(bytes(await socket.recv()))
+            if said.HasField("frame"):
+                frames.append(said.frame)
+                ask = pb.ClientMessage(sequence=5, pose=pose)
+                await socket.send(ask.SerializeToString())
+        assert [decode_frame(frame.image)[0, 0, 0] for frame in frames] == [0, 1]
+        assert frames[1].sequence == 5
+        await socket.send("text")
+        while not (said := pb.ServerMessage.FromString(bytes(await socket.recv()))).HasField(
+            "error"
+        ):
             pass
-    assert refused.value.response.status_code == 403
+        assert said.error.errors[0].allowed == "binary messages"
 
 
 async def test_a_client_that_vanishes_leaves_nothing(

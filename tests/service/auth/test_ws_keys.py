@@ -60,7 +60,27 @@ async def test_streams_need_keys_too(
     assert json.dumps(unknown).replace("s1", anns) == json.dumps(foreign)
     assert (await first_word(url, **{bearer: ann.headers[bearer]}))["type"] == "hello"
     assert (await first_word(url, Origin="https://evil.example"))["code"] == 4403
-    assert (await first_word(url, **{bearer: f"Bearer {reader}"}))["code"] == 4403
+    assert (await first_word(url, **{bearer: f"Bearer {reader}"}))["type"] == "hello"
+
+
+async def test_who_may_only_look_moves_nothing(address: str, anns: str, new_key: NewKey) -> None:
+    url = f"ws://{address}/v1/sessions/{anns}/stream"
+    reader = {"authorization": f"Bearer {await new_key('ann', Scope.READ)}"}
+    walker = {"authorization": f"Bearer {await new_key('ann', Scope.READ, Scope.WALK)}"}
+    pose = '{"type": "pose", "position": [0, 0, 0], "quaternion": [0, 0, 0, 1]}'
+    for headers, said, needs in (
+        (reader, pose, "walk"),
+        (reader, '{"type": "input", "keys": ["w"]}', "walk"),
+        (reader, '{"type": "path", "actions": [{"forward_m": 1}]}', "walk"),
+        (reader, '{"type": "cancel", "id": "r"}', "walk"),
+        (walker, '{"type": "seek", "frame": 0}', "write"),
+        (walker, '{"type": "fork"}', "write"),
+    ):
+        async with websockets.connect(url, additional_headers=headers) as socket:
+            await socket.send(said)
+            while (answer := json.loads(await socket.recv()))["type"] != "error":
+                pass
+            assert answer["status"] == 403 and f"`{needs}`" in answer["detail"]
 
 
 async def test_a_ticket_opens_one_stream_of_one_world(

@@ -1,0 +1,249 @@
+"""What a stream can be asked for: pace, inputs, forms of pictures, cameras, planes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+
+import av
+import numpy as np
+import pytest
+from fake_worker import FakeWorker, working
+from PIL import Image
+from test_conversation import IDENTITY, Client, gateway, session
+
+from service.control import ControlPlane
+from service.gateway import Gateway
+from service.settings import Settings
+from service.stream.inputs import held
+from service.stream.motion import Sighting, ahead
+from service.stream.pictures import Pictures
+
+__all__ = ["gateway", "session"]  # fixtures
+
+
+def moved(x_m: float) -> list[float]:
+    return [*IDENTITY[:3], x_m, *IDENTITY[4:]]
+
+
+async def test_generation_does_not_run_ahead_of_play(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    client = Client(gateway, session, after=-1, frames_per_s=200, lead_frames=8)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 40, sequence=3)
+    accepted = (await client.get("accepted")).head
+    assert (accepted["total"], accepted["reply_to"]) == (40, 3)
+    async with working(FakeWorker(settings)):
+        while (await client.get("frame")).head["frame"] < 4:
+            pass
+        client.send(type="play", paused=True)
+        while not (await client.get("state")).head["paused"]:
+            pass
+        await asyncio.sleep(0.2)
+        made = (await control.sessions.get(session)).next_frame
+        assert made <= 4 + 8 + settings.chunk_frames + 9  # sent, ahead, what lay in the outbox
+        client.send(type="play", paused=False, speed=10)
+        numbers = []
+        while not numbers or numbers[-1] < 40:
+            head = (await client.get("frame")).head
+            numbers.append(head["frame"])
+            assert head["request_id"] == accepted["id"]  # of the path, whatever piece it is
+        progress = (await client.get("progress")).head
+    assert (progress["id"], progress["state"], progress["done"]) == (accepted["id"], "done", 40)
+    assert (progress["first_frame"], progress["last_frame"]) == (1, 40)
+    await client.close()
+
+
+async def test_a_path_at_a_rate_can_be_cancelled(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    client = Client(gateway, session, frames_per_s=100)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 200)
+    accepted = (await client.get("accepted")).head
+    async with working(FakeWorker(settings)):
+        while (await client.get("frame")).head["frame"] < 5:
+            pass
+        client.send(type="cancel", id=accepted["id"])
+        assert (await client.get("progress")).head["state"] == "cancelled"
+    await client.close()
+
+
+async def test_frames_go_out_at_the_rate_asked_for(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        client = Client(gateway, session, after=-1, frames_per_s=50)
+        client.send(type="path", poses=[{"matrix": IDENTITY}] * 20)
+        await client.get("frame")
+        started_s = time.monotonic()
+        for _ in range(20):
+            await client.get("frame")
+        assert time.monotonic() - started_s > 0.9 * 20 / 50
+        await client.close()
+
+
+async def test_held_keys_move_the_camera_until_they_are_released(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        client = Client(gateway, session, after=-1, frames_per_s=60)
+        await client.get("frame")
+        client.send(type="input", keys=["w", "ArrowRight"], turn_deg_per_s=2, sequence=4)
+        heads = [(await client.get("frame")).head for _ in range(5)]
+        client.send(type="input")
+        client.send(type="ping")
+        await client.get("pong")
+        await client.close()
+    places = [head["matrix"][11] for head in heads]
+    assert places == sorted(places) and places[0] > 0
+    assert heads[-1]["matrix"][2] > 0  # turned to the right
+    assert {head["sequence"] for head in heads} == {4}
+
+
+def test_speeds_are_metres_and_degrees_per_second() -> None:
+    now = held((1, 0, 0, 0, 0), [], 2.0, 90.0)
+    pose = np.eye(4)
+    for _ in range(10):
+        pose = now.advanced(pose, 0.1)
+    assert pose[:3, 3] == pytest.approx([0, 0, 2.0])
+    assert not held((1, 0, 0, 0, 0), ["s"], 2.0, 90.0).moves  # forward and back
+    run = held((0, 0, 0, 0, 0), ["W", "shift", "arrowleft"], 2.0, 90.0)
+    assert (run.move_m_per_s[0], run.turn_deg_per_s) == (4.0, (-90.0, 0.0))
+
+
+def test_motion_is_continued_to_the_frames_time() -> None:
+    before, now = np.eye(4), np.eye(4)
+    angle = np.radians(3.0)
+    now[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    now[2, 3] = 0.1
+    pose = ahead(Sighting(before, 1.0), Sighting(now, 1.1), lead_s=0.2)
+    assert pose[2, 3] == pytest.approx(0.3)
+    assert np.degrees(np.arctan2(pose[0, 2], pose[2, 2])) == pytest.approx(9.0)
+    far = ahead(Sighting(before, 1.0), Sighting(now, 1.1), lead_s=60.0)
+    assert far[2, 3] == pytest.approx(0.1 + 0.25)  # no further than MAX_LEAD_S
+    assert ahead(Sighting(before, 1.0), Sighting(now, 9.0), 0.2) is now  # too long ago to tell
+
+
+async def test_extrapolated_poses_are_those_of_the_frame(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings, step_s=0.05)):
+        client = Client(gateway, session, after=-1, extrapolate=True)
+        await client.get("frame")
+        heads = []
+        for step in range(5):
+            x_m, at_ms = 0.1 * step, 100.0 * step
+            client.send(type="pose", matrix=moved(x_m), sequence=step, client_time_ms=at_ms)
+            heads.append((await client.get("frame")).head)
+        await client.close()
+    asked, shown = 0.1 * heads[-1]["sequence"], heads[-1]["matrix"][3]
+    assert asked + 0.03 < shown <= asked + 0.25 + 1e-6  # 1 m/s, 50 ms and more
+
+
+@pytest.mark.parametrize(("form", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
+async def test_pictures_in_another_form(
+    gateway: Gateway, session: str, settings: Settings, form: str, media_type: str
+) -> None:
+    async with working(FakeWorker(settings)):
+        client = Client(gateway, session, after=-1, format=form, quality=70)
+        frame = await client.get("frame")
+        await client.close()
+    assert frame.head["media_type"] == media_type
+    with Image.open(io.BytesIO(frame.body)) as image:
+        assert (image.format, image.size) == (form.upper(), (64, 32))
+
+
+async def test_raw_and_film(gateway: Gateway, session: str, settings: Settings) -> None:
+    async with working(FakeWorker(settings)):
+        raw = Client(gateway, session, after=-1, format="raw")
+        pixels = np.frombuffer((await raw.get("frame")).body, np.uint8).reshape(32, 64, 3)
+        assert pixels[0, 0].tolist() == [0, 80, 160]
+        await raw.close()
+        film = Client(gateway, session, after=-1, format="h264")
+        film.send(type="path", poses=[{"matrix": IDENTITY}] * 4)
+        data = b"".join([(await film.get("frame")).body for _ in range(5)])
+        await film.close()
+    with av.open(io.BytesIO(data)) as container:
+        assert len(list(container.decode(video=0))) == 5
+
+
+async def test_only_the_cameras_asked_for(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        walker = Client(gateway, session, after=-1)
+        await walker.get("frame")
+        second = Client(gateway, session, after=0, cameras=[2])
+        for camera in (0, 2, 1, 2):
+            walker.send(type="pose", matrix=IDENTITY, camera=camera)
+            assert (await walker.get("frame")).head["camera"] == camera
+        assert [(await second.get("frame")).head["frame"] for _ in range(2)] == [2, 4]
+        await walker.close()
+        await second.close()
+
+
+async def test_quality_falls_while_a_client_is_slow_and_rises_again() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    sink = io.BytesIO()
+    image.save(sink, "WEBP", quality=85)
+    pictures = Pictures("", 0, adaptive=True)
+    sizes = []
+    for was_late in (False, True, True, True, True):
+        pictures.adaptation.sent(was_late)
+        sizes.append(len((await pictures.encoded("image/webp", sink.getvalue(), 0.0)).data))
+    assert sizes[0] == len(sink.getvalue())
+    assert sizes[1] > sizes[2] > sizes[3] == sizes[4]
+    for _ in range(3 * 60):
+        pictures.adaptation.sent(False)
+    assert pictures.quality == 0  # as the worker made it
+    steady = Pictures("", 0, adaptive=False)
+    steady.adaptation.sent(True)
+    assert steady.quality == 0
+
+
+async def test_a_slow_client_that_adapts_skips_live_frames_it_was_overtaken_by(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        walker = Client(gateway, session, after=-1)
+        await walker.get("frame")
+        slow = Client(gateway, session, after=-1, adaptive=True)
+        await slow.get("frame")
+        for _ in range(40):
+            walker.send(type="pose", matrix=IDENTITY)
+            await walker.get("frame")
+        numbers = []
+        while not numbers or numbers[-1] < 40:  # it reads again
+            numbers.append((await slow.get("frame")).head["frame"])
+        assert len(numbers) < 40 and numbers == sorted(set(numbers))
+        await walker.close()
+        await slow.close()
+
+
+async def test_statistics_tell_rate_and_latency(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings, step_s=0.02)):
+        client = Client(gateway, session, after=-1)
+
+        async def walk() -> None:
+            while True:
+                client.send(type="pose", matrix=IDENTITY)
+                await asyncio.sleep(0.05)
+
+        walking = asyncio.create_task(walk())
+        for _ in range(2):  # the first second has the opening in it
+            figures = (await client.get("statistics")).head
+        walking.cancel()
+        await client.close()
+    assert figures["frames_per_s"] > 5 and figures["latency_ms"] >= 20
+    assert figures["frames_skipped"] == 0
+
+
+async def test_a_newer_client_learns_which_protocol_is_spoken(
+    gateway: Gateway, session: str
+) -> None:
+    client = Client(gateway, session, protocol=7)
+    assert (await client.get("hello")).head["protocol"] == 1
+    await client.close()
