@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from service import demo, demo_source
 from service.app import create_app
@@ -26,7 +25,7 @@ from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
 from service.errors import MirageError
-from service.limits import MAX_STREAM_MESSAGE_BYTES
+from service.server import serve
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack
 from service.telemetry import configure_logging
@@ -34,7 +33,6 @@ from service.words import parse_actions
 
 DEFAULT_WALK = "forward 1.0, yaw 40, forward 0.5, yaw -40, back 1.0"
 DEMO_TIMEOUT_S = 60.0  # of one call
-GRACE_S = 5  # for open streams when the gateway stops
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,20 +137,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     check_exposure(settings)
     asyncio.run(_check(settings))
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=MAX_STREAM_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # pictures don't get any smaller
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = uvicorn.Server(config)
-    server.run()
-    return 0 if server.started else 1
+    return 0 if serve(create_app(settings), settings) else 1
 
 
 async def _check(settings: Settings) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -30,6 +32,19 @@ class Gateway:
     webhooks: Webhooks
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # streams say goodbye and end
+    open_streams: set[object] = field(default_factory=set)
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Count a stream, over whatever transport, inside the block."""
+        token = object()
+        self.open_streams.add(token)
+        self.metrics.streams.set(len(self.open_streams))
+        try:
+            yield
+        finally:
+            self.open_streams.discard(token)
+            self.metrics.streams.set(len(self.open_streams))
 
     @property
     def frame_size(self) -> tuple[int, int]:

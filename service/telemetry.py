@@ -47,7 +47,7 @@ class Metrics:
             "mirage_frame_bytes_delivered", "Encoded bytes of those", registry=self.registry
         )
         self.streams = Gauge(
-            "mirage_streams_active", "Open WebSocket streams", registry=self.registry
+            "mirage_streams_active", "Open streams, WebSocket and gRPC", registry=self.registry
         )
         self.workers = Gauge("mirage_workers_alive", "Workers that report", registry=self.registry)
         self.worker_sessions = Gauge(

@@ -89,11 +89,11 @@ async def stream(
     `after`: the last frame the client has; it gets all that follow."""
     socket = Socket(websocket, session_id)
     await websocket.accept(subprotocol=socket.protocol)
-    gateway.metrics.streams.inc()
     try:
-        opening = opening_of(session_id, websocket.query_params.multi_items())
-        talk = converse(gateway, principal, opening, socket.incoming())
-        await _pass_on(socket, talk, gateway.metrics)
+        with gateway.streaming():
+            opening = opening_of(session_id, websocket.query_params.multi_items())
+            talk = converse(gateway, principal, opening, socket.incoming())
+            await _pass_on(socket, talk, gateway.metrics)
         if gateway.closing.is_set():
             await websocket.close(SERVICE_RESTART, "come back with `after`")
     except WebSocketDisconnect:
@@ -102,8 +102,6 @@ async def stream(
         await socket.refuse(error)
     except RedisError as error:
         await socket.refuse(control_plane_down(error))
-    finally:
-        gateway.metrics.streams.dec()
 
 
 async def _pass_on(

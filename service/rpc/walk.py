@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from redis.exceptions import RedisError
@@ -31,25 +32,29 @@ class Walk:
     async def stream(self, requests: Requests, context: Context) -> AsyncIterator[pb.ServerMessage]:
         headers = headers_of(context)
         request_id = headers.get("x-request-id") or uuid.uuid4().hex
-        metrics = self._gateway.metrics
-        metrics.streams.inc()
         try:
-            opening = await _opening(requests)
-            with bound_contextvars(request_id=request_id, session=opening.session):
-                guard = self._gateway.guard
-                principal = await guard.admit(headers, Scope.READ, opening.session)
-                talk = converse(self._gateway, principal, opening, _incoming(requests))
-                async with aclosing(talk) as messages:
+            with self._gateway.streaming():
+                async with aclosing(self._talk(requests, headers, request_id)) as messages:
                     async for message in messages:
                         yield message
-                        if message.HasField("frame"):
-                            metrics.delivered("grpc", len(message.frame.image))
         except MirageError as error:
             await refuse(context, error, request_id)
         except RedisError as error:
             await refuse(context, control_plane_down(error), request_id)
-        finally:
-            metrics.streams.dec()
+
+    async def _talk(
+        self, requests: Requests, headers: dict[str, str], request_id: str
+    ) -> AsyncGenerator[pb.ServerMessage, None]:
+        gateway = self._gateway
+        opening = await _opening(requests)
+        with bound_contextvars(request_id=request_id, session=opening.session):
+            principal = await gateway.guard.admit(headers, Scope.READ, opening.session)
+            talk = converse(gateway, principal, opening, _incoming(requests))
+            async with aclosing(talk) as messages:
+                async for message in messages:
+                    yield message
+                    if message.HasField("frame"):
+                        gateway.metrics.delivered("grpc", len(message.frame.image))
 
 
 async def _opening(requests: Requests) -> OpenMessage:
@@ -65,5 +70,7 @@ async def _opening(requests: Requests) -> OpenMessage:
 
 
 async def _incoming(requests: Requests) -> AsyncIterator[Incoming]:
+    """A client that has said all it wants to still listens; one that leaves cancels the call."""
     async for request in requests:
         yield from_proto(request)
+    await asyncio.Event().wait()

@@ -16,6 +16,7 @@ from uploads_made import npy, png
 from service.app import create_app
 from service.control import ControlPlane
 from service.embedded import free_port
+from service.server import GatewayServer
 from service.settings import Settings
 
 
@@ -44,25 +45,39 @@ async def http(
 
 
 @pytest.fixture
+def ports() -> tuple[int, int]:
+    """Of HTTP and gRPC."""
+    return free_port(), free_port()
+
+
+@pytest.fixture
 async def server_url(
-    settings: Settings, control: ControlPlane, samples: Path
+    settings: Settings, control: ControlPlane, samples: Path, ports: tuple[int, int]
 ) -> AsyncIterator[str]:
-    """The same app on a port of the loopback."""
-    port = free_port()
-    config = uvicorn.Config(
-        create_app(settings, samples),
-        port=port,
-        log_config=None,
-        ws="websockets-sansio",
-        timeout_graceful_shutdown=1,
+    """The same app on ports of the loopback."""
+    app = create_app(settings.model_copy(update={"grpc_port": ports[1]}), samples)
+    server = GatewayServer(
+        uvicorn.Config(
+            app,
+            port=ports[0],
+            log_config=None,
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=1,
+        ),
+        app,
     )
-    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
         await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{ports[0]}"
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+def grpc_address(server_url: str, ports: tuple[int, int]) -> str:
+    """Where the same server speaks gRPC."""
+    return f"127.0.0.1:{ports[1]}"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from service.settings import Settings
 README = (Path(__file__).parents[2] / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 CURL = [block for block in re.findall(r"```bash\n(.*?)```", README, re.S) if "curl" in block]
-ADDRESS = "http://127.0.0.1:8000"
+ADDRESS, GRPC_ADDRESS = "http://127.0.0.1:8000", "127.0.0.1:8001"
 
 
 async def run(command: list[str], folder: Path) -> str:
@@ -38,11 +38,14 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("snippet", PYTHON, ids=["path", "live"])
-async def test_python(snippet: str, server_url: str, settings: Settings, folder: Path) -> None:
-    assert ADDRESS in snippet
+@pytest.mark.parametrize("snippet", PYTHON, ids=["path", "live", "grpc"])
+async def test_python(
+    snippet: str, server_url: str, grpc_address: str, settings: Settings, folder: Path
+) -> None:
+    here = snippet.replace(ADDRESS, server_url).replace(GRPC_ADDRESS, grpc_address)
+    assert here != snippet
     async with working(FakeWorker(settings)):
-        output = await run([sys.executable, "-c", snippet.replace(ADDRESS, server_url)], folder)
+        output = await run([sys.executable, "-c", here], folder)
     frames = [line for line in output.splitlines() if line[0].isdigit()]
     assert len(frames) >= 10
 
