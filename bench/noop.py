@@ -10,8 +10,10 @@ encoding are the real ones in both. `--step-ms` is slept in each step, as on a G
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +36,7 @@ from worker.geometry import Cameras
 from worker.memory.base import empty_delta
 from worker.world import Increment, World
 
+PR_SET_PDEATHSIG = 1
 HEIGHT, WIDTH = 32, 64  # of tests
 
 
@@ -155,9 +158,16 @@ def warm_up() -> None:
 def _start(target: Callable[..., object], *args: object) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.noop"])
-    process = context.Process(target=target, args=args, daemon=True)
+    process = context.Process(target=_child, args=(target, *args), daemon=True)
     process.start()
     return process
+
+
+def _child(target: Callable[..., object], *args: object) -> None:
+    """Runs in the new process, which dies with the one it was forked from, and that with us."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    target(*args)
 
 
 def main() -> None:

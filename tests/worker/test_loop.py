@@ -41,9 +41,15 @@ async def serving(
     control: ControlPlane, settings: Settings, backbone: NoopBackbone | None = None
 ) -> AsyncIterator[Worker]:
     worker = Worker(control, settings, Runner(noop_engine(backbone), Encoding()), NoFaults())
+    async with running(worker):
+        yield worker
+
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
     task = asyncio.create_task(worker.run())
     try:
-        yield worker
+        yield
     finally:
         worker.stop()
         await asyncio.wait_for(task, 10)

@@ -1,0 +1,151 @@
+"""Chunks are published beside the next step, in order, one ahead at most; a failure costs only what
+was not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import torch
+from test_loop import open_session, pose, read_until, running, serving, until
+
+from bench.noop import HEIGHT, WIDTH, NoopBackbone
+from service.control import ControlPlane
+from service.errors import StoreDown
+from service.requests import Generate, RequestState
+from service.segments import SegmentStore
+from service.settings import Settings
+from worker.engine import Engine, EngineConfig
+from worker.faults import NoFaults
+from worker.loop import Worker
+from worker.runner import Encoding, Runner
+
+PATH = Generate(poses=[pose(i) for i in range(24)])
+
+
+class CountingBackbone(NoopBackbone):
+    """Counts the steps that began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def denoise(self, condition, noise):  # type: ignore[no-untyped-def]
+        self.steps += 1
+        return super().denoise(condition, noise)
+
+
+class WaitingStore(SegmentStore):
+    """Stores a chunk only once the step after it has begun."""
+
+    def __init__(self, url: str, backbone: CountingBackbone, num_chunks: int) -> None:
+        super().__init__(url)
+        self._backbone, self._num_chunks = backbone, num_chunks
+        self.puts, self.most_ahead = 0, 0
+
+    async def put(self, session: str, segment: str, data: bytes) -> None:
+        chunk, self.puts = self.puts, self.puts + 1  # 0: the first image
+        async with asyncio.timeout(10):
+            while 0 < chunk < self._num_chunks and self._backbone.steps <= chunk:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        self.most_ahead = max(self.most_ahead, self._backbone.steps - chunk)
+        await asyncio.sleep(0.02)  # more steps begin now, if any may
+        self.most_ahead = max(self.most_ahead, self._backbone.steps - chunk)
+        await super().put(session, segment, data)
+
+
+async def test_the_next_step_does_not_wait_for_the_store_and_one_chunk_runs_ahead(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session, backbone = await open_session(control), CountingBackbone()
+    store = WaitingStore(settings.segments_url, backbone, num_chunks=6)
+    await control.requests.append(session.id, PATH)
+    async with serving(dataclasses.replace(control, segments=store), settings, backbone):
+        frames = await read_until(control, session.id, 24)
+    assert [frame.frame for frame in frames] == list(range(25))
+    assert store.most_ahead == 1
+
+
+class FlakyStore(SegmentStore):
+    """Fails at some puts."""
+
+    def __init__(self, url: str, fails_at: set[int]) -> None:
+        super().__init__(url)
+        self._fails_at, self._puts = fails_at, 0
+
+    async def put(self, session: str, segment: str, data: bytes) -> None:
+        self._puts += 1
+        if self._puts in self._fails_at:
+            await asyncio.sleep(0.02)  # the chunk after it is computed meanwhile
+            raise StoreDown("this one is lost")
+        await super().put(session, segment, data)
+
+
+async def test_what_ran_ahead_of_a_failed_put_is_discarded_and_done_again(
+    control: ControlPlane, settings: Settings
+) -> None:
+    one, twin = await open_session(control, 3), await open_session(control, 3)
+    await control.requests.append(one.id, PATH)
+    async with serving(control, settings):
+        whole = await read_until(control, one.id, 24)
+    await control.requests.append(twin.id, PATH)
+    flaky = FlakyStore(settings.segments_url, {3, 4, 7})
+    async with serving(dataclasses.replace(control, segments=flaky), settings) as worker:
+        parts = await read_until(control, twin.id, 24)
+    assert [frame.image for frame in parts] == [frame.image for frame in whole]
+    indices = [int(entry.id[:8]) for entry in await control.frames.manifest(twin.id)]
+    assert indices == list(range(7))
+    value = worker.metrics.registry.get_sample_value
+    assert value("mirage_dependency_errors_total", {"of": "store"}) == 3
+
+
+class TightBackbone(NoopBackbone):
+    """Has memory for two sessions at a time."""
+
+    def denoise(self, condition, noise):  # type: ignore[no-untyped-def]
+        if len(noise) > 2:
+            raise torch.OutOfMemoryError("no memory for so many")
+        return super().denoise(condition, noise)
+
+
+async def test_running_out_of_memory_costs_a_step_and_no_request(
+    control: ControlPlane, settings: Settings
+) -> None:
+    sessions = [await open_session(control, seed) for seed in range(4)]
+    async with serving(control, settings):
+        for session in sessions:
+            await read_until(control, session.id, 0)
+    paths = [await control.requests.append(one.id, PATH) for one in sessions]
+    fast = settings.model_copy(update={"max_batch": 4})
+    engine = Engine(TightBackbone(), EngineConfig(height=HEIGHT, width=WIDTH))
+    worker = Worker(control, fast, Runner(engine, Encoding()), NoFaults())
+    async with running(worker):
+        for session in sessions:
+            await read_until(control, session.id, 24)
+
+        async def all_done() -> bool:
+            found = [
+                await control.requests.get(one.id, path.id)
+                for one, path in zip(sessions, paths, strict=True)
+            ]
+            return all(one.state == RequestState.DONE for one in found)
+
+        await until(all_done)
+    assert worker.metrics.registry.get_sample_value("mirage_out_of_memory_total", {}) >= 1
+
+
+async def test_cameras_of_one_world_see_what_was_made_for_the_other(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    back = [pose(-40 - i) for i in range(4)]
+    for camera in range(2):
+        await control.requests.append(session.id, Generate(poses=back, camera=camera))
+    async with serving(control, settings):
+        frames = await read_until(control, session.id, 8)
+    assert [frame.frame for frame in frames] == list(range(1 + 8))
+    assert [frame.camera for frame in frames[1:]] == [0] * 4 + [1] * 4
+    assert frames[5].coverage > frames[1].coverage  # what camera 0 was shown is remembered
+    last = [await control.frames.last(session.id, camera) for camera in range(2)]
+    assert [one and one.frame for one in last] == [4, 8]

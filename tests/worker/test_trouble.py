@@ -1,0 +1,35 @@
+"""What passes is waited out, ever more slowly, and forgotten once something works."""
+
+from __future__ import annotations
+
+import time
+
+from service.errors import StoreDown
+from worker.metrics import Metrics
+from worker.trouble import Trouble, attempt
+
+
+async def test_waits_grow_until_something_works() -> None:
+    trouble = Trouble("w1", Metrics())
+    assert not await trouble.wait()
+    waits = []
+    for _ in range(2):
+        trouble.note(StoreDown("the disk is full"))
+        trouble.note(StoreDown("the disk is full"))  # of the same moment
+        started_s = time.monotonic()
+        assert await trouble.wait()
+        waits.append(time.monotonic() - started_s)
+    assert "the disk is full" in trouble.problem
+    assert waits[1] > 1.5 * waits[0]
+    trouble.over()
+    assert trouble.problem == "" and not await trouble.wait()
+
+
+async def test_an_attempt_answers_with_what_went_wrong() -> None:
+    async def work(fine: bool) -> str:
+        if not fine:
+            raise ValueError("no")
+        return "done"
+
+    assert await attempt(work(True)) == "done"
+    assert isinstance(await attempt(work(False)), ValueError)
