@@ -77,7 +77,7 @@ class StillEngine(Engine):
         self._images = torch.full((1, cfg.height, cfg.width, 3), 128, dtype=torch.uint8)
         self._latents = torch.zeros(1, backbone.channels, 1, 1, dtype=torch.bfloat16)
         self._coverage = torch.ones(1, 1, 1)
-        self._delta = empty_delta(backbone.channels, torch.zeros(3, dtype=torch.float64))
+        self._delta = empty_delta(backbone.channels)
 
     def open(self, seed: int, memory: str = "null") -> World:
         return super().open(seed, "null")

@@ -18,6 +18,7 @@ from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
 from worker.faults import Faults, parse_fault
 from worker.loop import Worker
+from worker.memory.warm import warm_up
 from worker.metrics import Metrics
 from worker.runner import Encoding, Runner
 from worker.weights import WeightsError
@@ -39,6 +40,8 @@ def create_engine(settings: Settings) -> Engine:
         deterministic=settings.deterministic,
         device=device,
     )
+    if device == "cpu":
+        LOG.info("kernels ready", seconds=round(warm_up(), 2))
     return Engine(backbone, cfg)
 
 

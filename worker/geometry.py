@@ -149,7 +149,7 @@ class Lifted:
     positions: Tensor  # (T, h, w, 3) float32 metres, relative to the `origin` given to `lift`
     depth: Tensor  # (T, h, w) float32 z-depth of the ray through the cell's centre, 0 where invalid
     size: Tensor  # (T, h, w) float32 metres per cell at that depth, across the ray
-    slant: Tensor  # (T, h, w, 3) float32 metres: how far the cell's surface recedes along the ray
+    recession: Tensor  # (T, h, w) float32 metres of z-depth that the cell's surface spans
     valid: Tensor  # (T, h, w) bool
 
 
@@ -181,8 +181,7 @@ def lift(
     positions = positions + offset[..., None, None, :]
     size = z / cells.intrinsics[..., :2].mean(-1)[..., None, None]
     recedes = torch.minimum(_recession(z), MAX_SLANT * size)
-    slant = torch.einsum("tij,thwj->thwi", pose[..., :3, :3], rays * recedes[..., None])
-    return Lifted(positions.float(), z.float(), size.float(), slant.float(), valid)
+    return Lifted(positions.float(), z.float(), size.float(), recedes.float(), valid)
 
 
 def pool_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None = None) -> Tensor:

@@ -2,15 +2,17 @@
 
 A point stands for a patch of surface: `size` wide across the ray that saw it, receding by `slant`
 along that ray. From another camera the patch spans more or fewer cells, in u and in v. Products are
-elementwise in float32, so that they round alike whatever the batch; poses are inverted in float64.
+elementwise in float32, each rounded once, so that every device and batch agrees bit for bit; poses
+meet in float64.
 
-Axis legend: n points, t cameras, h w the latent grid, m hits.
+Axis legend: n points, f frames, t cameras, h w the latent grid, m hits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +22,10 @@ from worker.geometry import Cameras, Convention
 NEAR_M = 0.05
 MAX_SPAN = 4.0  # cells; beyond it a point is too coarse to close the surface
 FILL = 1.25  # spans are widened by this to fill cells that nothing else covers
+BLOCK = 512  # rows of one frame that share bounds and are looked at together
+SLANT_STEPS = 64  # per cell: the resolution of a stored recession
+QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
+QUALITY_ZERO = 95 << 2  # code 0 is 2^-32
 CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 
 
@@ -39,77 +45,177 @@ class Hits:
         return Hits(*(column.index_select(0, rows) for column in vars(self).values()))
 
 
-def project(
-    positions: Tensor,
-    size: Tensor,
-    cameras: Cameras,
-    convention: Convention = "centre",
-    slant: Tensor | None = None,
-) -> Hits:
+@dataclass(frozen=True)
+class Local:
+    """Points in camera frames, metres."""
+
+    x: Tensor  # (t, n) float32
+    y: Tensor
+    z: Tensor
+    size: Tensor  # (n,) float32 metres per cell, across the ray that saw the point
+    recession: tuple[Tensor, Tensor, Tensor] | None  # (t, n) each: the patch recedes by so much
+
+
+class Patches(Protocol):
+    """Patches of surface that cameras can look at."""
+
+    def __len__(self) -> int: ...
+
+    def seen_by(self, cameras: Cameras, rows: slice) -> Local: ...
+
+
+@dataclass(frozen=True)
+class FreePatches:
+    """Patches anywhere in the world; a NaN position is seen by nobody."""
+
+    positions: Tensor  # (n, 3) float32
+    size: Tensor  # (n,) float32 metres per cell, across the ray that saw the point
+    slant: Tensor | None = None  # (n, 3) metres the surface recedes, along that ray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def seen_by(self, cameras: Cameras, rows: slice) -> Local:
+        matrix = cameras.camera_from_world.float()[:, :3, :, None].movedim(0, 2)
+        x, y, z = (
+            value + matrix[i, 3] for i, value in enumerate(_rotated(self.positions[rows], matrix))
+        )
+        if self.slant is None:
+            return Local(x, y, z, self.size[rows], None)
+        a, b, c = _rotated(self.slant[rows].float(), matrix)
+        return Local(x, y, z, self.size[rows], (a, b, c))
+
+
+@dataclass(frozen=True)
+class FramePatches:
+    """Cells of remembered frames; a NaN depth is seen by nobody.
+
+    A cell's ray and size follow from its frame's camera, so that a point is a cell and a depth, and
+    poses meet as float64 differences: a world far from the origin is as sharp as one at 0.
+    """
+
+    cell: Tensor  # (n,) integer, row * width + column in the point's frame
+    depth: Tensor  # (n,) float32 z-depth in that frame
+    slant: Tensor  # (n,) uint8, the recession in steps of 1 / SLANT_STEPS cells
+    frame: Tensor  # (n,) int64 index into `frames`
+    frames: Cameras  # (f,) at the grid's size
+    offset: float = 0.5  # of a cell's ray: its centre; 0 = its corner
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    def seen_by(self, cameras: Cameras, rows: slice) -> Local:
+        frame, depth = self.frame[rows], self.depth[rows]
+        m = relations(self.frames, cameras, self.offset)[:, frame].permute(2, 3, 0, 1)
+        column, row = self.cell[rows] % self.frames.width, self.cell[rows] // self.frames.width
+        column, row = column.float(), row.float()
+        ray = [(column * one[0] + row * one[1]) + one[2] for one in m]
+        x, y, z = (depth * d + one[3] for d, one in zip(ray, m, strict=True))
+        size = depth * pitches(self.frames)[frame]
+        recedes = (self.slant[rows].float() * (1 / SLANT_STEPS)) * size
+        a, b, c = (recedes * d for d in ray)
+        return Local(x, y, z, size, (a, b, c))
+
+    def positions(self) -> Tensor:
+        """(n, 3) float64 metres in the world."""
+        column, row = self.cell % self.frames.width, self.cell // self.frames.width
+        fx, fy, cx, cy = self.frames.intrinsics[self.frame].unbind(-1)
+        x, y = (column + self.offset - cx) / fx, (row + self.offset - cy) / fy
+        ray = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        pose = self.frames.world_from_camera[self.frame]
+        return pose[:, :3, 3] + (pose[:, :3, :3] * (ray * self.depth[:, None])[:, None]).sum(-1)
+
+
+def pitches(frames: Cameras) -> Tensor:
+    """(f,) float32 metres per cell and metre of depth."""
+    fx, fy = frames.intrinsics[:, 0], frames.intrinsics[:, 1]
+    return (1.0 / (0.5 * (fx + fy))).float()
+
+
+def relations(frames: Cameras, views: Cameras, offset: float) -> Tensor:
+    """(t, f, 3, 4) float32 M and b: (column, row, 1) of a frame's cell times M, times its depth,
+    plus b, lies in the view's frame. Elementwise in float64, as every device then agrees.
+    """
+    source, target = frames.world_from_camera[None], views.world_from_camera[:, None]
+    fx, fy, cx, cy = frames.intrinsics.unbind(-1)
+    rows = []
+    for i in range(3):
+        t0, t1, t2 = (target[..., k, i] for k in range(3))
+        q0, q1, q2 = (
+            (t0 * source[..., 0, j] + t1 * source[..., 1, j]) + t2 * source[..., 2, j]
+            for j in range(3)
+        )
+        b0, b1, b2 = (source[..., k, 3] - target[..., k, 3] for k in range(3))
+        d0, d1 = q0 / fx, q1 / fy
+        d2 = (q2 + (offset - cx) * d0) + (offset - cy) * d1
+        rows.append(torch.stack([d0, d1, d2, (t0 * b0 + t1 * b1) + t2 * b2], dim=-1))
+    return torch.stack(rows, dim=-2).float()
+
+
+def quality_code(quality: Tensor) -> Tensor:
+    """uint8 in quarter octaves from 2^-32; what is told apart no finer need not be stored finer."""
+    bits = quality.float().contiguous().view(torch.int32) >> QUALITY_BITS
+    return (bits - QUALITY_ZERO).clamp(0, 255).to(torch.uint8)
+
+
+def quality_of(code: Tensor) -> Tensor:
+    """float32, the least quality of this code."""
+    return ((code.int() + QUALITY_ZERO) << QUALITY_BITS).view(torch.float32)
+
+
+def project(patches: Patches, cameras: Cameras, convention: Convention = "centre") -> Hits:
     """All pairs of a point and a camera that it may touch."""
-    parts = project_chunks(positions, size, cameras, convention, slant)
+    parts = project_chunks(patches, cameras, convention)
     columns = zip(*(vars(part).values() for part in parts), strict=True)
     return Hits(*(torch.cat(column) for column in columns))
 
 
-def project_chunks(
-    positions: Tensor,
-    size: Tensor,
-    cameras: Cameras,
-    convention: Convention,
-    slant: Tensor | None,
-) -> Iterator[Hits]:
+def project_chunks(patches: Patches, cameras: Cameras, convention: Convention) -> Iterator[Hits]:
     """Hits of at most CHUNK pairs at a time; a chunk of points meets all views while it is hot."""
-    rows = min(max(1, len(positions)), CHUNK)
+    rows = min(max(1, len(patches)), CHUNK)
     views = max(1, CHUNK // rows)
-    for start in range(0, max(1, len(positions)), rows):
-        chunk = slice(start, start + rows)
-        recede = None if slant is None else slant[chunk]
+    for start in range(0, max(1, len(patches)), rows):
         for first in range(0, max(1, len(cameras)), views):
             some = cameras[first : first + views]
-            hits = _project(positions[chunk], size[chunk], recede, some, convention)
+            hits = _project(patches.seen_by(some, slice(start, start + rows)), some, convention)
             hits.view.add_(first)
             hits.point.add_(start)
             yield hits
 
 
-def _project(
-    positions: Tensor,
-    size: Tensor,
-    slant: Tensor | None,
-    cameras: Cameras,
-    convention: Convention,
-) -> Hits:
-    matrix = cameras.camera_from_world.float()[:, :3, :, None]
+def _project(local: Local, cameras: Cameras, convention: Convention) -> Hits:
     fx, fy, cx, cy = cameras.intrinsics.float()[..., None].unbind(1)
-    x, y, z = _rotated(positions, matrix.movedim(0, 2))
-    x, y, z = (value + matrix[:, i, 3] for i, value in enumerate((x, y, z)))
-    u, v = x * fx / z + cx, y * fy / z + cy
+    x, y, z = local.x, local.y, local.z
     near, margin = NEAR_M, 0.5 * (FILL * MAX_SPAN - 1)
     if convention == "reference":
-        u, v, near, margin = u.round(), v.round(), 0.0, 0.0
+        u, v = (x * fx / z + cx).round(), (y * fy / z + cy).round()
+        near, margin = 0.0, 0.0
+    else:
+        inverse = 1 / z
+        u, v = x * fx * inverse + cx, y * fy * inverse + cy
     seen = (z > near) & (u >= -margin) & (u < cameras.width + margin)
     seen &= (v >= -margin) & (v < cameras.height + margin)
+    num = z.shape[1]
     pair = seen.flatten().nonzero()[:, 0]
+    view, point = pair // max(1, num), pair % max(1, num)
     x, y, z, u, v = (value.flatten().index_select(0, pair) for value in (x, y, z, u, v))
-    view, point = pair // len(positions), pair % len(positions)
     if convention == "reference":
         return Hits(view, point, u, v, z, torch.zeros_like(z), torch.zeros_like(z))
-    focal_u, focal_v = (value[:, 0].index_select(0, view) / z for value in (fx, fy))
-    width = size.index_select(0, point)
-    span_u, span_v = width * focal_u, width * focal_v
-    if slant is not None:  # the patch recedes by (a, b, c) in the camera's frame
-        rows = matrix[0] if len(matrix) == 1 else matrix[view, :, :, 0].movedim(0, -1)
-        a, b, c = _rotated(slant.index_select(0, point).float(), rows)
-        span_u += ((a - c * x / z) * focal_u).abs()
-        span_v += ((b - c * y / z) * focal_v).abs()
+    inverse = 1 / z
+    focal_u, focal_v = (value[:, 0].index_select(0, view) * inverse for value in (fx, fy))
+    size = local.size.index_select(0, point)
+    span_u, span_v = size * focal_u, size * focal_v
+    if local.recession is not None:
+        a, b, c = (value.flatten().index_select(0, pair) for value in local.recession)
+        span_u += ((a - c * x * inverse) * focal_u).abs()
+        span_v += ((b - c * y * inverse) * focal_v).abs()
     return Hits(view, point, u, v, z, span_u.clamp(max=MAX_SPAN), span_v.clamp(max=MAX_SPAN))
 
 
 def _rotated(vector: Tensor, matrix: Tensor) -> tuple[Tensor, ...]:
-    """(n, 3) by (3, 3 or 4, ...); elementwise, as a matrix product may round by shape or device."""
+    """(n, 3) by (3, 4, t, 1): (t, n) each; a matrix product may round by shape or device."""
     x, y, z = (column.contiguous() for column in vector.unbind(-1))
-    return tuple(x * row[0] + y * row[1] + z * row[2] for row in matrix[:3])
+    return tuple(x * row[0] + y * row[1] + z * row[2] for row in matrix)
 
 
 def widths(hits: Hits, factor: float) -> tuple[Tensor, Tensor]:
@@ -156,30 +262,3 @@ def covered_cells(
     hit = many[which]
     cell = start[hit] + row * w + offset - row * columns[which]
     return torch.cat([one, hit]), torch.cat([start[one], cell]), len(one)
-
-
-def placement(
-    positions: Tensor,  # (t, h, w, 3) float32 of each cell's point
-    size: Tensor,  # (t, h, w)
-    slant: Tensor,  # (t, h, w, 3)
-    cameras: Cameras,  # (t,) at the latent grid's size, in the positions' frame
-) -> tuple[Tensor, Tensor]:
-    """Where each cell's point lies from the cell's centre, and how many cells its patch spans, in u
-    and v: both (t, 2, h, w) float32.
-
-    A token says what its patch looks like around its own centre; this says where that centre is.
-    """
-    matrix = cameras.camera_from_world.float()[:, :3, :, None, None].movedim(0, 2)
-    fx, fy, cx, cy = cameras.intrinsics.float()[..., None, None].unbind(1)
-    x, y, z = (
-        value + row[3] for value, row in zip(_rotated(positions, matrix), matrix, strict=True)
-    )
-    z = z.clamp(min=NEAR_M)
-    a, b, c = _rotated(slant.float(), matrix)
-    width_u, width_v = size * fx / z, size * fy / z
-    span_u = width_u + ((a - c * x / z) * fx / z).abs()
-    span_v = width_v + ((b - c * y / z) * fy / z).abs()
-    h, w = positions.shape[1:3]
-    u = x * fx / z + cx - (torch.arange(w, device=x.device) + 0.5)
-    v = y * fy / z + cy - (torch.arange(h, device=x.device)[:, None] + 0.5)
-    return torch.stack([u, v], 1), torch.stack([span_u, span_v], 1).clamp(max=MAX_SPAN)

@@ -20,7 +20,7 @@ Axis legend: n points, t cameras, h w the latent grid, m fragments.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ from worker.projection import (
     FILL,
     NEAR_M,
     Hits,
+    Patches,
     covered_cells,
     offsets,
     project_chunks,
@@ -43,7 +44,6 @@ FRONT_RATIO = 1 / 8  # points this much behind the nearest one still belong to t
 TIGHT = 1.03125  # patches are widened by this, so that rounding leaves no cracks between them
 RIM_COVERAGE = 0.5  # of a cell that only a rim (patches widened by FILL) reaches
 LAST = 2.0**40  # factor on a rim's depth: exact, and behind everything else
-QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
 NOTHING = torch.iinfo(torch.int64).max
 NO_SOURCE = 0x7FFFFFFF
 MIN_TENT = 1 / 64  # smaller weights are rounding, and would spoil a view's own readout
@@ -68,29 +68,30 @@ class Splat:
     winner: Tensor  # (t, h, w) int64 point index, -1 where nothing is seen
     depth: Tensor  # (t, h, w) float32 z-depth of the winner, 0 where nothing is seen
     coverage: Tensor  # (t, h, w) float32, 1 on a surface, RIM_COVERAGE on its widened rim, else 0
+    offset: (
+        Tensor  # (t, 2, h, w) float32 cells in u, v from the cell's centre to the winner's, or 0
+    )
+    span: Tensor  # (t, 2, h, w) float32 cells in u, v that the winner's patch spans, or 0
     mode: Mode
 
 
 def splat(
-    positions: Tensor,  # (n, 3) float32
-    size: Tensor,  # (n,) float32 metres per cell, across the ray that saw the point
-    quality: Tensor,  # (n,) float32 >= 0
+    patches: Patches,  # n
+    quality: Tensor,  # (n,) uint8, see quality_code
     source: Tensor,  # (n,) integer >= 0, the frame that saw the point
     cameras: Cameras,  # (t,) at the latent grid's size, in the positions' frame
     mode: Mode = "soft",
     convention: Convention = "centre",
-    slant: Tensor | None = None,  # (n, 3) metres the point's surface recedes, along that ray
 ) -> Splat:
     """Which points the cameras see, and how much each contributes to each cell.
 
-    A point whose position is NaN is seen by nobody. `reference` reproduces the public code's rules
-    (rounded pixels, one cell per point, no near plane, nearest depth only) and implies `nearest`.
+    `reference` reproduces the public code's rules (rounded pixels, one cell per point, no near
+    plane, nearest depth only) and implies `nearest`.
     """
     grid = (len(cameras), cameras.height, cameras.width)
     ratio = FRONT_RATIO if convention == "centre" else 0.0
-    hits, cell, limit = _front_surface(
-        project_chunks(positions, size, cameras, convention, slant), grid, ratio
-    )
+    parts = project_chunks(patches, cameras, convention)
+    hits, cell, limit = _front_surface(parts, grid, ratio)
     rim = limit >= LAST * NEAR_M
     front = torch.where(rim, limit / LAST, limit)
     if convention == "reference":
@@ -104,11 +105,14 @@ def splat(
     if mode == "nearest":
         return result
     soft = _soft_fragments(hits, front, best & NO_SOURCE, source, grid)
-    return Splat(soft, result.winner, result.depth, result.coverage, mode)
+    return replace(result, fragments=soft, mode=mode)
 
 
-def accumulate(result: Splat, tokens: Tensor, deterministic: bool = True) -> Tensor:
-    """(t, c, h, w) float32: the weighted tokens (n, c) of every cell, 0 where nothing is seen.
+def accumulate(
+    result: Splat, tokens: Tensor, deterministic: bool = True, scale: Tensor | None = None
+) -> Tensor:
+    """(t, c, h, w) float32: the weighted tokens (n, c), times scale (n,), of every cell; 0 where
+    nothing is seen.
 
     Deterministic sums of soft fragments are fixed-point (2^-24), so they don't depend on order,
     threads or device, and have no gradient; otherwise the result is differentiable with respect to
@@ -116,7 +120,10 @@ def accumulate(result: Splat, tokens: Tensor, deterministic: bool = True) -> Ten
     """
     t, h, w = result.winner.shape
     fragments = result.fragments
-    values = tokens[fragments.point].float() * fragments.weight[:, None]
+    values = tokens[fragments.point].float()
+    if scale is not None:
+        values = values * scale[fragments.point, None]
+    values = values * fragments.weight[:, None]
     if deterministic and result.mode == "soft":
         sums = torch.zeros(t * h * w, tokens.shape[1], dtype=torch.int64, device=tokens.device)
         sums.index_add_(0, fragments.cell, (values * TOKEN_ONE).round().long())
@@ -184,9 +191,8 @@ def _first(value: Tensor, point: Tensor, cell: Tensor, num_cells: int) -> Tensor
 
 
 def _source_rank(quality: Tensor, source: Tensor) -> Tensor:
-    """int64, smaller is better: quality in steps of a quarter octave, then the newest frame."""
-    worse = (0x7F7FFFFF - _bits(quality)) >> QUALITY_BITS
-    return worse << 32 | (NO_SOURCE - source.long())
+    """int64, smaller is better: the best quality, then the newest frame."""
+    return (255 - quality.long()) << 32 | (NO_SOURCE - source.long())
 
 
 def _distance(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -198,14 +204,16 @@ def _nearest(
     chosen: Tensor, hits: Hits, cell: Tensor, rim: Tensor, grid: tuple[int, int, int]
 ) -> Splat:
     won = (chosen[cell] == hits.point).nonzero()[:, 0]
-    depth = torch.zeros(len(chosen), device=chosen.device)
-    depth[cell[won]] = hits.z[won]
+    cell, hits = cell[won], hits[won]
+    place = torch.zeros(5, len(chosen), device=chosen.device)
+    place[:, cell] = torch.stack([hits.z, *offsets(hits, cell, grid), hits.span_u, hits.span_v])
     covered = (chosen >= 0).nonzero()[:, 0]
-    fragments = Fragments(covered, chosen[covered], torch.ones_like(depth[covered]))
+    fragments = Fragments(covered, chosen[covered], torch.ones_like(place[0, covered]))
     coverage = (chosen >= 0).float() * torch.where(rim, RIM_COVERAGE, 1.0)
-    return Splat(
-        fragments, chosen.reshape(grid), depth.reshape(grid), coverage.reshape(grid), "nearest"
-    )
+    depth, *pairs = place.reshape(5, *grid)
+    offset, span = torch.stack(pairs[:2], dim=1), torch.stack(pairs[2:], dim=1)
+    coverage, winner = coverage.reshape(grid), chosen.reshape(grid)
+    return Splat(fragments, winner, depth, coverage, offset, span, "nearest")
 
 
 def _soft_fragments(

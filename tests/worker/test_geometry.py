@@ -58,10 +58,10 @@ def test_slant_is_the_depth_that_a_cell_spans():
     view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
     lifted = lift(plane_depth(view, (0.5, 0.0, 1.0), 3.0), view, GRID)
     neighbours = lifted.depth.diff(dim=2).abs()
-    spans = lifted.slant[..., 2]
+    spans = lifted.recession
     between = torch.minimum(spans[:, :, 1:], spans[:, :, :-1])
     assert (neighbours / between - 1).abs().max() < 0.2
-    assert lift(torch.full((1, 128, 192), 2.0), view, GRID).slant.abs().max() < 1e-4
+    assert lift(torch.full((1, 128, 192), 2.0), view, GRID).recession.max() < 1e-4
 
 
 def test_a_seam_of_nothing_and_a_wall_leaves_no_floaters():

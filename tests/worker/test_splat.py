@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from splat_twin import AmbiguousError, splat_view
 from torch import Tensor
 
-from worker.geometry import Cameras, cat_cameras, lift
+from worker.geometry import Cameras, Lifted, cat_cameras, lift
+from worker.projection import FreePatches, quality_code
 from worker.splat import Splat, accumulate, splat
 
 
@@ -30,15 +31,8 @@ def cloud(num: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def show(points: dict[str, Tensor], views: Cameras, mode: str) -> Splat:
-    return splat(
-        points["positions"],
-        points["size"],
-        points["quality"],
-        points["source"],
-        views,
-        mode,
-        slant=points["slant"],
-    )
+    patches = FreePatches(points["positions"], points["size"], points["slant"])
+    return splat(patches, quality_code(points["quality"]), points["source"], views, mode)
 
 
 def ring(height: int = 8, width: int = 12) -> Cameras:
@@ -58,11 +52,11 @@ def test_reference_convention_reproduces_the_public_projection(name):
     tokens = torch.cat(
         [first, *(t[v] for t, v in zip(rest, lifted.valid[1:].flatten(1), strict=True))]
     )
+    one = torch.ones(len(points))
     result = splat(
-        torch.where(valid[:, None], points, torch.nan),
-        torch.ones(len(points)),
-        torch.ones(len(points)),
-        torch.zeros(len(points), dtype=torch.int64),
+        FreePatches(torch.where(valid[:, None], points, torch.nan), one),
+        quality_code(one),
+        one.long(),
         oracle.target(case),
         "nearest",
         convention="reference",
@@ -167,6 +161,12 @@ def test_views_and_chunks_are_independent(mode):
         )
 
 
+def slants(view: Cameras, lifted: Lifted) -> Tensor:
+    """(T, h, w, 3) float32 metres that the cells' surfaces recede, along their rays."""
+    rays = view.resized(*lifted.size.shape[1:]).rays() * lifted.recession[..., None]
+    return torch.einsum("tij,thwj->thwi", view.world_from_camera[:, :3, :3], rays).float()
+
+
 def lifted_room(view: Cameras, grid: tuple[int, int]) -> dict[str, Tensor]:
     lifted = lift(room_depth(view), view, grid)
     num = lifted.size.numel()
@@ -174,7 +174,7 @@ def lifted_room(view: Cameras, grid: tuple[int, int]) -> dict[str, Tensor]:
     return {
         "positions": lifted.positions.reshape(-1, 3),
         "size": lifted.size.flatten(),
-        "slant": lifted.slant.reshape(-1, 3).half(),
+        "slant": slants(view, lifted).reshape(-1, 3),
         "quality": 1 / lifted.size.flatten(),
         "source": torch.zeros(num, dtype=torch.int64),
         "tokens": torch.randn(num, 4, generator=generator),
@@ -206,9 +206,8 @@ def test_soft_moves_content_by_fractions_of_a_cell():
     shifted = view.recentred(torch.tensor([-0.4 * lifted.size[0, 0, 0], 0, 0]))
     num = ramp.numel()
     result = splat(
-        lifted.positions.reshape(num, 3),
-        lifted.size.flatten(),
-        torch.ones(num),
+        FreePatches(lifted.positions.reshape(num, 3), lifted.size.flatten()),
+        quality_code(torch.ones(num)),
         torch.zeros(num, dtype=torch.int64),
         shifted.resized(*grid),
     )
@@ -254,5 +253,6 @@ def test_no_points_cover_nothing(mode):
 def test_what_is_behind_or_too_near_is_not_seen():
     positions = torch.tensor([[0, 0, -1.0], [0, 0, 0.04], [0, 0, 0.0], [math.nan] * 3])
     one = torch.ones(4)
-    result = splat(positions, one, one, one.long(), camera((0, 0, 0), (0, 0, 1.0), 4, 4))
+    view = camera((0, 0, 0), (0, 0, 1.0), 4, 4)
+    result = splat(FreePatches(positions, one), quality_code(one), one.long(), view)
     assert not result.coverage.any()

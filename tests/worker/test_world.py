@@ -13,7 +13,7 @@ GRID = (8, 12)
 
 def increment(value: float, num: int, shown: tuple[int, ...]) -> Increment:
     return Increment(
-        delta=empty_delta(tiny.CHANNELS, torch.zeros(3, dtype=torch.float64)),
+        delta=empty_delta(tiny.CHANNELS),
         frame_indices=shown,
         images=torch.zeros(num, 64, 96, 3, dtype=torch.uint8),
         cameras=orbit(8, 64, 96)[:num],

@@ -4,7 +4,8 @@
 restored by `apply`ing its deltas in order is bit-equal to the one that wrote them. Memories know
 nothing of paths, images or models.
 
-Axis legend: T cameras or frames, h w the latent grid, C channels, n points added, m removed.
+Axis legend: T cameras or frames, h w the latent grid, C channels, n points added, m removed, k
+struck.
 """
 
 from __future__ import annotations
@@ -39,19 +40,24 @@ class Readout:
 
 @dataclass(frozen=True)
 class Delta:
-    """What one write changed."""
+    """What one write changed.
 
-    ids: Tensor  # (n,) int64, ascending, never reused
-    positions: Tensor  # (n, 3) float32 metres relative to `origin`
+    A point is a cell of one of the written frames: its id is the frame's serial number times h * w
+    plus the cell, so ids ascend and are never reused.
+    """
+
+    ids: Tensor  # (n,) int64, ascending
+    depth: Tensor  # (n,) float32 z-depth in the point's frame, metres
     tokens: Tensor  # (n, C) bfloat16
-    quality: Tensor  # (n,) float32
-    size: Tensor  # (n,) float32 metres per cell, across the ray that saw the point
-    slant: Tensor  # (n, 3) float16 metres that the point's surface recedes, along that ray
-    source: Tensor  # (n,) int32
-    removed: Tensor  # (m,) int64 ids
-    requalified_ids: Tensor  # (k,) int64
-    requalified: Tensor  # (k,) float32 their new quality
-    origin: Tensor  # (3,) float64 in the world, the same in every delta of a memory
+    quality: Tensor  # (n,) uint8, see worker.projection.quality_code
+    slant: Tensor  # (n,) uint8, how far the surface recedes, in steps of 1 / SLANT_STEPS cells
+    removed: Tensor  # (m,) int64 ids, ascending: superseded, carved away or evicted
+    struck: Tensor  # (k,) int64 ids, ascending, of points that were contradicted for the first time
+    struck_quality: Tensor  # (k,) uint8, what they are worth now
+    serials: Tensor  # (T,) int64, ascending: the frames written
+    source: Tensor  # (T,) int32 their frame numbers
+    intrinsics: Tensor  # (T, 4) float64 at the grid's size
+    world_from_camera: Tensor  # (T, 4, 4) float64
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,10 @@ class MemoryStats:
     num_points: int
     num_bytes: int  # of the points held, without spare capacity
     num_sources: int  # distinct frames that still have points
+    held_bytes: int = 0  # really allocated, with spare capacity
+    num_superseded: int = 0  # points removed so far, since this memory was created or restored:
+    num_carved: int = 0  # replaced by better ones; seen through twice;
+    num_evicted: int = 0  # gone to keep the budget
 
 
 class Memory(Protocol):
@@ -101,20 +111,22 @@ def empty_readout(num_views: int, channels: int, grid: tuple[int, int], device: 
     return Readout(tokens, zeros, zeros, nobody, nobody, zeros, pairs, pairs)
 
 
-def empty_delta(channels: int, origin: Tensor) -> Delta:
-    device = origin.device
-    ids = torch.zeros(0, dtype=torch.int64, device=device)
-    numbers = torch.zeros(0, device=device)
+def empty_delta(channels: int, device: str = "cpu") -> Delta:
+    def column(dtype: torch.dtype, *shape: int) -> Tensor:
+        return torch.zeros(0, *shape, dtype=dtype, device=device)
+
+    ids, code = column(torch.int64), column(torch.uint8)
     return Delta(
         ids=ids,
-        positions=torch.zeros(0, 3, device=device),
-        tokens=torch.zeros(0, channels, dtype=torch.bfloat16, device=device),
-        quality=numbers,
-        size=numbers,
-        slant=torch.zeros(0, 3, dtype=torch.float16, device=device),
-        source=ids.int(),
+        depth=column(torch.float32),
+        tokens=column(torch.bfloat16, channels),
+        quality=code,
+        slant=code,
         removed=ids,
-        requalified_ids=ids,
-        requalified=numbers,
-        origin=origin,
+        struck=ids,
+        struck_quality=code,
+        serials=ids,
+        source=column(torch.int32),
+        intrinsics=column(torch.float64, 4),
+        world_from_camera=column(torch.float64, 4, 4),
     )

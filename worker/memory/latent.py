@@ -5,6 +5,9 @@ an old one (both lie within one cell's footprint of each other) replaces it if c
 dropped if not, so that looking twice costs nothing. Quality is the resolution at which a surface
 was seen (nearer and more frontal is better) times the depth's confidence; what was observed
 outranks what was generated. Generated frames fill only what is uncovered or known clearly worse.
+What new views see through loses its worth at once and dies the second time. Past its budget the
+memory gives up its least valuable points.
+
 Repeats are found by projection, at the cost of one read, rather than by a spatial index that must
 be kept up to date.
 
@@ -14,32 +17,40 @@ Axis legend: T frames, h w the latent grid, C channels, n points.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from worker.geometry import Cameras, Convention, Lifted, lift
 from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
-from worker.memory.fusion import Cells, keep_new, superseded, sure_winner
-from worker.memory.points import COLUMNS, Points, extent
-from worker.projection import placement
-from worker.splat import Splat, accumulate, splat
+from worker.memory.fusion import Cells, added, keep_new
+from worker.memory.points import Points, TokenFormat, stretch
+from worker.memory.sight import see
+from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
+from worker.projection import SLANT_STEPS, quality_code
+from worker.splat_cpu import Surface
 
 MAX_TOKEN = 2.0**15  # beyond it fixed-point sums could overflow; a sane codec stays under 10
+MAX_STRIKES = 2  # views that see through a point until it is gone
+STRUCK = 20  # quality codes that the first one costs: a factor of 32
 
 
 @dataclass(frozen=True)
 class LatentMemoryConfig:
     max_points: int = 200_000
-    evicted_share: float = 0.02  # of max_points that goes at once, so that the cap isn't hit often
+    max_bytes: int | None = None  # of the points held; whichever cap is lower counts
+    evicted_share: float = 0.02  # of the cap that goes at once, so that it isn't hit often
     better_ratio: float = 2.0  # of qualities, from which a repeat replaces the old point
     observed_gain: float = 1024.0  # the quality of what was observed over what was generated
+    token_format: TokenFormat = "bfloat16"
     convention: Convention = "centre"
 
     def __post_init__(self) -> None:
         if self.max_points < 1:
             raise ValueError(f"max_points must be at least 1; got {self.max_points}")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1; got {self.max_bytes}")
         if self.better_ratio < 1:
             raise ValueError(f"better_ratio must be at least 1; got {self.better_ratio}")
 
@@ -54,8 +65,9 @@ class LatentMemory:
     ) -> None:
         self._channels, self._grid, self._device = channels, grid, device
         self._cfg = cfg or LatentMemoryConfig()
-        self._points = Points(channels, device)
-        self._origin: Tensor | None = None
+        offset = 0.5 if self._cfg.convention == "centre" else 0.0
+        self._points = Points(channels, grid, device, self._cfg.token_format, offset)
+        self._lost = {"superseded": 0, "carved": 0, "evicted": 0}
 
     @torch.inference_mode()  # as buffers made in inference mode can't be changed outside of it
     def write(
@@ -74,19 +86,25 @@ class LatentMemory:
         tokens, depth = tokens.to(self._device), depth.to(self._device)
         cameras = cameras.to(self._device)
         mask = None if mask is None else mask.to(self._device)
-        origin = self._origin
-        if origin is None:
-            origin = cameras.world_from_camera[0, :3, 3].clone()
-        lifted = lift(depth, cameras, self._grid, mask, origin, self._cfg.convention)
-        cells = self._cells(lifted, tokens, source, confidence, observed)
-        views = cameras.resized(*self._grid).recentred(origin)
-        winner = sure_winner(readout or self._splat(views, "nearest"))
-        kept, replaces = keep_new(
-            cells, views, self._points, winner, observed, self._cfg.better_ratio
+        lifted = lift(depth, cameras, self._grid, mask, convention=self._cfg.convention)
+        views = cameras.resized(*self._grid)
+        cells = self._cells(lifted, tokens, views, confidence, observed)
+        seen = readout or self._see(views)
+        ratio = self._cfg.better_ratio
+        kept, replaces = keep_new(cells, self._points, seen, observed, ratio)
+        known = torch.where(cells.valid, cells.depth, 0.0)
+        evidence = Evidence(known, cells.extent, cells.quality, replaces, observed)
+        removed, struck = self._sentence(judge(self._points, views, evidence, ratio))
+        kept, evicted = self._evict(cells.quality.flatten()[kept], kept, removed)
+        rows = tokens.permute(0, 2, 3, 1).reshape(-1, self._channels)[kept].bfloat16()
+        removed, struck = torch.cat([removed, evicted]), struck[~torch.isin(struck, evicted)]
+        worth = (self._points["quality"][struck].short() - STRUCK).clamp(min=0).to(torch.uint8)
+        delta = replace(
+            added(cells, kept, self._points.next_serial, torch.tensor(source), rows),
+            removed=self._points.ids_of(removed.sort().values),
+            struck=self._points.ids_of(struck),
+            struck_quality=worth,
         )
-        removed = superseded(cells, views, self._points, replaces, self._cfg.better_ratio)
-        kept, removed = self._evict(cells.quality.flatten()[kept], kept, removed)
-        delta = self._delta(cells, tokens, kept, removed, origin)
         self.apply(delta)
         return delta
 
@@ -98,126 +116,97 @@ class LatentMemory:
                 f"the memory {self._channels}"
             )
         here = Delta(*(getattr(delta, field.name).to(self._device) for field in fields(Delta)))
-        if self._origin is None:
-            self._origin = here.origin.clone()
-        elif not torch.equal(self._origin, here.origin):
-            raise ValueError(
-                f"the delta's origin {here.origin.tolist()} is not the memory's "
-                f"{self._origin.tolist()}: it belongs to another world"
-            )
         self._points.remove(here.removed)
-        self._points.requalify(here.requalified_ids, here.requalified)
-        self._points.append({name: getattr(here, name) for name in COLUMNS})
+        self._points.strike(here.struck, here.struck_quality)
+        self._points.append(here)
 
     def read(self, cameras: Cameras, mode: ReadMode = "soft") -> Readout:
-        if self._origin is None:
+        if not len(self._points):
             return empty_readout(len(cameras), self._channels, self._grid, self._device)
-        views = cameras.to(self._device).resized(*self._grid).recentred(self._origin)
-        seen = self._splat(views, mode)
-        covered = seen.winner >= 0
-        row = seen.winner.clamp(min=0)
-        points = self._points
-        if not len(points):
-            return empty_readout(len(cameras), self._channels, self._grid, self._device)
-        offset, span = placement(
-            points["positions"][row], points["size"][row], points["slant"][row], views
-        )
-        known = covered[:, None]
-        return Readout(
-            tokens=accumulate(seen, points["tokens"]),
-            coverage=seen.coverage,
-            depth=seen.depth,
-            winner=seen.winner,
-            source=torch.where(covered, points["source"][row].long(), -1),
-            quality=torch.where(covered, points["quality"][row], 0.0),
-            offset=torch.where(known, offset, 0.0),
-            span=torch.where(known, span, 0.0),
-        )
+        views = cameras.to(self._device).resized(*self._grid)
+        seen = see(self._points, views, mode, self._cfg.convention)
+        return Readout(**{field.name: getattr(seen, field.name) for field in fields(Readout)})
 
     def stats(self) -> MemoryStats:
-        points = self._points
+        points, lost = self._points, self._lost
         return MemoryStats(
             num_points=len(points),
-            num_bytes=len(points) * points.bytes_per_point,
-            num_sources=len(points["source"][points.alive].unique()),
+            num_bytes=points.num_bytes,
+            num_sources=points.num_sources,
+            held_bytes=points.held_bytes,
+            **{f"num_{kind}": count for kind, count in lost.items()},
         )
 
     def state(self) -> dict[str, Tensor]:
-        origin = torch.full((3,), torch.nan) if self._origin is None else self._origin
-        return self._points.live() | {
-            "origin": origin.clone(),
-            "next_id": torch.tensor(self._points.next_id),
-        }
+        return self._points.live() | {"next_serial": torch.tensor(self._points.next_serial)}
 
-    def _splat(self, views: Cameras, mode: ReadMode) -> Splat:
-        points = self._points
-        return splat(
-            points["positions"],
-            points["size"],
-            points["quality"],
-            points["source"],
-            views,
-            mode,
-            self._cfg.convention,
-            points["slant"],
-        )
+    def _see(self, views: Cameras) -> Surface:
+        return see(self._points, views, "nearest", self._cfg.convention, with_tokens=False)
 
     def _cells(
         self,
         lifted: Lifted,
         tokens: Tensor,
-        source: Sequence[int],
+        views: Cameras,
         confidence: Tensor | None,
         observed: bool,
     ) -> Cells:
+        slant = (lifted.recession / lifted.size * SLANT_STEPS).nan_to_num().ceil().clamp(0, 255)
+        slant = slant.to(torch.uint8)
         trust = 1.0 if confidence is None else confidence.to(self._device).float()
         gain = self._cfg.observed_gain if observed else 1.0
-        quality = torch.where(lifted.valid, gain * trust / extent(lifted.size, lifted.slant), 0.0)
+        quality = gain * trust / (lifted.size * stretch(slant))
         sane = (tokens.abs() <= MAX_TOKEN).all(dim=1)  # false for NaN
-        frames = torch.tensor(source, dtype=torch.int32, device=self._device)
         return Cells(
-            positions=lifted.positions,
+            depth=lifted.depth,
             size=lifted.size,
-            slant=lifted.slant.half(),
-            quality=quality,
-            source=frames[:, None, None].expand_as(sane),
+            slant=slant,
+            quality=quality_code(quality.nan_to_num()),
             valid=lifted.valid & sane & quality.isfinite() & (quality > 0),
+            views=views,
         )
 
+    def _sentence(self, events: Tensor) -> tuple[Tensor, Tensor]:
+        """(m,) rows to remove and (k,) rows to strike, from what new views say."""
+        replaced = events[events[:, 1] == REPLACED, 0].unique()
+        through, count = events[events[:, 1] == SEEN_THROUGH, 0].unique(return_counts=True)
+        strikes = self._points["strikes"][through] + count
+        fresh = ~torch.isin(through, replaced)
+        carved = through[fresh & (strikes >= MAX_STRIKES)]
+        self._lost["superseded"] += len(replaced)
+        self._lost["carved"] += len(carved)
+        return torch.cat([replaced, carved]), through[fresh & (strikes < MAX_STRIKES)]
+
     def _evict(self, quality: Tensor, kept: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:
-        """Make room: the lowest quality goes, the oldest on a tie, among old and new points."""
-        points, cap = self._points, self._cfg.max_points
+        """Make room: the lowest quality goes, the oldest first, among old and new points.
+
+        Returns the cells still kept and the rows that go besides `removed`.
+        """
+        points, cap = self._points, self._cap()
         excess = len(points) - len(removed) + len(kept) - cap
         if excess <= 0:
-            return kept, removed
+            return kept, removed[:0]
         alive = points.alive
-        alive[points.rows_of(removed)] = False
+        alive[removed] = False
         rows = alive.nonzero()[:, 0]
-        worst = torch.cat([points["quality"][rows], quality]).argsort(stable=True)
-        victims = worst[: excess + int(self._cfg.evicted_share * cap)]
+        victims = _worst(
+            torch.cat([points["quality"][rows], quality]),
+            excess + int(self._cfg.evicted_share * cap),
+        )
         old = victims[victims < len(rows)]
         survives = torch.ones(len(kept), dtype=torch.bool, device=kept.device)
         survives[victims[victims >= len(rows)] - len(rows)] = False
-        return kept[survives], torch.cat([removed, points["ids"][rows[old]]])
+        self._lost["evicted"] += len(old)
+        return kept[survives], rows[old]
 
-    def _delta(
-        self, cells: Cells, tokens: Tensor, kept: Tensor, removed: Tensor, origin: Tensor
-    ) -> Delta:
-        rows = tokens.permute(0, 2, 3, 1).reshape(-1, self._channels)[kept]
-        first = self._points.next_id
-        nothing = removed[:0]
-        return Delta(
-            ids=torch.arange(first, first + len(kept), device=kept.device),
-            positions=cells.positions.reshape(-1, 3)[kept],
-            tokens=rows.bfloat16(),
-            quality=cells.quality.flatten()[kept],
-            size=cells.size.flatten()[kept],
-            slant=cells.slant.reshape(-1, 3)[kept],
-            source=cells.source.flatten()[kept],
-            removed=removed.sort().values,
-            requalified_ids=nothing,
-            requalified=nothing.float(),
-            origin=origin,
+    def _cap(self) -> int:
+        """Points that may be held."""
+        cfg, points = self._cfg, self._points
+        if cfg.max_bytes is None:
+            return cfg.max_points
+        return max(
+            0,
+            min(cfg.max_points, (cfg.max_bytes - points.table_bytes) // points.rows.bytes_per_row),
         )
 
     def _check_write(
@@ -240,3 +229,11 @@ class LatentMemory:
             raise ValueError(
                 f"confidence must be (T, h, w) = {shape}; got {tuple(confidence.shape)}"
             )
+
+
+def _worst(quality: Tensor, count: int) -> Tensor:
+    """(count,) where the lowest codes are, the first ones where they tie; one pass, no sort."""
+    up_to = torch.bincount(quality.long(), minlength=256).cumsum(0)
+    cut = int(torch.searchsorted(up_to, count))
+    below = (quality < cut).nonzero()[:, 0]
+    return torch.cat([below, (quality == cut).nonzero()[: count - len(below), 0]])

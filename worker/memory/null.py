@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from worker.geometry import Cameras
@@ -29,7 +28,7 @@ class NullMemory:
         readout: Readout | None = None,
         images: Tensor | None = None,
     ) -> Delta:
-        return empty_delta(self._channels, torch.zeros(3, dtype=torch.float64, device=self._device))
+        return empty_delta(self._channels, self._device)
 
     def apply(self, delta: Delta) -> None:
         if len(delta.ids):

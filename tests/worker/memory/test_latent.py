@@ -196,7 +196,7 @@ def test_the_budget_is_kept_and_the_best_survive():
         assert memory.stats().num_points <= 500
     free = remember(views)
     kept, everything = memory.state()["quality"], free.state()["quality"]
-    assert kept.median() > everything.median()
+    assert kept.mean() > everything.mean()
     for name, value in memory.state().items():
         assert torch.equal(value, restored.state()[name]), name
 
@@ -249,11 +249,8 @@ def test_wrong_input_is_named():
         LatentMemoryConfig(max_points=0)
 
 
-def test_foreign_and_repeated_deltas_are_refused():
-    memory, other = remember(orbit(4)[:1]), remember(orbit(4)[1:2])
-    view = orbit(4)[2:3]
-    delta = other.write(tokens(1), room_depth(view), view, [1], observed=True)
-    with pytest.raises(ValueError, match="belongs to another world"):
-        memory.apply(delta)
+def test_repeated_deltas_are_refused():
+    memory, view = remember(orbit(4)[:1]), orbit(4)[2:3]
+    delta = memory.write(tokens(1), room_depth(view), view, [1], observed=True)
     with pytest.raises(ValueError, match="applied twice"):
-        other.apply(delta)
+        memory.apply(delta)
