@@ -21,7 +21,7 @@ from torch import Tensor
 from service.errors import SegmentCorrupt
 from service.segments import parse_segment
 from worker.geometry import Cameras, cat_cameras
-from worker.memory import Memory, create_memory
+from worker.memory import Delta, Memory, create_memory
 from worker.snapshot import unpack_segment
 from worker.world import Increment
 
@@ -71,7 +71,7 @@ class History:
         if not state:
             none = np.zeros((0, 3))
             return Cloud(none, none.astype(np.uint8), np.zeros(0, int), np.zeros(0, np.float32))
-        positions = state["positions"].double() + state["origin"]
+        positions = state["positions"]
         source = state["source"].long()
         return Cloud(
             positions.numpy(),
@@ -114,9 +114,11 @@ def replay(memory_name: str, segments: Sequence[bytes]) -> History:
     sizes: list[Size] = []
     for data in segments:
         header, increment = unpack_segment(data)
-        memory = memory or _empty(memory_name, increment)
+        grid = _grid(memory_name, increment)
+        memory = memory or _empty(memory_name, grid, increment)
         memory.apply(increment.delta)
-        sources += _sources(header.kind in ("init", "observe"), data, increment, len(sources))
+        written = num_written(increment.delta, len(increment.cameras), grid)
+        sources += _sources(header.kind in ("init", "observe"), data, increment, written)
         cameras.append(increment.cameras)
         stats = memory.stats()
         sizes.append(Size(len(sources), stats.num_points, stats.num_bytes))
@@ -124,20 +126,30 @@ def replay(memory_name: str, segments: Sequence[bytes]) -> History:
     return History(memory, sources, cat_cameras(cameras), sizes)
 
 
-def _empty(name: str, increment: Increment) -> Memory:
+def num_written(delta: Delta, num_views: int, grid: tuple[int, int]) -> list[int]:
+    """Points that each view of an increment added; a point's id names its frame."""
+    serial = torch.div(delta.ids, grid[0] * grid[1], rounding_mode="floor")
+    frame = torch.searchsorted(delta.serials, serial)
+    counts: list[int] = torch.bincount(frame, minlength=num_views).tolist()
+    return counts
+
+
+def _grid(name: str, increment: Increment) -> tuple[int, int]:
     pixels = (increment.cameras.height, increment.cameras.width)
     cells = (increment.latents.shape[-2], increment.latents.shape[-1])
-    grid = pixels if name == "rgb" else cells
+    return pixels if name == "rgb" else cells
+
+
+def _empty(name: str, grid: tuple[int, int], increment: Increment) -> Memory:
     return create_memory(
         "null" if name == "null" else "latent", increment.delta.tokens.shape[1], grid
     )
 
 
-def _sources(observed: bool, data: bytes, increment: Increment, first: int) -> list[Source]:
+def _sources(
+    observed: bool, data: bytes, increment: Increment, written: Sequence[int]
+) -> list[Source]:
     """One for each view of a segment."""
-    written = torch.bincount(
-        increment.delta.source.long().clamp(min=0), minlength=first + len(increment.cameras)
-    )
     _, images = parse_segment(data)
     found = []
     for i in range(len(increment.cameras)):
@@ -147,7 +159,7 @@ def _sources(observed: bool, data: bytes, increment: Increment, first: int) -> l
                 frame=increment.frame_indices[i] if shown else None,
                 observed=observed,
                 coverage=float(increment.coverage[i].mean()),
-                num_written=int(written[first + i]),
+                num_written=written[i],
                 picture=np.asarray(Image.open(io.BytesIO(images[i])).convert("RGB"))
                 if shown
                 else None,

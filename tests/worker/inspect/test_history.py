@@ -89,7 +89,10 @@ def test_points_stand_where_they_were_seen_in_the_colour_that_was_seen(history):
         return
     assert first.any()
     picture = found.sources[0].picture
-    assert np.abs(cloud.colours[first].mean(0) - picture.mean((0, 1))).max() < 25
+    seen = picture.reshape(-1, 3).astype(int)
+    low, high = seen.mean(0) - 2 * seen.std(0), seen.mean(0) + 2 * seen.std(0)
+    mean = cloud.colours[first].mean(0)  # of the cells' middles, which differ from other pixels
+    assert (mean > low).all() and (mean < high).all() and (mean != GREY).any()
     assert (cloud.colours[cloud.source == 3] == GREY).all()
     line, column = pixels_of(torch.from_numpy(cloud.positions[first]), found.cameras[0])
     truth = room_depth(found.cameras[:1])[0].numpy()[line, column]
