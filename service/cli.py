@@ -1,4 +1,4 @@
-"""`mirage up | demo | gateway | worker | walk | inspect | keys`.
+"""`mirage up | demo | gateway | worker | walk | inspect | keys | fsck | export | import`.
 
 Settings come from MIRAGE_* variables; flags override them. The command never imports torch: a
 worker is always a process of its own.
@@ -25,6 +25,7 @@ from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
 from service.errors import MirageError
+from service.operators import add_operators_commands
 from service.server import serve
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     look.set_defaults(run=run_inspect)
 
     add_keys_command(commands)
+    add_operators_commands(commands)
 
     walk = commands.add_parser("walk", help="walk through a world of a running server, as MP4")
     walk.add_argument("--server", default="http://127.0.0.1:8000")

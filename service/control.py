@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service import keys
 from service.branches import Branches
+from service.collection import Collection
+from service.connect import connect
 from service.errors import ConfigurationError, ControlPlaneDown
 from service.exports import Exports
 from service.feed import Feed
@@ -16,12 +18,15 @@ from service.frames import FrameBus
 from service.heads import Heads
 from service.imports import Imports
 from service.lineage import Lineage
+from service.rebuild import Rebuild
 from service.requests import RequestLog
 from service.segments import SegmentStore
 from service.sessions import Sessions
 from service.settings import Settings
 from service.sweeper import Sweeper
 from service.workers import Workers
+
+LOG = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class ControlPlane:
     branches: Branches
     exports: Exports
     imports: Imports
+    collection: Collection
+    rebuild: Rebuild
     workers: Workers
     sweeper: Sweeper
 
@@ -47,18 +54,12 @@ class ControlPlane:
             raise ConfigurationError(
                 "MIRAGE_REDIS_URL is empty: only `mirage up` starts a Redis of its own"
             )
-        try:
-            redis = Redis.from_url(
-                settings.redis_url,
-                socket_timeout=keys.SOCKET_TIMEOUT_S,
-                max_connections=keys.MAX_CONNECTIONS,
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"MIRAGE_REDIS_URL can't be used: {error}") from error
+        redis = connect(settings.redis_url)
         store = SegmentStore(settings.segments_url)
         requests, heads = RequestLog(redis, settings), Heads(redis, store.objects)
         sessions = Sessions(redis, settings, store, requests, heads)
-        frames = FrameBus(redis, store)
+        frames, rebuild = FrameBus(redis, store), Rebuild(redis, store, sessions, heads)
+        collection = Collection(redis, store, heads, settings.collect_grace_s)
         control = cls(
             redis=redis,
             segments=store,
@@ -72,9 +73,18 @@ class ControlPlane:
             exports=Exports(store, heads),
             imports=Imports(store, sessions, heads, settings),
             workers=Workers(redis, settings.lease_s),
-            sweeper=Sweeper(redis, store, requests, settings.lease_s),
+            collection=collection,
+            rebuild=rebuild,
+            sweeper=Sweeper(redis, requests, collection, rebuild, settings.lease_s),
         )
         await control.ping()
+        try:
+            await rebuild.ensure()
+        except ConfigurationError:
+            await control.close()
+            raise
+        except ControlPlaneDown as error:  # another process is at it; sessions appear as it goes
+            LOG.warning("not whole yet", reason=error.detail)
         return control
 
     async def ping(self) -> None:

@@ -22,6 +22,7 @@
     ├── SegmentError
     │   ├── SegmentMissing
     │   └── SegmentCorrupt       checksum or format differ
+    ├── AmbiguousWorld           rebuilt, and two segments could be its last: an operator chooses
     ├── LeaseLost                another worker owns the session now (never leaves a worker)
     └── GenerationFailed         the model could not do this request
 
@@ -145,6 +146,10 @@ class SegmentMissing(SegmentError):
 
 
 class SegmentCorrupt(SegmentError):
+    pass
+
+
+class AmbiguousWorld(MirageError):
     pass
 
 
@@ -278,6 +283,11 @@ PROBLEMS: dict[type[MirageError], Problem] = {
         500, 1011, "DATA_LOSS", "segment-corrupt",
         "A stored segment is corrupt",
         "The world can't be restored; open another. See the segment store's log.",
+    ),
+    AmbiguousWorld: Problem(
+        409, 4409, "DATA_LOSS", "ambiguous-world",
+        "It is not certain where this world ends",
+        "An operator chooses one of the segments with `mirage fsck --choose`.",
     ),
     LeaseLost: Problem(
         500, 1011, "ABORTED", "lease-lost",

@@ -151,8 +151,10 @@ class Heads:
             record, manifest, names, log = await pipe.execute()
         if not record or record[b"state"] == b"deleted":
             scripts.raise_for_state(session, b"deleted" if record else b"unknown")
-        first = Init.model_validate_json(log[0][1][b"body"]) if not manifest and log else None
-        return _head(parse_record(record), manifest, names, first)
+        init = None
+        if not manifest and log and log[0][1][b"kind"] == b"init":
+            init = Init.model_validate_json(log[0][1][b"body"])
+        return _head(parse_record(record), manifest, names, init)
 
     async def first(self, session: str, new: NewSession, init: Init, request_id: str) -> Head:
         """Write and return the head of a session whose first image is to be opened."""
@@ -179,7 +181,7 @@ class Heads:
 
         A store that fails now costs nothing: the segments since the last head lead to the tip.
         """
-        if num_segments % keys.HEAD_EVERY:
+        if not is_due(num_segments):
             return
         try:
             await self.write(await self.current(session))
@@ -228,6 +230,12 @@ class Heads:
             if cut.tip == name.tip:
                 return cut
         return await self.get_snapshot(head.session, name)
+
+
+def is_due(num_segments: int) -> bool:
+    """Ever more rarely, as a head names every segment: after each sixteenth to eighth of them."""
+    every = max(keys.HEAD_EVERY, 1 << max(0, num_segments.bit_length() - 4))
+    return num_segments % every == 0
 
 
 def head_path(session: str, name: str) -> str:

@@ -17,6 +17,8 @@ EXPIRY = f"{PREFIX}:expiry"  # zset: every session -> when it expires
 COLLECT = f"{PREFIX}:collect"  # zset: session -> when its objects are looked through
 GRAVES = f"{PREFIX}:graves"  # zset: deleted sessions whose objects still lie in the store
 WORKERS = f"{PREFIX}:workers"  # zset: worker -> last heartbeat
+MARKER = f"{PREFIX}:marker"  # the same as in the store; gone when Redis has lost its data
+REBUILDING = f"{PREFIX}:rebuilding"  # held by the process that rebuilds
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 
@@ -29,6 +31,7 @@ MAX_SNAPSHOTS = 256  # names per session
 HEAD_EVERY = 16  # commits between two head objects
 HEADS_KEPT = 2  # per session
 COLLECT_EVERY_S = 3600.0  # how often a session's objects are looked through
+COLLECT_BATCH = 10  # of them in one sweep
 COLLECT_SOON_S = 60.0  # how soon after something was dropped from a World
 INBOX_LENGTH = 10_000
 INBOX_S = 3600
@@ -37,6 +40,7 @@ SWEEP_PERIOD_S = 0.5
 SWEEP_BATCH = 100
 MAX_WAIT_S = 20.0  # the longest blocking read; below SOCKET_TIMEOUT_S
 SOCKET_TIMEOUT_S = 30.0
+SENTINEL_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 1024  # of one process; long polls hold one each
 
 
@@ -88,6 +92,11 @@ def forks(session: str) -> str:
 def garbage(session: str) -> str:
     """Zset: objects that nothing refers to -> when that was first seen."""
     return f"{PREFIX}:{{{session}}}:garbage"
+
+
+def collecting(session: str) -> str:
+    """Held while a sweeper looks through the objects of a session."""
+    return f"{PREFIX}:{{{session}}}:collecting"
 
 
 def index(owner: str) -> str:

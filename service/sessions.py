@@ -14,13 +14,22 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from service import keys, scripts
 from service.auth.audit import audit
 from service.batches import Argument, Pipelined
-from service.errors import SessionDeleted, TooManyRequests, UnknownSession, VersionConflict
+from service.errors import (
+    MirageError,
+    SessionDeleted,
+    StoreDown,
+    TooManyRequests,
+    UnknownSession,
+    VersionConflict,
+    problem_document,
+)
 from service.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.segments import SegmentStore, Upload
 from service.settings import Settings
@@ -28,6 +37,7 @@ from service.settings import Settings
 if TYPE_CHECKING:  # a head holds what a session is opened with
     from service.heads import Head, Heads
 
+LOG = structlog.get_logger()
 IDENTITY: list[float] = [float(i % 5 == 0) for i in range(16)]
 
 
@@ -219,14 +229,34 @@ class Sessions:
             if not await self._redis.exists(keys.record(name.decode())):
                 await self._redis.zrem(keys.index(owner), name)
 
-    async def adopt(self, head: Head, first: Sequence[Argument] = ()) -> bool:
+    async def restore(self, head: Head, problem: MirageError | None = None) -> None:
+        """Write a session that Redis has lost, with all that refers to it; `problem`: why nobody
+        may go on with it.
+        """
+        first = self._first_entry(head.init, head.init_request) if head.init else ()
+        now, session = time.time(), head.session
+        if not await self.adopt(head, first, problem):
+            return
+        await self._redis.zadd(keys.index(head.spec.owner), {session: 0})
+        await self._redis.zadd(keys.EXPIRY, {session: now + self._settings.session_idle_s})
+        await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
+        for home in {entry.home for entry in head.manifest} - {""}:
+            await self._redis.zadd(keys.forks(home), {session: now})
+        if first:
+            await self._requests.wake(session)
+
+    async def adopt(
+        self, head: Head, first: Sequence[Argument] = (), problem: MirageError | None = None
+    ) -> bool:
         """Write the record, manifest and names of a head, unless the session exists; whether it
         was written. `first`: what stands in its log.
         """
         now = time.time()
+        state = SessionState.WAITING if first else SessionState.IDLE
         fields: dict[str, Argument] = {
             "id": head.session,
-            "state": (SessionState.WAITING if first else SessionState.IDLE).value,
+            "state": (SessionState.FAILED if problem else state).value,
+            "error": json.dumps(problem_document(problem)) if problem else "",
             "version": head.version,
             "spec": head.spec.model_dump_json(),
             "owner": head.spec.owner,
@@ -296,6 +326,15 @@ class Sessions:
         if answer in ("unknown", "deleted"):
             scripts.raise_for_state(session, answer.encode())
         audit("session deleted", session=session)
+        try:
+            await self._store.objects.put(deleted_path(session), b"deleted")
+        except StoreDown as error:  # deleted all the same, unless Redis loses its data just now
+            LOG.warning("deletion not marked", session=session, reason=error.detail)
+
+
+def deleted_path(session: str) -> str:
+    """An object that says, should Redis lose its data, that this session was deleted."""
+    return f"sessions/{session}/deleted"
 
 
 async def bury(redis: Redis, session: str, version: int | str, expired_by_s: float | str) -> str:

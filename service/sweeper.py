@@ -17,9 +17,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service import keys, scripts
-from service.errors import StoreDown
+from service.collection import Collection
+from service.errors import ConfigurationError, Unavailable
+from service.rebuild import Rebuild
 from service.requests import RequestLog
-from service.segments import SegmentStore
 from service.sessions import bury
 
 LOG = structlog.get_logger()
@@ -28,10 +29,15 @@ SCAN_EVERY = 10  # sweeps
 
 class Sweeper:
     def __init__(
-        self, redis: Redis, store: SegmentStore, requests: RequestLog, lease_s: float
+        self,
+        redis: Redis,
+        requests: RequestLog,
+        collection: Collection,
+        rebuild: Rebuild,
+        lease_s: float,
     ) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
-        self._store, self._requests = store, requests
+        self._requests, self._collection, self._rebuild = requests, collection, rebuild
         self._lease_s = lease_s
         self._rounds = itertools.count()
         self._scanned = 0  # cursor of the slow scan over all sessions
@@ -41,15 +47,17 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
-            except (RedisError, StoreDown, OSError) as error:
+            except (RedisError, Unavailable, ConfigurationError, OSError) as error:
                 LOG.warning("sweep failed", error=str(error))
             await asyncio.sleep(min(keys.SWEEP_PERIOD_S, self._lease_s / 4))
 
     async def sweep(self) -> None:
         """One round of every repair."""
+        await self._rebuild.ensure()
         await self.expire()
         await self.wake_orphans()
         await self.empty_graves()
+        await self.collect()
         if next(self._rounds) % SCAN_EVERY == 0:
             await self.scan()
 
@@ -65,9 +73,18 @@ class Sweeper:
     async def empty_graves(self) -> None:
         """Remove the objects of deleted sessions."""
         for name in await self._due(keys.GRAVES, time.time()):
-            num_objects = await self._store.delete_session(name)
-            await self._redis.zrem(keys.GRAVES, name)
+            num_objects = await self._collection.bury(name)
             LOG.info("session removed", session=name, num_objects=num_objects)
+
+    async def collect(self) -> None:
+        """Look through the objects of a few sessions whose turn it is."""
+        for name in (await self._due(keys.COLLECT, time.time()))[: keys.COLLECT_BATCH]:
+            lock = keys.collecting(name)
+            if await self._redis.set(lock, "", nx=True, ex=keys.CREATION_S):
+                num_objects = await self._collection.collect(name)
+                await self._redis.delete(lock)
+                if num_objects:
+                    LOG.info("objects collected", session=name, num_objects=num_objects)
 
     async def wake_orphans(self) -> None:
         """Wake the sessions that have work and no owner."""

@@ -21,9 +21,15 @@ BACK = [pose(i) for i in range(8, 0, -1)]
 AT_8 = ForkIn(frame=8)
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nobody loses a lease here, however busy the machine is."""
+    return settings.model_copy(update={"lease_s": 20.0})
+
+
 async def walk(control: ControlPlane, session: str, poses: list[list[float]]) -> list[Frame]:
     path = await control.requests.append(session, Generate(poses=poses))
-    done = await control.branches.wait(session, path.id)
+    done = await control.branches.wait(session, path.id, 60)
     assert done.state is RequestState.DONE and done.last_frame is not None
     return await frames_of(control, session, done.last_frame + 1)
 

@@ -1,0 +1,101 @@
+"""`mirage fsck | export | import`: for operators, beside the service or without it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from service.errors import InvalidRequest
+from service.fsck import Findings, Fsck
+from service.reach import reached
+from service.settings import Settings, load_settings
+from service.telemetry import configure_logging
+
+READ_BYTES = 1 << 20
+WRONG = 1  # exit code
+
+
+def add_operators_commands(commands: Any) -> None:
+    """Add the three to the command line's parsers."""
+    fsck = commands.add_parser("fsck", help="check that every world is whole; repair")
+    fsck.add_argument("--repair", action="store_true", help="mend what needs no guess")
+    fsck.add_argument("--deep", action="store_true", help="read every segment")
+    fsck.add_argument("--json", action="store_true", help="everything as JSON")
+    fsck.add_argument(
+        "--choose", metavar="SESSION=SEGMENT", help="where a world ends that could not be certain"
+    )
+    fsck.set_defaults(run=lambda options: asyncio.run(_fsck(options)))
+
+    export = commands.add_parser("export", help="write a world to a file")
+    export.add_argument("session")
+    export.add_argument("file", type=Path)
+    export.add_argument("--snapshot", help="this state, not the newest")
+    export.set_defaults(run=lambda options: asyncio.run(_export(options)))
+
+    importing = commands.add_parser("import", help="open a session on a file that export wrote")
+    importing.add_argument("file", type=Path)
+    importing.add_argument("--owner", default="", help="whose session it becomes")
+    importing.set_defaults(run=lambda options: asyncio.run(_import(options)))
+    for one in (fsck, export, importing):
+        one.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {} if options.data_dir is None else {"data_dir": options.data_dir}
+    settings = load_settings(**given)
+    configure_logging(settings.log_level)
+    return settings
+
+
+async def _fsck(options: argparse.Namespace) -> int:
+    async with reached(_settings(options)) as control:
+        fsck = Fsck(control, deep=options.deep)
+        if options.choose:
+            session, is_given, segment = options.choose.partition("=")
+            if not is_given:
+                raise InvalidRequest(f"--choose {options.choose!r}: give SESSION=SEGMENT")
+            await fsck.choose(session, segment)
+        findings = await (fsck.repair() if options.repair else fsck.check())
+    print(json.dumps(findings.document(), indent=1) if options.json else _text(findings))
+    return 0 if findings.is_whole else WRONG
+
+
+def _text(found: Findings) -> str:
+    lines = [f"{found.num_sessions} sessions, {found.num_segments} segments"]
+    for name in ("missing", "corrupt", "inconsistent", "ambiguous", "lost", "forks_not_registered"):
+        lines += [f"{name}: {one}: {what}" for one, what in getattr(found, name).items()]
+    lines += [f"unknown to Redis: {one} (--repair rebuilds it)" for one in found.unknown_to_redis]
+    if found.garbage:
+        lines.append(f"garbage: {len(found.garbage)} objects, {found.garbage_bytes:,} bytes")
+    lines += found.repaired
+    lines.append("every world is whole" if found.is_whole else "not every world is whole")
+    return "\n".join(lines)
+
+
+async def _export(options: argparse.Namespace) -> int:
+    async with reached(_settings(options)) as control:
+        export = await control.exports.open(options.session, options.snapshot)
+        partial = options.file.with_name(f"{options.file.name}.part")
+        with partial.open("wb") as file:
+            async for chunk in export.chunks():
+                file.write(chunk)
+        partial.rename(options.file)
+    print(f"{options.file}: {export.num_bytes:,} bytes")
+    return 0
+
+
+async def _import(options: argparse.Namespace) -> int:
+    async with reached(_settings(options)) as control:
+        session = await control.imports.read(_chunks(options.file), options.owner)
+    print(session.id)
+    return 0
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            yield chunk

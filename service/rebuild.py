@@ -1,0 +1,225 @@
+"""What happens when Redis comes back without its data: worlds are rebuilt from the segment store.
+
+How: Redis and the store hold the same random marker. Redis without it, beside a store that has it,
+has lost its data. Each session then continues from its newest head and the unique chain of segments
+that descends from it: a segment names its parent, and is stored only after its parent was
+committed. Where two could be the last and nothing says which was committed, the tip is ambiguous:
+the session is reported and stays shut until somebody chooses (`mirage fsck --choose`). Requests
+that waited in the log are lost; frames that were published are not.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from service import keys
+from service.errors import (
+    AmbiguousWorld,
+    ConfigurationError,
+    ControlPlaneDown,
+    SegmentError,
+    SegmentMissing,
+)
+from service.frames import ManifestEntry
+from service.heads import Head, Heads
+from service.segments import SegmentHeader, SegmentStore, parse_segment
+from service.sessions import Sessions, deleted_path
+
+LOG = structlog.get_logger()
+MARKER = "marker.json"
+LOCK_MS = 30_000  # renewed with every session
+VERSION_STEP = 100_000  # ahead of any version that was given out since the head was written
+
+
+@dataclass
+class Report:
+    """What became of the sessions."""
+
+    rebuilt: list[str] = field(default_factory=list)
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)  # session -> possible tips
+    lost: dict[str, str] = field(default_factory=dict)  # session -> why
+
+
+@dataclass(frozen=True)
+class Found:
+    """A segment that may continue a World."""
+
+    id: str
+    header: SegmentHeader
+    num_bytes: int
+
+    def entry(self, before: Head) -> ManifestEntry:
+        frames, header = self.header.frames, self.header
+        last = frames[-1] if frames else None
+        return ManifestEntry(
+            id=self.id,
+            kind=header.kind,
+            branch=header.branch,
+            first_frame=header.frame_indices[0] if header.frame_indices else before.next_frame,
+            num_frames=len(header.frame_indices),
+            num_bytes=self.num_bytes,
+            num_points=last.num_points if last else before.num_points,
+            world_bytes=last.num_bytes if last else before.world_bytes,
+        )
+
+
+class Rebuild:
+    def __init__(self, redis: Redis, store: SegmentStore, sessions: Sessions, heads: Heads) -> None:
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._store, self._sessions, self._heads = store, sessions, heads
+        self._marker = ""  # as this process saw it in both places
+
+    async def is_needed(self) -> bool:
+        """Whether Redis has lost its data and is not whole again."""
+        return not await self._redis.exists(keys.MARKER)
+
+    async def ensure(self) -> Report | None:
+        """Compare the markers; rebuild if Redis has lost its own. What was rebuilt, if anything.
+
+        Raises ConfigurationError if this Redis and this store don't belong together,
+        ControlPlaneDown while another process rebuilds.
+        """
+        here = await self._redis.get(keys.MARKER)
+        if here is not None and here.decode() == self._marker:
+            return None
+        stored = await self._stored()
+        if here is None and stored:
+            return await self._rebuild(stored)
+        marker = here.decode() if here is not None else secrets.token_hex(16)
+        if not stored:  # a new store
+            await self._store.objects.replace(MARKER, json.dumps({"marker": marker}).encode())
+            stored = marker
+        if here is None:
+            await self._redis.set(keys.MARKER, marker, nx=True)
+        elif marker != stored:
+            raise ConfigurationError(
+                "this Redis and this segment store belong to different services: set "
+                "MIRAGE_REDIS_URL and MIRAGE_STORE_URL to a pair, one store for each Redis"
+            )
+        self._marker = marker
+        return None
+
+    async def _stored(self) -> str:
+        try:
+            return str(json.loads(await self._store.objects.read(MARKER))["marker"])
+        except SegmentMissing:
+            return ""
+
+    async def _rebuild(self, marker: str) -> Report:
+        if not await self._redis.set(keys.REBUILDING, marker, nx=True, px=LOCK_MS):
+            raise ControlPlaneDown(
+                "Redis has lost its data and another process rebuilds the worlds",
+                retry_after_s=1.0,
+            )
+        LOG.error("redis lost its data", what="rebuilding all worlds from the segment store")
+        report = Report()
+        for session in await self._store.objects.folders("sessions"):
+            await self._redis.pexpire(keys.REBUILDING, LOCK_MS)
+            await self.session(session, report)
+        await self._redis.set(keys.MARKER, marker)
+        await self._redis.delete(keys.REBUILDING)
+        self._marker = marker
+        LOG.error("worlds rebuilt", rebuilt=len(report.rebuilt), lost=report.lost)
+        return report
+
+    async def session(self, session: str, report: Report) -> None:
+        """Rebuild one session, or say why not; one that is there already is left alone."""
+        objects = {one.path for one in await self._store.objects.below(f"sessions/{session}")}
+        if deleted_path(session) in objects:
+            await self._redis.zadd(keys.GRAVES, {session: time.time()})
+            return
+        try:
+            head, tips = await self._descend(await self._newest(session))
+        except SegmentError as error:
+            report.lost[session] = error.detail
+            LOG.error("world lost", session=session, reason=error.detail)
+            return
+        head = head.model_copy(update={"version": head.version + VERSION_STEP})
+        problem = None
+        if tips:
+            problem = AmbiguousWorld(
+                f"the store holds {len(tips)} segments that could be the last of this world and "
+                f"nothing says which was committed: {', '.join(tips)}"
+            )
+            report.ambiguous[session] = tips
+            LOG.error("world ambiguous", session=session, tips=tips)
+        else:
+            report.rebuilt.append(session)
+        await self._sessions.restore(head, problem)
+        await self._heads.write(head)
+
+    async def _newest(self, session: str) -> Head:
+        """The newest head that can be read; raises SegmentError if there is none."""
+        problem: SegmentError = SegmentMissing("no head object lies in the store")
+        for name in reversed(await self._heads.ids(session)):
+            try:
+                return await self._heads.get(session, name)
+            except SegmentError as error:
+                problem = error
+        raise problem
+
+    async def _descend(self, head: Head) -> tuple[Head, list[str]]:
+        """The head moved along the chain of its descendants, and, where that forks without a sign
+        which way was committed, the possible next segments.
+        """
+        later = await self._later(head)
+        while True:
+            ways = [
+                one
+                for one in later[len(head.manifest)]
+                if one.header.parent == head.tip and one.header.branch == head.branch
+            ]
+            if len(ways) > 1:  # a segment with a child was committed
+                parents = {one.header.parent for one in later[len(head.manifest) + 1]}
+                certain = [one for one in ways if one.id in parents]
+                if len(certain) != 1:
+                    return head, sorted(one.id for one in ways)
+                ways = certain
+            if not ways:
+                return head, []
+            head = extended(head, ways[0])
+
+    async def candidates(self, head: Head) -> list[Found]:
+        """The segments that could come next, as far as parent and branch say."""
+        later = (await self._later(head))[len(head.manifest)]
+        return [
+            one
+            for one in later
+            if one.header.parent == head.tip and one.header.branch == head.branch
+        ]
+
+    async def _later(self, head: Head) -> defaultdict[int, list[Found]]:
+        """The segments of this session after the head, by index; damaged ones are left out."""
+        later: defaultdict[int, list[Found]] = defaultdict(list)
+        for name in await self._store.ids(head.session):
+            index = int(name.partition("-")[0])
+            if index < len(head.manifest):
+                continue
+            try:
+                data = await self._store.get(head.session, name)
+                later[index].append(Found(name, parse_segment(data)[0], len(data)))
+            except SegmentError as error:
+                LOG.error("segment left out", session=head.session, reason=error.detail)
+        return later
+
+
+def extended(head: Head, found: Found) -> Head:
+    """The head one segment further."""
+    entry = found.entry(head)
+    return head.model_copy(
+        update={
+            "manifest": [*head.manifest, entry],
+            "num_points": entry.num_points,
+            "world_bytes": entry.world_bytes,
+            "weights": found.header.weights,
+            "init": None,
+        }
+    )

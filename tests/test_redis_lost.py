@@ -1,0 +1,190 @@
+"""Valkey is killed under a walk: with its files nothing is lost, without them worlds are rebuilt
+from the segment store and go on bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "worker"))
+from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
+from test_loop import open_session, pose, read_until, serving
+
+from service import keys
+from service.branches import ForkIn, RewindIn, SnapshotIn
+from service.control import ControlPlane
+from service.embedded import EmbeddedValkey, free_port
+from service.errors import ConfigurationError
+from service.rebuild import MARKER
+from service.requests import Generate, RequestState
+from service.segments import segment_id
+from service.settings import Settings
+
+
+class Server:
+    """A Valkey that can be killed, and come back with or without its data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.valkey = EmbeddedValkey(folder, self.port)
+
+    async def restart(self, *, empty: bool) -> None:
+        assert self.valkey.pid is not None
+        os.kill(self.valkey.pid, signal.SIGKILL)
+        await self.valkey.stop()
+        if empty:
+            shutil.rmtree(self.folder / "valkey")
+        self.valkey = EmbeddedValkey(self.folder, self.port)
+        await self.valkey.start()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    server = Server(tmp_path)
+    await server.valkey.start()
+    yield server
+    await server.valkey.stop()
+
+
+@pytest.fixture
+async def plane(server: Server, settings: Settings) -> AsyncIterator[ControlPlane]:
+    plane = await ControlPlane.open(with_server(settings, server))
+    yield plane
+    await plane.close()
+
+
+def with_server(settings: Settings, server: Server) -> Settings:
+    return settings.model_copy(update={"redis_url": server.valkey.url})
+
+
+async def test_killed_with_its_files_in_the_middle_of_a_walk_nothing_is_lost(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    settings = with_server(settings, server)
+    poses = [pose(i) for i in range(1, 49)]
+    async with serving(plane, settings):
+        twin = await open_session(plane, 3)
+        whole = await walk(plane, twin.id, poses)
+        session = await open_session(plane, 3)
+        path = await plane.requests.append(session.id, Generate(poses=poses))
+        await read_until(plane, session.id, 12)
+        before = await plane.sessions.get(session.id)
+        await server.restart(empty=False)
+        after = await plane.sessions.get(session.id)
+        assert after.next_frame >= before.next_frame and after.version >= before.version
+        progress = await plane.branches.wait(session.id, path.id, 30)
+        assert progress.state is RequestState.DONE
+        frames = []
+        while len(frames) < 49:
+            frames += await plane.frames.read(session.id, after=len(frames) - 1)
+    assert [frame.frame for frame in frames] == list(range(49))
+    assert images(frames) == images(whole)
+
+
+async def test_killed_and_empty_every_world_is_rebuilt_from_the_store(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    settings = with_server(settings, server)
+    async with serving(plane, settings):
+        whole = await undisturbed(plane)
+        walked, rewound, source, gone = [await open_session(plane, 3) for _ in range(4)]
+        await walk(plane, walked.id, OUT)
+        await walk(plane, rewound.id, [*OUT, *OUT])
+        named = await plane.branches.snapshot(rewound.id, SnapshotIn(name="far"))
+        await done(plane, rewound.id, named)
+        back = await plane.branches.rewind(rewound.id, RewindIn(frame=8))
+        await done(plane, rewound.id, back)
+        await walk(plane, source.id, OUT)
+        fork = await forked(plane, source.id, ForkIn())
+        await walk(plane, gone.id, OUT[:1])
+        await plane.sessions.delete(gone.id)
+    unopened = await open_session(plane, 5)
+    before = {one.id: one for one in (await plane.sessions.list()).items}
+    await server.restart(empty=True)
+    again = await ControlPlane.open(settings)
+    after = {one.id: one for one in (await again.sessions.list()).items}
+    assert after.keys() == before.keys() and gone.id not in after
+    for name, one in after.items():
+        same = {"tip", "next_frame", "num_segments", "num_points", "num_bytes", "branch", "seed"}
+        assert one.model_dump(include=same) == before[name].model_dump(include=same)
+        assert one.version > before[name].version
+    assert [one.name for one in await again.branches.snapshots(rewound.id)] == ["far"]
+    assert await again.rebuild.ensure() is None
+    async with serving(again, settings):
+        for one in (walked.id, rewound.id, fork.id, source.id):
+            assert images(await walk(again, one, BACK)) == images(whole)
+        await walk(again, unopened.id, OUT[:1])
+        await again.sessions.delete(source.id)
+        await again.sweeper.empty_graves()  # and its segments stay, as the fork uses them
+        back = await again.branches.rewind(fork.id, RewindIn(frame=4))
+        await done(again, fork.id, back)
+        await walk(again, fork.id, OUT[4:])
+    await again.close()
+
+
+async def test_a_worker_notices_by_itself(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    settings = with_server(settings, server)
+    async with serving(plane, settings):
+        session = await open_session(plane, 3)
+        await walk(plane, session.id, OUT)
+        await server.restart(empty=True)
+        async with asyncio.timeout(30):
+            while await plane.rebuild.is_needed():  # noqa: ASYNC110 another process changes it
+                await asyncio.sleep(0.05)
+        await walk(plane, session.id, BACK)
+
+
+async def test_a_tip_that_is_not_certain_is_reported_and_the_session_stays_shut(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    settings = with_server(settings, server)
+    async with serving(plane, settings):
+        session = await open_session(plane, 3)
+        await walk(plane, session.id, OUT)
+        middle = await open_session(plane, 3)
+        await walk(plane, middle.id, OUT)
+    for one, at in ((session, 2), (middle, 1)):  # what a worker that died left behind
+        entry = (await plane.frames.manifest(one.id))[at]
+        data = await plane.segments.get(one.id, entry.id)
+        orphan = segment_id(at, "w0.1", data)
+        await plane.segments.put(one.id, orphan, data)
+    await plane.redis.delete(keys.MARKER, keys.record(session.id), keys.record(middle.id))
+    report = await plane.rebuild.ensure()
+    assert report is not None and report.rebuilt == [middle.id]
+    assert len(report.ambiguous[session.id]) == 2
+    shut = await plane.sessions.get(session.id)
+    assert shut.state == "failed" and shut.error and "w0.1" in shut.error["detail"]
+    assert shut.next_frame == 5
+    assert (await plane.sessions.get(middle.id)).next_frame == 9
+
+
+async def test_what_the_store_has_lost_too_is_reported(
+    plane: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(plane)
+    folder = settings.data_dir / "segments" / "sessions" / session.id
+    shutil.rmtree(folder / "heads")
+    await plane.redis.delete(keys.MARKER, keys.record(session.id))
+    report = await plane.rebuild.ensure()
+    assert report is not None and report.rebuilt == []
+    assert report.lost == {session.id: "no head object lies in the store"}
+
+
+async def test_a_redis_of_another_service_is_refused(
+    plane: ControlPlane, server: Server, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other" / "segments"
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text('{"marker": "of another Redis"}')
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    with pytest.raises(ConfigurationError, match="one store for each Redis"):
+        await ControlPlane.open(with_server(other, server))

@@ -1,0 +1,163 @@
+"""`mirage fsck` finds each kind of damage, mends what needs no guess, leaves whole worlds alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_branches import BACK, OUT, forked, images, undisturbed, walk
+from test_loop import open_session, serving
+
+from service import cli, keys
+from service.branches import ForkIn
+from service.control import ControlPlane
+from service.errors import InvalidRequest
+from service.fsck import Findings, Fsck
+from service.segments import segment_id, segment_path
+from service.settings import Settings
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nobody loses a lease here, however busy the machine is."""
+    return settings.model_copy(update={"lease_s": 20.0})
+
+
+@pytest.fixture
+async def worlds(control: ControlPlane, settings: Settings) -> tuple[str, str]:
+    """A world of three segments and a fork of it with one more."""
+    async with serving(control, settings):
+        source = await open_session(control, 3)
+        await walk(control, source.id, OUT)
+        fork = await forked(control, source.id, ForkIn())
+        await walk(control, fork.id, OUT[:1])
+    return source.id, fork.id
+
+
+async def check(control: ControlPlane, *, deep: bool = False) -> Findings:
+    return await Fsck(control, deep=deep).check()
+
+
+def stored(settings: Settings, path: str) -> Path:
+    return settings.data_dir / "segments" / path
+
+
+async def test_whole_worlds_are_whole(control: ControlPlane, worlds: tuple[str, str]) -> None:
+    found = await check(control, deep=True)
+    assert found.is_whole and (found.num_sessions, found.num_segments) == (2, 7)
+    assert found.garbage == []
+
+
+async def test_missing_and_damaged_segments_are_named_with_all_they_hurt(
+    control: ControlPlane, settings: Settings, worlds: tuple[str, str]
+) -> None:
+    source, fork = worlds
+    entries = await control.frames.manifest(source)
+    stored(settings, segment_path(source, entries[0].id)).unlink()
+    stored(settings, segment_path(source, entries[1].id)).write_bytes(b"rotten")
+    found = await Fsck(control, deep=True).repair()
+    assert not found.is_whole
+    assert found.missing == {source: [entries[0].id], fork: [entries[0].id]}
+    assert found.corrupt == {source: [entries[1].id], fork: [entries[1].id]}
+
+
+async def test_what_only_the_store_has_is_rebuilt_or_reported(
+    control: ControlPlane, settings: Settings, worlds: tuple[str, str]
+) -> None:
+    source, fork = worlds
+    lost = (await open_session(control)).id
+    shutil.rmtree(stored(settings, f"sessions/{lost}/heads"))
+    for one in (source, fork, lost):
+        await control.redis.delete(keys.record(one), keys.manifest(one))
+        await control.redis.zrem(keys.EXPIRY, one)
+    found = await check(control)
+    assert sorted(found.unknown_to_redis) == sorted(worlds) and lost in found.lost
+    repaired = await Fsck(control).repair()
+    assert sorted(repaired.repaired) == sorted(f"rebuilt {one}" for one in worlds)
+    again = await check(control)
+    assert again.unknown_to_redis == [] and list(again.lost) == [lost]
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        assert images(await walk(control, source, BACK)) == images(whole)
+
+
+async def test_forks_that_their_source_does_not_know_are_registered(
+    control: ControlPlane, worlds: tuple[str, str]
+) -> None:
+    source, fork = worlds
+    await control.redis.delete(keys.forks(source))
+    assert (await check(control)).forks_not_registered == {source: [fork]}
+    assert (await Fsck(control).repair()).is_whole
+    assert (await check(control)).is_whole
+
+
+async def test_a_record_that_contradicts_its_manifest_is_reported(
+    control: ControlPlane, worlds: tuple[str, str]
+) -> None:
+    await control.redis.rpop(keys.manifest(worlds[0]))
+    assert "3 segments" in (await check(control)).inconsistent[worlds[0]]
+
+
+async def test_somebody_chooses_where_an_uncertain_world_ends(
+    control: ControlPlane, settings: Settings, worlds: tuple[str, str]
+) -> None:
+    source, _ = worlds
+    last = (await control.frames.manifest(source))[-1]
+    data = await control.segments.get(source, last.id)
+    await control.segments.put(source, segment_id(2, "w0.1", data), data)
+    await control.redis.delete(keys.record(source), keys.manifest(source), keys.MARKER)
+    await control.rebuild.ensure()
+    found = await check(control)
+    assert not found.is_whole and last.id in found.ambiguous[source]
+    assert await control.collection.garbage(source) == []
+    with pytest.raises(InvalidRequest, match="these do"):
+        await Fsck(control).choose(source, "00000002-w0.1-nonsense")
+    await Fsck(control).choose(source, last.id)
+    assert (await check(control)).is_whole
+    async with serving(control, settings):
+        whole = await undisturbed(control)
+        assert images(await walk(control, source, BACK)) == images(whole)
+
+
+async def test_garbage_is_counted_and_harms_nobody(
+    control: ControlPlane, settings: Settings, worlds: tuple[str, str]
+) -> None:
+    source, _ = worlds
+    await control.segments.put(source, segment_id(9, "w0.1", b"orphan"), b"orphan")
+    eager = await ControlPlane.open(settings.model_copy(update={"collect_grace_s": 0.0}))
+    found = await check(eager)
+    assert found.is_whole and found.garbage_bytes >= 6
+    assert (await Fsck(eager).repair()).is_whole
+    assert (await check(eager)).garbage == []
+    await eager.close()
+
+
+async def test_the_command(
+    control: ControlPlane,
+    settings: Settings,
+    worlds: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MIRAGE_REDIS_URL", settings.redis_url)
+    place = ["--data-dir", str(settings.data_dir)]
+    options = cli.parser().parse_args(["fsck", "--json", "--repair", *place])
+    assert await options_run(options) == 0
+    assert json.loads(capsys.readouterr().out)["is_whole"] is True
+    file = tmp_path / "world.tar"
+    options = cli.parser().parse_args(["export", worlds[1], str(file), *place])
+    assert await options_run(options) == 0 and file.stat().st_size > 10_000
+    options = cli.parser().parse_args(["import", str(file), "--owner", "ann", *place])
+    assert await options_run(options) == 0
+    name = capsys.readouterr().out.split()[-1]
+    assert (await control.sessions.get(name)).next_frame == 10
+
+
+async def options_run(options: object) -> int:
+    """The command runs a loop of its own, so it runs in a thread."""
+    code: int = await asyncio.to_thread(options.run, options)  # type: ignore[attr-defined]
+    return code
