@@ -22,8 +22,8 @@ from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
 from worker.geometry import Cameras
-from worker.memory import create_memory
-from worker.memory.base import Readout, read_many
+from worker.memory import create_memory, read_many
+from worker.memory.base import Readout
 from worker.pixels import from_uint8, to_uint8
 from worker.world import Increment, World
 

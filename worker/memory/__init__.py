@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from worker.memory.base import Delta, Memory, MemoryStats, ReadMode, Readout, read_many
+from worker.geometry import Cameras
+from worker.memory.base import Delta, Memory, MemoryStats, ReadMode, Readout
 
 if TYPE_CHECKING:
     from worker.memory.latent import LatentMemoryConfig
@@ -48,3 +50,15 @@ def create_memory(
             raise ValueError("an rgb memory encodes what it shows: create it with a codec")
         return RgbMemory(channels, grid, device, codec, cfg)
     raise ValueError(f"unknown memory {name!r}; choose one of {', '.join(MEMORIES)}")
+
+
+def read_many(
+    memories: Sequence[Memory], cameras: Sequence[Cameras], mode: ReadMode = "soft"
+) -> list[Readout]:
+    """One readout per session; the sessions may differ in size and in number of cameras."""
+    from worker.memory.latent import read_together
+
+    together = read_together(memories, cameras, mode) if len(memories) > 1 else None
+    if together is not None:
+        return together
+    return [memory.read(views, mode) for memory, views in zip(memories, cameras, strict=True)]

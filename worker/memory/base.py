@@ -95,13 +95,6 @@ class Memory(Protocol):
     def state(self) -> dict[str, Tensor]: ...
 
 
-def read_many(
-    memories: Sequence[Memory], cameras: Sequence[Cameras], mode: ReadMode = "soft"
-) -> list[Readout]:
-    """One readout per session; the sessions may differ in size and in number of cameras."""
-    return [memory.read(views, mode) for memory, views in zip(memories, cameras, strict=True)]
-
-
 def empty_readout(num_views: int, channels: int, grid: tuple[int, int], device: str) -> Readout:
     shape = (num_views, *grid)
     nobody = torch.full(shape, -1, dtype=torch.int64, device=device)

@@ -22,11 +22,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from worker.geometry import Cameras, Convention, Lifted, lift
-from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
+from worker.geometry import Cameras, Convention, Lifted, lift, stack_cameras
+from worker.memory.base import Delta, Memory, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.fusion import Cells, added, keep_new
 from worker.memory.points import Points, TokenFormat, stretch
-from worker.memory.sight import see
+from worker.memory.sight import is_fused, see, see_together
 from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
 from worker.projection import SLANT_STEPS, quality_code
 from worker.splat_cpu import Surface
@@ -126,6 +126,10 @@ class LatentMemory:
         views = cameras.to(self._device).resized(*self._grid)
         seen = see(self._points, views, mode, self._cfg.convention)
         return Readout(**{field.name: getattr(seen, field.name) for field in fields(Readout)})
+
+    @property
+    def on_gpu(self) -> bool:
+        return self._points["depth"].is_cuda
 
     def stats(self) -> MemoryStats:
         points, lost = self._points, self._lost
@@ -229,6 +233,30 @@ class LatentMemory:
             raise ValueError(
                 f"confidence must be (T, h, w) = {shape}; got {tuple(confidence.shape)}"
             )
+
+
+def read_together(
+    memories: Sequence[Memory], cameras: Sequence[Cameras], mode: ReadMode
+) -> list[Readout] | None:
+    """Readouts of latent memories on a GPU from one call of the kernels; None where that can't be:
+    for other memories or modes, or sessions that differ in number of cameras or in format.
+    """
+    latent = [one for one in memories if isinstance(one, LatentMemory) and one.on_gpu]
+    forms = {(one._cfg.token_format, one._cfg.convention, one._grid) for one in latent}
+    num_views = {len(views) for views in cameras}
+    if len(latent) < len(memories) or len(forms) != 1 or len(num_views) != 1:
+        return None
+    if not is_fused(mode, latent[0]._cfg.convention):
+        return None
+    one = latent[0]
+    views = stack_cameras([part.resized(*one._grid) for part in cameras]).to(one._device)
+    seen = see_together([memory._points for memory in latent], views)
+    parts = {field.name: getattr(seen, field.name) for field in fields(Readout)}
+    (count,) = num_views
+    return [
+        Readout(**{name: value[i * count : (i + 1) * count] for name, value in parts.items()})
+        for i in range(len(latent))
+    ]
 
 
 def _worst(quality: Tensor, count: int) -> Tensor:

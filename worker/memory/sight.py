@@ -1,12 +1,16 @@
-"""How a memory's points are looked at: by compiled kernels on a CPU, by plain torch elsewhere.
+"""How a memory's points are looked at: by kernels compiled for a CPU or a GPU, else by plain torch.
 
-Both obey the rules of worker/splat.py and agree bit for bit; the public code's convention, which
-checkpoints trained with it expect, is read by plain torch everywhere.
+All obey the rules of worker/splat.py and agree bit for bit. Plain torch reads the public code's
+convention, which checkpoints trained with it expect, and on a GPU the `soft` mode and whatever runs
+where Triton isn't installed.
 
 Axis legend: T cameras, h w the latent grid, C channels, n points.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -19,6 +23,8 @@ from worker.splat import Mode, accumulate, splat
 from worker.splat_cpu import Surface, Tokens
 from worker.splat_kernels import Blocks, Frames, Rows
 
+HAS_TRITON = find_spec("triton") is not None
+
 
 def see(
     points: Points,
@@ -28,10 +34,25 @@ def see(
     with_tokens: bool = True,
 ) -> Surface:
     """What the cameras see; without tokens the surface alone, and `mode` says nothing."""
-    if cameras.intrinsics.device.type == "cpu" and convention == "centre":
+    device = cameras.intrinsics.device.type
+    if device == "cuda" and is_fused(mode if with_tokens else "nearest", convention):
+        return see_together([points], cameras.reshape(1, -1), with_tokens)
+    if device == "cpu" and convention == "centre":
         tokens = Tokens(points["tokens"], points["scale"] if "scale" in points.rows else None)
         return splat_cpu.read(*columns(points), cameras, mode, tokens if with_tokens else None)
     return seen_by_torch(points, cameras, mode, convention, with_tokens)
+
+
+def is_fused(mode: Mode, convention: Convention) -> bool:
+    """Whether a GPU reads this way by the fused kernels."""
+    return HAS_TRITON and mode == "nearest" and convention == "centre"
+
+
+def see_together(sessions: Sequence[Points], cameras: Cameras, with_tokens: bool = True) -> Surface:
+    """What cameras (s, T) see of as many sessions on a GPU: fields of (s * T, ...)."""
+    from worker import splat_gpu  # imports Triton
+
+    return splat_gpu.read(splat_gpu.batch_of(sessions), cameras, with_tokens)
 
 
 def columns(points: Points) -> tuple[Rows, Blocks, Frames]:

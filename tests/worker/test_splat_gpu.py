@@ -1,0 +1,202 @@
+"""The fused kernels agree with the torch twin bit for bit: on a GPU where there is one, else in
+Triton's interpreter, in small sizes.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import torch
+from boxes import orbit, room_depth
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined
+pytest.importorskip("triton")
+
+from bench.memory_gpu import looking as bench_views
+from bench.memory_gpu import main, scene
+from worker import splat_gpu
+from worker.geometry import Cameras, stack_cameras
+from worker.memory import read_many
+from worker.memory.latent import LatentMemory, LatentMemoryConfig
+from worker.memory.points import Points
+from worker.memory.sight import see, seen_by_torch
+from worker.splat_cpu import Surface
+
+# The interpreter divides by the depth of a point in the camera's plane aloud, as numpy does.
+pytestmark = pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+GRID, CHANNELS = (6, 9), 5
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def filled(num_frames: int, seed: int = 0, **options: object) -> LatentMemory:
+    """A room seen by an orbit, fused, with noise in depth, some points removed."""
+    memory = LatentMemory(CHANNELS, GRID, DEVICE, LatentMemoryConfig(**options))
+    views = orbit(num_frames, 48, 72)
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(num_frames):
+        depth = room_depth(views[i : i + 1])
+        depth = depth * (1 + 0.2 * torch.rand(depth.shape, generator=generator))
+        depth[torch.rand(depth.shape, generator=generator) < 0.1] = 0
+        tokens = torch.randn(1, CHANNELS, *GRID, generator=generator)
+        trust = 0.1 + torch.rand(1, *GRID, generator=generator)
+        memory.write(tokens, depth, views[i : i + 1], [i], confidence=trust, observed=i % 2 == 0)
+    return memory
+
+
+def remembered(num_frames: int, seed: int = 0, **options: object) -> Points:
+    return filled(num_frames, seed, **options)._points
+
+
+def looking(num: int) -> Cameras:
+    return orbit(num + 2, 48, 72)[1 : num + 1].resized(*GRID).to(DEVICE)
+
+
+def assert_same(found: Surface, expected: Surface) -> None:
+    for field in fields(Surface):
+        left, right = getattr(found, field.name), getattr(expected, field.name)
+        assert left.dtype == right.dtype and torch.equal(left, right), field.name
+
+
+def read(points: Points, cameras: Cameras, **options: object) -> Surface:
+    return splat_gpu.read(splat_gpu.batch_of([points]), cameras.reshape(1, -1), **options)
+
+
+@pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
+def test_the_torch_twin_agrees_bit_for_bit(token_format):
+    points, cameras = remembered(4, token_format=token_format), looking(3)
+    found = read(points, cameras)
+    assert_same(found, seen_by_torch(points, cameras, "nearest"))
+    assert (found.coverage == 1).any() and (found.coverage == 0).any()
+    assert len(found.source.unique()) > 2
+
+
+def test_a_surface_without_tokens():
+    points, cameras = remembered(2), looking(1)
+    assert_same(
+        read(points, cameras, with_tokens=False),
+        seen_by_torch(points, cameras, "nearest", with_tokens=False),
+    )
+
+
+def test_close_up_and_far_away():
+    """Patches that cover many cells, many patches in a cell, and blocks that nobody sees."""
+    points = remembered(2)
+    near = looking(1)
+    eye, ahead = near.world_from_camera[0, :3, 3], near.world_from_camera[0, :3, 2]
+    for step_m in (0.9, -3.0, 9.0):
+        moved = near[:]
+        moved.world_from_camera[0, :3, 3] = eye + step_m * ahead
+        assert_same(read(points, moved), seen_by_torch(points, moved, "nearest"))
+
+
+def test_sessions_of_different_sizes_are_read_together():
+    sessions = [remembered(1), remembered(3, seed=1), remembered(2, seed=2)]
+    views = [looking(2), looking(3)[1:], looking(2)]
+    found = splat_gpu.read(splat_gpu.batch_of(sessions), stack_cameras(views))
+    for i, (points, cameras) in enumerate(zip(sessions, views, strict=True)):
+        part = Surface(*(getattr(found, f.name)[2 * i : 2 * i + 2] for f in fields(Surface)))
+        assert_same(part, seen_by_torch(points, cameras, "nearest"))
+
+
+def test_sessions_of_different_formats_are_refused():
+    with pytest.raises(ValueError, match="formats can't be read together"):
+        splat_gpu.batch_of([remembered(1), remembered(1, token_format="int8")])
+
+
+def test_an_empty_session_shows_nothing():
+    empty = LatentMemory(CHANNELS, GRID, DEVICE)._points
+    found = read(empty, looking(2))
+    assert (found.winner == -1).all() and not found.coverage.any() and not found.tokens.any()
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+import triton.language as tl
+from worker import splat_triton
+
+TYPES = {"table": "*i64", "view_poses": "*fp64", "view_lenses": "*fp64", "front": "*i32"}
+TYPES |= dict.fromkeys(("rank", "first", "indices"), "*i64")
+TYPES |= dict.fromkeys(("numbers", "shown"), "*fp32")
+TYPES |= dict.fromkeys(("num_views", "height", "width"), "i32")
+shape = {"CHANNELS": 48, "PADDED": 64, "TILE": 32, "INT8": True}
+for kernel, own in ((splat_triton.scan, {"PASS": 2}), (splat_triton.gather, shape)):
+    names = kernel.arg_names
+    given = {"OFFSET": 0.5, "CELL": tl.int16, **own}
+    source = ASTSource(
+        kernel,
+        {name: TYPES.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in given.items()},
+    )
+    built = compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False})
+    print(built.asm["ptx"])
+"""
+
+
+def test_the_kernels_compile_for_a_gpu_and_round_every_product():
+    pytest.importorskip("triton.backends.nvidia")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    answer = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    instructions = answer.stdout
+    assert "fma." not in instructions and "div.full" not in instructions
+    assert "div.rn.f32" in instructions and "div.rn.f64" in instructions
+
+
+def test_the_benchmark_s_scene_is_one_that_cameras_see_whole():
+    points = scene(200, DEVICE, grid=GRID)
+    found = seen_by_torch(points, bench_views(2, GRID).to(DEVICE), "nearest")
+    assert len(points) == 200 and len(points.frames) == 4
+    assert (found.coverage[:, 1:-1, 1:-1] > 0).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_the_benchmark_asks_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["memory_gpu"])
+    with pytest.raises(SystemExit, match="needs a CUDA GPU"):
+        main()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_large_scene_agrees_on_the_gpu_with_the_twin_and_with_the_cpu():
+    points, cameras = scene(300_000, "cuda"), bench_views(9)
+    found = read(points, cameras.to("cuda"))
+    assert_same(found, seen_by_torch(points, cameras.to("cuda"), "nearest"))
+    on_cpu = see(scene(300_000, "cpu"), cameras, "nearest")
+    assert_same(Surface(*(getattr(found, f.name).cpu() for f in fields(Surface))), on_cpu)
+    assert_same(found, read(points, cameras.to("cuda")))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_read_can_be_captured_in_a_graph():
+    batch = splat_gpu.batch_of([scene(20_000, "cuda")])
+    views = bench_views(4).to("cuda").reshape(1, 4)
+    expected = splat_gpu.read(batch, views)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = splat_gpu.read(batch, views)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same(found, expected)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_memories_are_read_together_as_they_are_alone():
+    memories = [filled(2), filled(3, seed=1)]
+    views = [looking(2), looking(3)[1:]]
+    together = read_many(memories, views, "nearest")
+    for memory, cameras, readout in zip(memories, views, together, strict=True):
+        alone = memory.read(cameras, "nearest")
+        for name, value in vars(alone).items():
+            assert torch.equal(getattr(readout, name), value), name
