@@ -196,6 +196,7 @@ class Worker:
         for task, one in zip(batch, made, strict=True):
             assert task.resident is not None
             task.resident.num_bytes = one.held_bytes
+            task.resident.num_points = one.size.num_points
             self._publisher.finish(task, one)
 
     async def _compute(self, batch: Sequence[Task]) -> list[Made]:

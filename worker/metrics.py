@@ -57,6 +57,7 @@ class Metrics:
             "real_time_factor", "Frames per second of a session at work, over 10", RATES
         )
         self.deadline_misses = counter("deadline_misses", "Live frames later than 100 ms")
+        self.points = gauge("memory_points", "Points of the worlds at hand")
         self.memory_bytes = gauge("memory_bytes", "Bytes of the worlds at hand", "tier")
         self.memory_budget_bytes = gauge("memory_budget_bytes", "What they may take", "tier")
         self.residents = gauge("resident_worlds", "Worlds at hand", "tier")
@@ -95,6 +96,7 @@ class Metrics:
             self.sessions.labels(state).set(count)
 
     def residency(self, residency: Residency[Any], tier: str) -> None:
+        self.points.set(residency.num_points)
         self.memory_bytes.labels(tier).set(residency.num_bytes)
         self.memory_budget_bytes.labels(tier).set(residency.budget_bytes)
         self.residents.labels(tier).set(len(residency))

@@ -21,7 +21,8 @@ class Resident(Generic[W]):
 
     world: W
     tip: str  # of the manifest as committed; the World itself may be one chunk ahead of it
-    num_bytes: int
+    num_bytes: int  # really allocated
+    num_points: int = 0  # of its memory
     pins: int = 0
 
 
@@ -39,6 +40,10 @@ class Residency(Generic[W]):
     def num_bytes(self) -> int:
         """Of the Worlds held, without what is reserved."""
         return sum(resident.num_bytes for resident in self._residents.values())
+
+    @property
+    def num_points(self) -> int:
+        return sum(resident.num_points for resident in self._residents.values())
 
     @property
     def pinned_bytes(self) -> int:

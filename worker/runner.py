@@ -176,7 +176,7 @@ def _sizes(world: World) -> tuple[WorldSize, int]:
     stats = world.memory.stats()
     recent = 0 if world.latents is None else world.latents.nbytes
     size = WorldSize(world.next_frame, stats.num_points, stats.num_bytes + recent)
-    return size, stats.num_bytes + recent
+    return size, stats.held_bytes + recent
 
 
 def world_bytes(world: World) -> int:
