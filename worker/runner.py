@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from service.errors import GenerationFailed, SegmentCorrupt
+from service.errors import GenerationFailed
 from service.frames import Frame
 from service.requests import Init, LivePose, Observe
 from service.segments import SegmentHeader, Upload
@@ -24,6 +24,7 @@ from service.sessions import Intrinsics, Session
 from worker.commits import WorldSize
 from worker.engine import Engine
 from worker.geometry import Cameras
+from worker.memory.merge import merged
 from worker.scheduler import Job
 from worker.snapshot import encode_image, pack_segment, unpack_segment
 from worker.world import Increment, World
@@ -74,16 +75,12 @@ class Runner:
         """
         self.check(session)
         world = self.engine.open(session.seed, session.memory)
-        for data in segments:
-            header, increment = unpack_segment(data, self.engine.cfg.device)
-            try:
-                self.engine.replay(world, increment)
-            except torch.OutOfMemoryError:
-                raise
-            except (ValueError, TypeError, IndexError, RuntimeError) as error:
-                raise SegmentCorrupt(
-                    f"segment {header.index} of session {session.id!r} can't be replayed: {error}"
-                ) from error
+        device = self.engine.cfg.device
+        increments = [unpack_segment(data, device)[1] for data in segments]
+        for delta in merged([increment.delta for increment in increments]):
+            world.memory.apply(delta)
+        for increment in increments:
+            world.apply(increment)
         return world
 
     def step(

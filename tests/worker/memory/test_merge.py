@@ -1,0 +1,64 @@
+"""A memory restored from merged deltas is the memory that wrote them, and goes on as it does."""
+
+import pytest
+import torch
+from boxes import camera, orbit, room_depth
+from test_latent import CHANNELS, GRID, tokens
+
+from worker.memory.base import Delta
+from worker.memory.latent import LatentMemory, LatentMemoryConfig
+from worker.memory.merge import merged
+
+
+def history(memory: LatentMemory) -> list[Delta]:
+    """Observations, generated frames and a wall that was not where it was first seen: points are
+    added, superseded, struck, carved away and evicted.
+    """
+    deltas, views = [], orbit(6)
+    near = camera((0, 0, -1.5), (0, 0, 2.5))
+    for i, scale in enumerate((1.0, 0.6, 1.0, 1.0, 1.0, 1.0)):
+        view = near if i < 4 else views[i : i + 1]
+        depth = scale * room_depth(view)
+        deltas.append(memory.write(tokens(1, seed=i), depth, view, [i], observed=i % 3 != 2))
+    return deltas
+
+
+@pytest.mark.parametrize("max_points", [600, 200_000])
+def test_merged_deltas_make_the_same_memory_bit_for_bit(max_points):
+    cfg = LatentMemoryConfig(max_points=max_points)
+    whole, restored = (LatentMemory(CHANNELS, GRID, cfg=cfg) for _ in range(2))
+    deltas = history(whole)
+    assert sum(len(one.removed) for one in deltas) > 0
+    few = merged(deltas)
+    assert len(few) <= 2
+    for delta in few:
+        restored.apply(delta)
+    for name, value in whole.state().items():
+        assert torch.equal(value, restored.state()[name]), name
+    view = orbit(3)
+    for mode in ("nearest", "soft"):
+        one, other = whole.read(view, mode), restored.read(view, mode)
+        for name in ("tokens", "coverage", "depth"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    last = [
+        memory.write(tokens(3, seed=9), room_depth(view), view, [7, 8, 9])
+        for memory in (whole, restored)
+    ]
+    assert torch.equal(last[0].ids, last[1].ids) and torch.equal(last[0].removed, last[1].removed)
+
+
+def test_strikes_survive_and_the_last_one_counts():
+    memory = LatentMemory(CHANNELS, GRID)
+    deltas = history(memory)
+    assert any(len(one.struck) for one in deltas)
+    restored = LatentMemory(CHANNELS, GRID)
+    for delta in merged(deltas):
+        restored.apply(delta)
+    assert torch.equal(memory.state()["strikes"], restored.state()["strikes"])
+
+
+def test_few_deltas_stay_what_they_are():
+    memory = LatentMemory(CHANNELS, GRID)
+    view = orbit(1)
+    delta = memory.write(tokens(1), room_depth(view), view, [0])
+    assert merged([]) == [] and merged([delta])[0] is delta
