@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
@@ -63,10 +64,14 @@ class Batches(Generic[T]):
 
 
 class Pipelined:
-    """A Redis client's `execute_command`, batched into pipelines."""
+    """A Redis client's `execute_command`, batched into pipelines.
+
+    Over the client's own connections, but packed in C: its pipeline packs in Python, which took a
+    third of a busy worker's event loop.
+    """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._pool, self._callbacks = redis.connection_pool, redis.response_callbacks
         self._batches: Batches[Command] = Batches(self._send)
 
     async def execute_command(self, *command: Argument) -> Any:
@@ -74,7 +79,25 @@ class Pipelined:
         return await self._batches.do(command)
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
+        connection = await self._pool.get_connection()
+        try:
+            answers: list[Any] = await connection.retry.call_with_retry(
+                lambda: self._talk(connection, commands),
+                lambda error: connection.disconnect(error=error),
+            )
+            return answers
+        finally:
+            await self._pool.release(connection)
+
+    async def _talk(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        await connection.send_packed_command(packed)
+        return [await self._answer(connection, command[0]) for command in commands]
+
+    async def _answer(self, connection: Any, name: Argument) -> Any:
+        try:
+            answer = await connection.read_response()
+        except ResponseError as error:
+            return error
+        callback = self._callbacks.get(name)
+        return answer if callback is None else callback(answer)

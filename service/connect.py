@@ -16,6 +16,7 @@ import re
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from redis import DriverInfo
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
@@ -44,7 +45,11 @@ def connect(url: str) -> Redis:
         if form is None:
             errors = [ConnectionError, TimeoutError, OSError]
             return Redis.from_url(
-                url, max_connections=keys.MAX_CONNECTIONS, retry_on_error=errors, **options
+                url,
+                max_connections=keys.MAX_CONNECTIONS,
+                retry_on_error=errors,
+                driver_info=DriverInfo(),  # once: it looks for its version in the file system
+                **options,
             )
         nodes, path, given = _several(form[1], form[2], form[3])
         if form[2] == "cluster":
