@@ -1,36 +1,73 @@
 """The floor: servers that answer a pose with a head and a picture of the same size, and do no more.
 
-`python -m bench.echo websocket|grpc --port 9000`: a bare FastAPI WebSocket under the gateway's own
-uvicorn settings, and a bare grpc.aio stream of bytes. What the gateway takes beyond these is ours.
+`python -m bench.echo --port 9000 --grpc-port 9001`: a bare FastAPI WebSocket under the gateway's
+own uvicorn settings (JSON text for text, protobuf for binary) and a bare grpc.aio servicer of the
+same Stream call, in one process like the gateway. What the gateway takes beyond these is ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket
+from grpc import aio
 
-HEAD_BYTES, IMAGE_BYTES = 480, 640  # of a small frame as the gateway sends it
+from service.wire import world_pb2 as pb
+from service.wire.world_pb2_grpc import WorldServicer, add_WorldServicer_to_server
+
+HEAD_BYTES, IMAGE_BYTES = 560, 640  # of a small frame as the gateway sends it
+IMAGE = bytes(IMAGE_BYTES)
+MATRIX = [0.0] * 16
 
 
-def create_app(head_bytes: int, image_bytes: int) -> FastAPI:
-    app = FastAPI()
-    image = bytes(image_bytes)
+def answer(number: int, asked: pb.ClientMessage) -> pb.ServerMessage:
+    frame = pb.Frame(frame=number, sequence=asked.sequence, matrix=MATRIX, image=IMAGE)
+    return pb.ServerMessage(sequence=number, frame=frame)
+
+
+class Echo(WorldServicer):
+    async def Stream(self, request_iterator: AsyncIterator[pb.ClientMessage], context: object):
+        number = 0
+        async for asked in request_iterator:
+            yield answer(number, asked)
+            number += 1
+
+
+def create_app(grpc_port: int) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        server = aio.server()
+        add_WorldServicer_to_server(Echo(), server)
+        server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+        await server.start()
+        yield
+        await server.stop(None)
+
+    app = FastAPI(lifespan=lifespan)
 
     @app.websocket("/stream")
     async def stream(websocket: WebSocket) -> None:
-        await websocket.accept()
-        async for text in websocket.iter_text():
-            sequence = json.loads(text)["sequence"]
-            head = json.dumps({"type": "frame", "sequence": sequence, "filling": ""})
-            await websocket.send_text(head[:-2] + "x" * (head_bytes - len(head)) + '"}')
-            await websocket.send_bytes(image)
+        offered = websocket.scope["subprotocols"]
+        await websocket.accept(subprotocol=offered[0] if offered else None)
+        number = 0
+        while (received := await websocket.receive())["type"] == "websocket.receive":
+            if received.get("bytes") is not None:
+                asked = pb.ClientMessage.FromString(received["bytes"])
+                await websocket.send_bytes(answer(number, asked).SerializeToString())
+            else:
+                sequence = json.loads(received["text"])["sequence"]
+                head = {"type": "frame", "frame": number, "sequence": sequence}
+                await websocket.send_text(json.dumps(head | {"filling": "x" * HEAD_BYTES}))
+                await websocket.send_bytes(IMAGE)
+            number += 1
 
     @app.get("/item")
     async def item() -> dict[str, str]:
-        return {"filling": "x" * head_bytes}
+        return {"filling": "x" * HEAD_BYTES}
 
     @app.post("/item", status_code=201)
     async def create(request: Request) -> dict[str, int]:
@@ -42,11 +79,10 @@ def create_app(head_bytes: int, image_bytes: int) -> FastAPI:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.echo", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--head-bytes", type=int, default=HEAD_BYTES)
-    parser.add_argument("--image-bytes", type=int, default=IMAGE_BYTES)
+    parser.add_argument("--grpc-port", type=int, required=True)
     args = parser.parse_args()
     uvicorn.run(
-        create_app(args.head_bytes, args.image_bytes),
+        create_app(args.grpc_port),
         port=args.port,
         log_config=None,
         access_log=False,

@@ -3,9 +3,9 @@ whose model costs nothing.
 
 `python -m bench.gateway --json out/gateway.json`: a real Valkey, gateway and worker (`bench.noop
 --still`), one-frame chunks, a local store without fsync; sessions walk at a fixed rate from this
-process. Latency is from just before a pose is sent to the last byte of its frame's picture. Then
-the rate rises until the bar no longer holds, and the same client asks bare echo servers, so that
-the overhead is a ratio. All processes share this machine's cores: say how many with `taskset`.
+process. Latency is from just before a pose is sent to the last byte of its frame. The rate rises
+until the bar no longer holds. The same clients ask bare echo servers, so that the overhead is a
+ratio. All processes share this machine's cores: `taskset -c 0,1` makes them two.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ import asyncio
 import io
 import json
 import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,60 +27,41 @@ import uvloop
 from PIL import Image
 from redis.asyncio import Redis
 
+from bench.servers import Server, echo, service
 from bench.usage import cpu_of_all, profile, redis_counters
-from bench.walkers import Clock, Tally, WebSocketWalker, connect_websocket, walk
-from service.embedded import EmbeddedValkey, free_port
-from service.settings import load_settings
-from service.stack import running_stack
+from bench.walkers import Run, Tally, walk
 
-BARS_MS = {"websocket": 15.0, "grpc": 20.0}  # of the 99th percentile
+BARS_MS = {"websocket": 15.0, "websocket_json": 15.0, "grpc": 20.0}  # of the 99th percentile
 DELIVERED = 0.99  # of the poses; fewer means that the service can't keep up
-WARM_UP_S = 2.0
-WORKER = ("bench.noop", "--still")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A server to walk against."""
-
-    pids: dict[str, int]
-    redis_url: str = ""
-
-
-Connect = Callable[[int, Clock], Awaitable[WebSocketWalker]]  # number of the walker
+AT_ONCE = 8  # REST calls
 
 
 async def measure(
-    target: Target,
-    connect: Connect,
-    num: int,
-    rate_hz: float,
-    duration_s: float,
-    profile_to: Path | None = None,
+    server: Server, transport: str, ids: list[str], rate_hz: float, args: argparse.Namespace
 ) -> dict[str, Any]:
     """One run: walkers connect, warm up, are measured and leave."""
-    clock, tally = Clock(), Tally()
-    walkers = [await connect(number, clock) for number in range(num)]
-    walking = asyncio.create_task(walk(walkers, rate_hz, WARM_UP_S + duration_s + 0.5))
-    await asyncio.sleep(WARM_UP_S)
-    profiling = await profile(target.pids, duration_s, profile_to)
-    counters, cpu = await _counters(target), cpu_of_all(target.pids)
-    clock.tally, started_s = tally, time.perf_counter()
-    await asyncio.sleep(duration_s)
-    clock.tally, spent_s = None, time.perf_counter() - started_s
-    cpu = {name: now - cpu[name] for name, now in cpu_of_all(target.pids).items()}
-    now = await _counters(target)
-    counters = {name: now[name] - counters[name] for name in now}
+    run, tally = Run(), Tally()
+    walkers = [await server.connect(transport, session, run) for session in ids]
+    walking = asyncio.create_task(walk(walkers, rate_hz, args.warm_up_s + args.duration_s + 0.5))
+    await asyncio.sleep(args.warm_up_s)
+    profiling = await profile(server.pids, args.duration_s, args.profile)
+    counters, cpu = await _counters(server), cpu_of_all(server.pids)
+    run.tally, started_s = tally, time.perf_counter()
+    await asyncio.sleep(args.duration_s)
+    run.tally, spent_s = None, time.perf_counter() - started_s
+    cpu = {name: now - cpu[name] for name, now in cpu_of_all(server.pids).items()}
+    counters = {name: now - counters[name] for name, now in (await _counters(server)).items()}
     await asyncio.gather(walking, *(one.wait() for one in profiling))
     for walker in walkers:
         await walker.close()
-    return summary(tally, cpu, counters, spent_s) | {"sessions": num, "rate_hz": rate_hz}
+    seen = {"transport": transport, "sessions": len(ids), "rate_hz": rate_hz}
+    return seen | summary(tally, cpu, counters, spent_s)
 
 
-async def _counters(target: Target) -> dict[str, int]:
-    if not target.redis_url:
+async def _counters(server: Server) -> dict[str, int]:
+    if not server.redis_url:
         return {}
-    async with Redis.from_url(target.redis_url) as redis:
+    async with Redis.from_url(server.redis_url) as redis:
         return await redis_counters(redis)
 
 
@@ -91,6 +69,7 @@ def summary(
     tally: Tally, cpu_s: dict[str, float], counters: dict[str, int], spent_s: float
 ) -> dict[str, Any]:
     frames = max(1, len(tally.latencies_ms))
+    per_frame = {name: count / frames for name, count in counters.items()}
     return {
         "frames_per_s": frames / spent_s,
         "delivered": frames / max(1, tally.sent),
@@ -101,75 +80,50 @@ def summary(
         "cpu_ms_per_frame": {name: 1e3 * used / frames for name, used in cpu_s.items()}
         | {"all": 1e3 * sum(cpu_s.values()) / frames},
         "cores_used": sum(cpu_s.values()) / spent_s,
-        "valkey_per_frame": {name: count / frames for name, count in counters.items()},
+        "valkey_per_frame": per_frame,
         "image_bytes": tally.image_bytes / frames,
+        "bytes_copied_per_frame": bytes_copied(per_frame, tally.image_bytes / frames),
+        "unordered": tally.unordered,
         "errors": len(tally.errors),
         "first_error": tally.errors[0] if tally.errors else None,
     }
+
+
+def bytes_copied(valkey: dict[str, float], image_bytes: float) -> float | None:
+    """Across process boundaries, pose and frame: into Valkey and out of it, and to the client; the
+    segment's file holds the frame once more (`segment_bytes` of the report).
+    """
+    return valkey["in_bytes"] + valkey["out_bytes"] + image_bytes if valkey else None
 
 
 def percentile(values: list[float], rank: float) -> float:
     return float(np.percentile(values, rank)) if values else float("nan")
 
 
-def holds(run: dict[str, Any], bar_ms: float) -> bool:
-    return run["p99_ms"] <= bar_ms and run["delivered"] >= DELIVERED and not run["errors"]
+def holds(run: dict[str, Any]) -> bool:
+    kept_up = run["delivered"] >= DELIVERED and not run["errors"] and not run["unordered"]
+    return bool(kept_up and run["p99_ms"] <= BARS_MS[run["transport"]])
 
 
-@asynccontextmanager
-async def service(folder: Path, max_batch: int) -> AsyncIterator[tuple[str, Target]]:
-    """A running stack whose model costs nothing: its URL, and what to measure."""
-    valkey = EmbeddedValkey(folder)
-    async with valkey as redis_url:
-        settings = load_settings(
-            {},
-            redis_url=redis_url,
-            data_dir=folder,
-            port=free_port(),
-            frame_width=64,
-            frame_height=32,
-            image_format="jpeg",
-            chunk_frames=1,
-            max_batch=max_batch,
-            torch_threads=1,
-            linger_s=60.0,
-            log_level="warning",
-        )
-        async with running_stack(settings, WORKER) as stack:
-            assert stack.gateway is not None and stack.worker is not None
-            pids = {"client": os.getpid(), "gateway": stack.gateway.process.pid}
-            pids |= {"worker": stack.worker.process.pid, "valkey": valkey.pid or 0}
-            yield stack.url, Target(pids, redis_url)
+async def rising(
+    server: Server, transport: str, ids: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Runs of rising rates, until one does not hold."""
+    runs = []
+    for rate_hz in args.rates:
+        runs.append(await measure(server, transport, ids, rate_hz, args))
+        print_run(runs[-1])
+        if not holds(runs[-1]) and not args.all:
+            break
+    held = [run["rate_hz"] for run in runs if holds(run)]
+    return {"bar_ms": BARS_MS[transport], "highest_rate_hz": max(held, default=0), "runs": runs}
 
 
-@asynccontextmanager
-async def echo() -> AsyncIterator[tuple[str, Target]]:
-    """A bare FastAPI server."""
-    port = free_port()
-    command = [sys.executable, "-m", "bench.echo", "--port", str(port)]
-    process = await asyncio.create_subprocess_exec(*command)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        await _until_answers(f"{url}/item")
-        yield url, Target({"client": os.getpid(), "echo": process.pid})
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def _until_answers(url: str) -> None:
-    async with httpx.AsyncClient() as client, asyncio.timeout(20):
-        while True:
-            try:
-                await client.get(url)
-                return
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
-
-
-async def rate(num: int, call: Callable[[int], Awaitable[httpx.Response]]) -> tuple[list, float]:
-    """Answers, and calls per second of 8 at a time."""
-    gate = asyncio.Semaphore(8)
+async def per_second(
+    num: int, call: Callable[[int], Awaitable[httpx.Response]]
+) -> tuple[list[httpx.Response], float]:
+    """Answers, and calls per second of AT_ONCE at a time."""
+    gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> httpx.Response:
         async with gate:
@@ -180,76 +134,77 @@ async def rate(num: int, call: Callable[[int], Awaitable[httpx.Response]]) -> tu
     return answers, num / (time.perf_counter() - started_s)
 
 
-async def rest(url: str, num: int) -> tuple[list[str], dict[str, float]]:
+async def rest(server: Server, num: int) -> tuple[list[str], dict[str, float]]:
     """New sessions' ids, and the rates of creating and of inspecting them."""
     picture = io.BytesIO()
     Image.new("RGB", (128, 64), (120, 90, 60)).save(picture, "png")
     files = {"image": ("view.png", picture.getvalue())}
-    async with httpx.AsyncClient(base_url=url, timeout=30.0) as client:
-        created, creates_per_s = await rate(
+    async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
+        created, creates_per_s = await per_second(
             num, lambda _: client.post("/v1/sessions", files=files, data={"memory": "null"})
         )
         ids = [answer.json()["id"] for answer in created]
-        _, inspects_per_s = await rate(
+        _, inspects_per_s = await per_second(
             5 * num, lambda number: client.get(f"/v1/sessions/{ids[number % num]}")
         )
     return ids, {"creates_per_s": creates_per_s, "inspects_per_s": inspects_per_s}
 
 
-async def bare_rest(url: str, num: int) -> dict[str, float]:
+async def bare_rest(server: Server, num: int) -> dict[str, float]:
     """The same client against a server that does nothing."""
-    async with httpx.AsyncClient(base_url=url) as client:
-        _, creates_per_s = await rate(num, lambda _: client.post("/item", content=bytes(500)))
-        _, inspects_per_s = await rate(5 * num, lambda _: client.get("/item"))
+    async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
+        _, creates_per_s = await per_second(num, lambda _: client.post("/item", content=bytes(500)))
+        _, inspects_per_s = await per_second(5 * num, lambda _: client.get("/item"))
     return {"creates_per_s": creates_per_s, "inspects_per_s": inspects_per_s}
-
-
-async def over_websocket(
-    args: argparse.Namespace, url: str, target: Target, path: str, ids: list[str]
-) -> list[dict[str, Any]]:
-    """Runs of rising rates, until one does not hold."""
-    runs = []
-
-    async def connect(number: int, clock: Clock) -> WebSocketWalker:
-        return await connect_websocket(url.replace("http", "ws") + path.format(ids[number]), clock)
-
-    for rate_hz in args.rates:
-        runs.append(
-            await measure(target, connect, len(ids), rate_hz, args.duration_s, args.profile)
-        )
-        print_run(path, runs[-1])
-        if not holds(runs[-1], BARS_MS["websocket"]) and not args.all:
-            break
-    return runs
-
-
-def print_run(name: str, run: dict[str, Any]) -> None:
-    costs = " ".join(f"{part} {ms:.3f}" for part, ms in run["cpu_ms_per_frame"].items())
-    valkey = " ".join(f"{part} {count:.1f}" for part, count in run["valkey_per_frame"].items())
-    print(
-        f"{name:10.10} {run['sessions']} x {run['rate_hz']:g}/s: p50 {run['p50_ms']:.1f} "
-        f"p99 {run['p99_ms']:.1f} max {run['max_ms']:.1f} ms, {run['delivered']:.1%} delivered, "
-        f"late {run['client_late_p99_ms']:.1f}; CPU ms/frame: {costs}; "
-        f"cores {run['cores_used']:.2f}; valkey/frame: {valkey}; {run['first_error'] or ''}",
-        flush=True,
-    )
 
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
     with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
-        async with service(Path(folder), args.max_batch) as (url, target):
-            ids, report["rest"] = await rest(url, args.sessions)
-            print(report["rest"])
-            report["websocket"] = await over_websocket(
-                args, url, target, "/v1/sessions/{}/stream", ids
-            )
+        async with service(Path(folder), args.max_batch) as server:
+            ids, report["rest"] = await rest(server, args.sessions)
+            for transport in args.transports:
+                report[transport] = await rising(server, transport, ids, args)
+            report["segment_bytes"] = segment_bytes(Path(folder))
     if not args.no_echo:
-        async with echo() as (url, target):
-            report["bare_rest"] = await bare_rest(url, args.sessions)
-            print(report["bare_rest"])
-            report["bare_websocket"] = await over_websocket(args, url, target, "/stream", ids)
+        async with echo() as server:
+            report["bare_rest"] = await bare_rest(server, args.sessions)
+            for transport in args.transports:
+                bare = await measure(server, transport, ids, args.rates[0], args)
+                print_run(bare, "bare ")
+                report[f"bare_{transport}"] = bare
+                report[f"over_bare_{transport}"] = over_bare(report[transport]["runs"][0], bare)
     return report
+
+
+def segment_bytes(folder: Path) -> float:
+    """Mean size of what one frame leaves in the store."""
+    sizes = [one.stat().st_size for one in folder.rglob("*.safetensors")]
+    return sum(sizes) / max(1, len(sizes))
+
+
+def over_bare(ours: dict[str, Any], bare: dict[str, Any]) -> dict[str, float]:
+    """How many times as long, and as much CPU of the server (gateway alone, and all of ours)."""
+    cpu = ours["cpu_ms_per_frame"]
+    floor = bare["cpu_ms_per_frame"]["echo"] or float("nan")  # too short to be seen
+    return {
+        "p50": ours["p50_ms"] / bare["p50_ms"],
+        "p99": ours["p99_ms"] / bare["p99_ms"],
+        "gateway_cpu": cpu["gateway"] / floor,
+        "service_cpu": (cpu["all"] - cpu["client"]) / floor,
+    }
+
+
+def print_run(run: dict[str, Any], prefix: str = "") -> None:
+    costs = " ".join(f"{part} {ms:.3f}" for part, ms in run["cpu_ms_per_frame"].items())
+    print(
+        f"{prefix}{run['transport']} {run['sessions']} x {run['rate_hz']:g}/s: p50 "
+        f"{run['p50_ms']:.1f} p99 {run['p99_ms']:.1f} max {run['max_ms']:.1f} ms, "
+        f"{run['delivered']:.1%} delivered, {run['unordered']} unordered, client late "
+        f"{run['client_late_p99_ms']:.1f}; CPU ms/frame: {costs}; cores {run['cores_used']:.2f} "
+        f"{run['first_error'] or ''}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -257,14 +212,17 @@ def main() -> None:
     report = uvloop.run(run(args))
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(report, indent=1) + "\n")
+    print({name: value for name, value in report.items() if "runs" not in str(value)})
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("out/gateway.json"))
+    parser.add_argument("--transports", nargs="+", default=list(BARS_MS), choices=list(BARS_MS))
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--rates", type=float, nargs="+", default=[10, 15, 20, 25, 30])
     parser.add_argument("--duration-s", type=float, default=10.0)
+    parser.add_argument("--warm-up-s", type=float, default=2.0)
     parser.add_argument("--max-batch", type=int, default=64, help="sessions in one step")
     parser.add_argument("--all", action="store_true", help="go on when the bar does not hold")
     parser.add_argument("--no-echo", action="store_true")

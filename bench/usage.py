@@ -32,7 +32,7 @@ async def profile(
     """py-spy on each Python process, if there is a folder: `<name>.raw`, one stack a line."""
     if folder is None:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     return [
         await asyncio.create_subprocess_exec(
             *("py-spy", "record", "--format", "raw", "--rate", "200", "--pid", str(pid)),

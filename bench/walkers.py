@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
+from grpc import aio
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from service.wire import world_pb2 as pb
+from service.wire.world_pb2_grpc import WorldStub
+
+BINARY = {"Sec-WebSocket-Protocol": "mirage.v1.proto"}
 
 
 @dataclass
@@ -24,11 +30,48 @@ class Tally:
     latencies_ms: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)
     image_bytes: int = 0
+    unordered: int = 0  # frames whose number did not follow the one before
     errors: list[str] = field(default_factory=list)
 
 
+class Clock:
+    """One walker's poses under way; what comes back within the window goes into the tally."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._sent_s: dict[int, float] = {}
+        self._frame: int | None = None
+
+    def sends(self, sequence: int, late_s: float) -> None:
+        tally = self._run.tally
+        if tally is not None:
+            tally.sent += 1
+            tally.late_ms.append(1e3 * late_s)
+        self._sent_s[sequence] = time.perf_counter()
+
+    def sees(self, frame: int, sequence: int | None, num_bytes: int) -> None:
+        sent_s = None if sequence is None else self._sent_s.pop(sequence, None)
+        follows = self._frame is None or frame == self._frame + 1
+        self._frame, tally = frame, self._run.tally
+        if tally is not None and sent_s is not None:
+            tally.latencies_ms.append(1e3 * (time.perf_counter() - sent_s))
+            tally.image_bytes += num_bytes
+            tally.unordered += not follows
+
+    def fails(self, detail: str) -> None:
+        if self._run.tally is not None:
+            self._run.tally.errors.append(detail)
+
+
+@dataclass
+class Run:
+    """Shared by the walkers of one run; without a tally they warm up, or it is over."""
+
+    tally: Tally | None = None
+
+
 class Walker(Protocol):
-    def send(self, sequence: int) -> None: ...
+    def send(self, sequence: int, late_s: float) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -37,6 +80,7 @@ class Head(msgspec.Struct):
     """What a walker reads of a message's JSON head."""
 
     type: str
+    frame: int = 0
     sequence: int | None = None
     detail: str = ""
 
@@ -44,32 +88,12 @@ class Head(msgspec.Struct):
 HEADS = msgspec.json.Decoder(Head)
 
 
-class Clock:
-    """Moments of poses sent, and what came back within the window of the tally."""
-
-    def __init__(self) -> None:
-        self.tally: Tally | None = None  # None: warming up or over
-        self.order_broken = False
-
-    def sent(self, late_s: float) -> float:
-        if self.tally is not None:
-            self.tally.sent += 1
-            self.tally.late_ms.append(1e3 * late_s)
-        return time.perf_counter()
-
-    def seen(self, sent_s: float, num_bytes: int) -> None:
-        if self.tally is not None:
-            self.tally.latencies_ms.append(1e3 * (time.perf_counter() - sent_s))
-            self.tally.image_bytes += num_bytes
-
-
 class WebSocketWalker(WSListener):
-    """JSON poses out; a JSON head and a binary picture back."""
+    """Protobuf both ways, or JSON poses out and a JSON head and a picture back."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._sent_s: dict[int, float] = {}
-        self._sequence: int | None = None
+    def __init__(self, run: Run, binary: bool) -> None:
+        self._clock, self._binary = Clock(run), binary
+        self._head: Head | None = None
         self._transport: WSTransport | None = None
         self._closed = asyncio.Event()
 
@@ -81,19 +105,22 @@ class WebSocketWalker(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.TEXT:
-            head = HEADS.decode(frame.get_payload_as_memoryview())
-            self._sequence = head.sequence if head.type == "frame" else None
-            if head.type == "error" and self._clock.tally is not None:
-                self._clock.tally.errors.append(head.detail)
-        elif frame.msg_type == WSMsgType.BINARY and self._sequence in self._sent_s:
-            self._clock.seen(
-                self._sent_s.pop(self._sequence), len(frame.get_payload_as_memoryview())
-            )
+            self._head = head = HEADS.decode(frame.get_payload_as_memoryview())
+            if head.type == "error":
+                self._clock.fails(head.detail)
+        elif frame.msg_type == WSMsgType.BINARY and self._binary:
+            hear(self._clock, pb.ServerMessage.FromString(frame.get_payload_as_bytes()))
+        elif frame.msg_type == WSMsgType.BINARY and self._head is not None:
+            size = len(frame.get_payload_as_memoryview())
+            self._clock.sees(self._head.frame, self._head.sequence, size)
 
     def send(self, sequence: int, late_s: float) -> None:
         assert self._transport is not None
-        self._sent_s[sequence] = self._clock.sent(late_s)
-        self._transport.send(WSMsgType.TEXT, pose_text(sequence))
+        self._clock.sends(sequence, late_s)
+        if self._binary:
+            self._transport.send(WSMsgType.BINARY, pose_message(sequence).SerializeToString())
+        else:
+            self._transport.send(WSMsgType.TEXT, pose_text(sequence))
 
     async def close(self) -> None:
         assert self._transport is not None
@@ -102,27 +129,89 @@ class WebSocketWalker(WSListener):
         await self._closed.wait()
 
 
-def pose_text(sequence: int) -> bytes:
+class GrpcWalker:
+    def __init__(self, run: Run, channel: aio.Channel, session: str) -> None:
+        self._clock, self._channel = Clock(run), channel
+        self._call = WorldStub(channel).Stream()
+        self._session = session
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        opening = pb.ClientMessage(open=pb.Open(protocol=1, session=self._session))
+        await self._call.write(opening)
+        await self._call.read()  # hello
+        self._keep(asyncio.create_task(self._listen()))
+
+    def send(self, sequence: int, late_s: float) -> None:
+        self._clock.sends(sequence, late_s)
+        self._keep(asyncio.create_task(self._call.write(pose_message(sequence))))
+
+    async def close(self) -> None:
+        await self._call.done_writing()
+        await asyncio.gather(*self._tasks)
+        await self._channel.close()
+
+    async def _listen(self) -> None:
+        while (message := await self._call.read()) is not aio.EOF:
+            hear(self._clock, message)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def hear(clock: Clock, message: pb.ServerMessage) -> None:
+    if message.HasField("frame"):
+        frame = message.frame
+        sequence = frame.sequence if frame.HasField("sequence") else None
+        clock.sees(frame.frame, sequence, len(frame.image))
+    elif message.HasField("error"):
+        clock.fails(message.error.detail)
+
+
+def pose_of(sequence: int) -> list[float]:
     """A camera that sways along its optical axis."""
-    z_m = 0.001 * (sequence % 1000)
-    return (
-        b'{"type":"pose","matrix":[1,0,0,0,0,1,0,0,0,0,1,%.3f,0,0,0,1],"sequence":%d,'
-        b'"client_time_ms":%.3f}' % (z_m, sequence, 1e3 * time.time())
+    return [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0.001 * (sequence % 1000), 0, 0, 0, 1]
+
+
+def pose_text(sequence: int) -> bytes:
+    values = ",".join(map(str, pose_of(sequence))).encode()
+    return b'{"type":"pose","matrix":[%s],"sequence":%d,"client_time_ms":%.3f}' % (
+        values,
+        sequence,
+        1e3 * time.time(),
     )
 
 
-async def connect_websocket(url: str, clock: Clock) -> WebSocketWalker:
-    _, walker = await ws_connect(lambda: WebSocketWalker(clock), url, enable_auto_pong=True)
+def pose_message(sequence: int) -> pb.ClientMessage:
+    live = pb.LivePose(pose=pb.Pose(matrix=pose_of(sequence)), client_time_ms=1e3 * time.time())
+    return pb.ClientMessage(sequence=sequence, pose=live)
+
+
+async def connect_websocket(url: str, run: Run, binary: bool) -> WebSocketWalker:
+    _, walker = await ws_connect(
+        lambda: WebSocketWalker(run, binary),
+        url,
+        enable_auto_pong=True,
+        extra_headers=BINARY if binary else None,
+    )
     assert isinstance(walker, WebSocketWalker)
     return walker
 
 
-async def walk(walkers: list[WebSocketWalker], rate_hz: float, duration_s: float) -> None:
+async def connect_grpc(address: str, session: str, run: Run) -> GrpcWalker:
+    """On a connection of its own, as another machine would have."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    walker = GrpcWalker(run, aio.insecure_channel(address, options=options), session)
+    await walker.open()
+    return walker
+
+
+async def walk(walkers: list[Walker], rate_hz: float, duration_s: float) -> None:
     """All walkers at `rate_hz` each, their moments spread evenly."""
     period_s = 1.0 / (rate_hz * len(walkers))
     started_s = time.perf_counter()
-    total = int(duration_s * rate_hz * len(walkers))
-    for number in range(total):
+    for number in range(int(duration_s / period_s)):
         due_s = started_s + number * period_s
         ahead_s = due_s - time.perf_counter()
         if ahead_s > 0:

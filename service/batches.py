@@ -8,7 +8,7 @@ does, as it awaits each. Trade-off: a caller may wait for one round trip of othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import hiredis
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
-Command = tuple[Argument, ...]
+Command = tuple[Any, ...]  # of arguments
 
 
 class Batches(Generic[T]):
@@ -71,7 +71,8 @@ class Pipelined:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._pool, self._callbacks = redis.connection_pool, redis.response_callbacks
+        self._pool: Any = redis.connection_pool
+        self._callbacks: Mapping[Any, Any] = redis.response_callbacks
         self._batches: Batches[Command] = Batches(self._send)
 
     async def execute_command(self, *command: Argument) -> Any:
