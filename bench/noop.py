@@ -21,11 +21,11 @@ from multiprocessing.process import BaseProcess
 
 import torch
 import uvicorn
-import uvloop
 from torch import Tensor
 from torch.nn import functional
 
 from service.app import create_app
+from service.runtime import run, settle_heap
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.__main__ import serve
@@ -123,7 +123,7 @@ def serve_noop(settings: Settings, fault: str = "", step_s: float = 0.0) -> None
     torch.set_num_threads(1)
     configure_logging(settings.log_level)
     engine = noop_engine(NoopBackbone(step_s), settings.frame_height, settings.frame_width)
-    uvloop.run(serve(settings, engine, parse_fault(fault)))
+    run(serve(settings, engine, parse_fault(fault)))
 
 
 def serve_gateway(settings: Settings) -> None:
@@ -180,7 +180,8 @@ def main() -> None:
     configure_logging(settings.log_level)
     size = settings.frame_height, settings.frame_width
     engine = noop_engine(NoopBackbone(args.step_ms / 1e3), *size, still=args.still)
-    uvloop.run(serve(settings, engine, parse_fault(os.environ.get("MIRAGE_FAULT", ""))))
+    settle_heap()
+    run(serve(settings, engine, parse_fault(os.environ.get("MIRAGE_FAULT", ""))))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from service.client import Mirage, ServiceError
 from service.control import ControlPlane
 from service.errors import MirageError
 from service.operators import add_operators_commands
+from service.runtime import settle_heap
 from service.server import serve
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack
@@ -139,7 +140,9 @@ def run_gateway(options: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     check_exposure(settings)
     asyncio.run(_check(settings))
-    return 0 if serve(create_app(settings), settings) else 1
+    app = create_app(settings)
+    settle_heap()
+    return 0 if serve(app, settings) else 1
 
 
 async def _check(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from service.control import ControlPlane
 from service.errors import MirageError
+from service.runtime import run, settle_heap
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.backbones import create_backbone
@@ -68,7 +69,9 @@ def main() -> int:
         settings = load_settings()
         faults = parse_fault(os.environ.get("MIRAGE_FAULT", ""))
         configure_logging(settings.log_level)
-        asyncio.run(serve(settings, create_engine(settings), faults))
+        engine = create_engine(settings)
+        settle_heap()
+        run(serve(settings, engine, faults))
     except (MirageError, WeightsError, ValueError) as error:
         print(f"worker can't run: {error}", file=sys.stderr)
         return 2
