@@ -8,11 +8,12 @@ does, as it awaits each. Trade-off: a caller may wait for one round trip of othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import hiredis
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError, ResponseError
 
 T = TypeVar("T")
@@ -67,20 +68,29 @@ class Pipelined:
     """A Redis client's `execute_command`, batched into pipelines.
 
     Over the client's own connections, but packed in C: its pipeline packs in Python, which took a
-    third of a busy worker's event loop.
+    third of a busy worker's event loop. A cluster, where commands go to several nodes, is left to
+    the client.
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._pool: Any = redis.connection_pool
-        self._callbacks: Mapping[Any, Any] = redis.response_callbacks
-        self._batches: Batches[Command] = Batches(self._send)
+        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        in_cluster = isinstance(redis, RedisCluster)
+        self._batches: Batches[Command] = Batches(self._spread if in_cluster else self._send)
 
     async def execute_command(self, *command: Argument) -> Any:
         """The answer to one command; raises what it raises alone."""
         return await self._batches.do(command)
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        connection = await self._pool.get_connection()
+    async def _spread(self, commands: Sequence[Command]) -> Sequence[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+    async def _send(self, commands: Sequence[Command]) -> Sequence[Any]:
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()
         try:
             answers: list[Any] = await connection.retry.call_with_retry(
                 lambda: self._talk(connection, commands),
@@ -88,7 +98,7 @@ class Pipelined:
             )
             return answers
         finally:
-            await self._pool.release(connection)
+            await pool.release(connection)
 
     async def _talk(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         packed = b"".join([hiredis.pack_command(command) for command in commands])
@@ -100,5 +110,5 @@ class Pipelined:
             answer = await connection.read_response()
         except ResponseError as error:
             return error
-        callback = self._callbacks.get(name)
+        callback = self._redis.response_callbacks.get(name)
         return answer if callback is None else callback(answer)
