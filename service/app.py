@@ -12,11 +12,11 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import BaseRoute
 
-from service import ws
+from service import error_page, ws
 from service.auth.exposure import check_exposure
 from service.auth.gate import Gate
 from service.auth.guard import Guard
@@ -47,7 +47,9 @@ from service.webhooks import Webhooks
 
 VIEWER = Path(__file__).parent / "viewer"
 DOCS = Path(__file__).parent / "rest" / "docs.html"
-PAGES = frozenset({"/", "/docs", "/openapi.json", "/viewer"})  # they know nothing of any world
+PAGES = frozenset(
+    {"/", "/docs", "/errors", "/openapi.json", "/viewer"}
+)  # they know nothing of any world
 ROUTERS = (
     sessions.router,
     generations.router,
@@ -164,6 +166,10 @@ def _add_pages(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         return FileResponse(DOCS, headers=FRESH)
+
+    @app.get("/errors", include_in_schema=False)
+    async def errors() -> HTMLResponse:
+        return HTMLResponse(error_page.page(), headers=FRESH)
 
     @app.get("/", include_in_schema=False)
     async def viewer() -> FileResponse:

@@ -57,12 +57,17 @@ def serve(app: FastAPI, settings: Settings) -> bool:
         timeout_graceful_shutdown=GRACE_S,
         **WEBSOCKETS,
     )
-    listening = config.bind_socket()
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_MS)
     server = GatewayServer(config, app)
-    server.run(sockets=[listening])
+    server.run(sockets=[listening(config)])
     return server.started
+
+
+def listening(config: uvicorn.Config, untaken_ms: int = UNTAKEN_MS) -> socket.socket:
+    """The bound socket; connections that it accepts inherit the time limit."""
+    bound = config.bind_socket()
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, untaken_ms)
+    return bound
 
 
 WEBSOCKETS: dict[str, Any] = {

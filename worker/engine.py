@@ -149,7 +149,8 @@ class Engine:
             )
         shown = tuple(world.next_frame + i for i in range(len(views)))
         coverage = readout.coverage.cpu()
-        increment = Increment(delta, shown, images, views, latents, coverage, clock.timings_ms)
+        seen = (coverage, clock.timings_ms, depth.half().cpu())
+        increment = Increment(delta, shown, images, views, latents, *seen)
         world.apply(increment)
         return increment
 

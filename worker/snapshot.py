@@ -67,6 +67,8 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
         "world_from_camera": increment.cameras.world_from_camera,
         SIZES: torch.tensor([len(image) for image in images], dtype=torch.int64),
     }
+    if increment.depth is not None:
+        tensors["depth"] = increment.depth
     table: dict[str, object] = {"__metadata__": {"header": header.model_dump_json()}}
     parts, end = [b"", b""], 0
     for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):

@@ -29,6 +29,7 @@ class Increment:
     latents: Tensor  # (t, c, h, w) bfloat16: what the next chunk is preceded by
     coverage: Tensor  # (t, h, w) float32: how much of each frame the memory knew beforehand
     timings_ms: dict[str, float]  # per stage, for the whole batch that this step was part of
+    depth: Tensor | None = None  # (t, h, w) float16, metres, as estimated; for clients alone
 
     def to(self, device: str) -> Increment:
         delta = Delta(*(getattr(self.delta, one.name).to(device) for one in fields(Delta)))

@@ -196,6 +196,21 @@ class LiveStream:
         """What is held down until the next call."""
         return self._portal.run(self._stream.input(**held))
 
+    def path(self, **path: Any) -> int:
+        """As World.generate, but made no further ahead than it is played (`frames_per_s`)."""
+        return self._portal.run(self._stream.path(**path))
+
+    def observe(self, pose: ArrayLike, image: bytes, **seen: Any) -> int:
+        """What was really seen from a pose."""
+        return self._portal.run(self._stream.observe(pose, image, **seen))
+
+    def fork(self, frame: int | None = None, seed: int | None = None) -> int:
+        """A new world with this one's past; `forked` in messages() names it."""
+        return self._portal.run(self._stream.fork(frame, seed))
+
+    def cancel(self, request: str) -> int:
+        return self._portal.run(self._stream.cancel(request))
+
     def play(self, paused: bool | None = None, speed: float | None = None) -> int:
         return self._portal.run(self._stream.play(paused, speed))
 

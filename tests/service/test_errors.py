@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
+import grpc
 import pytest
 
-from service import errors
+from service import error_page, errors
 from service.errors import FieldProblem, FramesGone, MirageError, TooManyRequests, problem_of
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -49,3 +51,19 @@ def test_gone_frames_name_the_first_that_is_kept() -> None:
 def test_a_full_queue_says_when_to_come_back() -> None:
     document = errors.problem_document(TooManyRequests("full", retry_after_s=2.0))
     assert (document["status"], document["retry_after_s"]) == (429, 2.0)
+
+
+def test_every_row_says_what_to_do_and_has_a_grpc_code() -> None:
+    for problem in (*errors.PROBLEMS.values(), errors.INTERNAL):
+        assert problem.hint.endswith(".") and problem.title
+        assert problem.grpc in grpc.StatusCode.__members__ and problem.grpc != "OK"
+
+
+def test_the_page_of_errors_is_the_table() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "errors.md"
+    assert docs.read_text() == error_page.markdown(), (
+        "python -m service.error_page > docs/errors.md"
+    )
+    for problem in errors.PROBLEMS.values():
+        assert f"\n## {problem.type}\n" in docs.read_text()
+        assert f'id="{problem.type}"' in error_page.page()

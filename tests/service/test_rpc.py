@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -217,3 +219,58 @@ def problem_of_call(error: aio.AioRpcError) -> pb.Problem:
     problem = pb.Problem()
     assert Status.FromString(packed).details[0].Unpack(problem)
     return problem
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and what it signed: a server and a client."""
+    folder = tmp_path_factory.mktemp("tls")
+    script = """
+    new="openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    $new -x509 -keyout ca.key -out ca.pem -days 2 -subj /CN=authority
+    for who in server client; do
+        $new -keyout $who.key -out $who.csr -subj /CN=$who
+        echo subjectAltName=DNS:localhost,IP:127.0.0.1 > san
+        openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+            -extfile san -out $who.pem
+    done
+    """
+    subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+async def test_tls_and_client_certificates(
+    settings: Settings, control: ControlPlane, samples: Path, certificates: Path
+) -> None:
+    def pem(name: str) -> bytes:
+        return (certificates / name).read_bytes()
+
+    files = {
+        "grpc_tls_cert": str(certificates / "server.pem"),
+        "grpc_tls_key": str(certificates / "server.key"),
+        "grpc_tls_client_ca": str(certificates / "ca.pem"),
+    }
+    port = free_port()
+    app = create_app(settings.model_copy(update={"grpc_port": port, **files}), samples)
+
+    async def answered(credentials: grpc.ChannelCredentials | None) -> bool:
+        address = f"localhost:{port}"
+        channel = (
+            aio.secure_channel(address, credentials)
+            if credentials
+            else aio.insecure_channel(address)
+        )
+        async with channel:
+            try:
+                await world_pb2_grpc.WorldStub(channel).ListSamples(Empty(), timeout=3)
+            except aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+                return False
+        return True
+
+    async with app.router.lifespan_context(app):
+        known = grpc.ssl_channel_credentials(pem("ca.pem"), pem("client.key"), pem("client.pem"))
+        assert await answered(known)
+        assert not await answered(grpc.ssl_channel_credentials(pem("ca.pem")))
+        assert not await answered(None)
