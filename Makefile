@@ -41,7 +41,7 @@ proto: $(INSTALLED)  ## generate service/wire from proto/ (the path mapping give
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iservice/wire=proto/mirage/v1 \
 		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. service/wire/world.proto
 
-train: $(INSTALLED)  ## train the mini model from scratch, or resume (one CPU thread, about an hour)
+train: $(INSTALLED)  ## train the mini model from scratch, or resume (about two hours of one CPU thread)
 	$(BIN)/python -m worker.train $(ARGS)
 
 bench: $(INSTALLED)  ## frames per second by stage on this machine
@@ -61,5 +61,5 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 		|| { echo "Python >= 3.11 is needed; '$(PYTHON)' is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt torch
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,inspect,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,eval,inspect,dev]'
 	@touch $@

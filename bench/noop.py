@@ -65,7 +65,7 @@ class NoopBackbone:
     def decode(self, latents: Tensor) -> Tensor:
         return functional.interpolate(latents[:, :3], scale_factor=self.stride)
 
-    def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         return 3 + latents[:, 3].tanh(), torch.full_like(latents[:, 0], 0.9)
 
 

@@ -59,8 +59,8 @@ class Settings(BaseModel):
     device: str = "auto"
     deterministic: bool = False
     torch_threads: int = Field(0, ge=0)  # 0: as torch decides
-    frame_width: int = Field(192, ge=32, le=4096)
-    frame_height: int = Field(128, ge=32, le=4096)
+    frame_width: int = Field(320, ge=32, le=4096)
+    frame_height: int = Field(192, ge=32, le=4096)
     chunk_frames: int = Field(4, ge=1, le=64)
     max_batch: int = Field(8, ge=1, le=1024)  # sessions in one step
     resident_bytes: int = Field(

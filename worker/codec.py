@@ -1,8 +1,9 @@
 """Image codec of the mini model: (3, H, W) pixels <-> (16, H/8, W/8) latents, one latent frame per
 video frame.
 
-Convolutional and norm-free, so that it is nearly equivariant: tokens are moved to other cells by
-the memory and must still decode there (worker/train/codec.py trains it on warped latents for that).
+Convolutional and norm-free. Tokens are moved to other cells by the memory and must still decode
+there, so the mover (worker/mover.py), which re-samples them, is part of the codec and trained with
+it.
 Space-to-depth by 4 at the pixel end keeps all convolutions at 1/4 and 1/8 of the resolution, where
 they cost 16 times less than at full size.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.layers import Stack, conv
+from worker.mover import Mover
 
 STRIDE = 8
 
@@ -26,6 +28,8 @@ class CodecConfig:
     width_quarter: int = 64  # feature channels at 1/4 resolution
     width_eighth: int = 128  # and at 1/8
     num_blocks: int = 3  # residual blocks per resolution
+    mover_width: int = 128
+    mover_blocks: int = 8
 
 
 class Codec(nn.Module):
@@ -59,6 +63,7 @@ class Codec(nn.Module):
             conv(quarter, 48),
             nn.PixelShuffle(4),
         )
+        self.mover = Mover(cfg.channels, cfg.mover_width, cfg.mover_blocks)
         self.register_buffer("shift", torch.zeros(cfg.channels))
         self.register_buffer("scale", torch.ones(cfg.channels))
 
@@ -72,6 +77,14 @@ class Codec(nn.Module):
         raw = latents * self.scale[:, None, None] + self.shift[:, None, None]
         pixels: Tensor = self.decoder(raw)
         return pixels
+
+    def move(
+        self, tokens: Tensor, coverage: Tensor, depth: Tensor, offset: Tensor, span: Tensor
+    ) -> Tensor:
+        """A `nearest` readout (n, ...) as latents (n, c, h, w), 0 where nothing is known."""
+        scale, shift = self.scale[:, None, None], self.shift[:, None, None]
+        raw = self.mover(tokens * scale + shift, coverage, depth, offset, span)
+        return torch.where(coverage[:, None] > 0, (raw - shift) / scale, 0.0)
 
     @torch.no_grad()
     def normalise_to(self, latents: Tensor) -> None:

@@ -31,15 +31,19 @@ def condition_on(
             raise NotObservedError("this World has no frame yet: observe an image first")
         recent.append(world.latents.float())
         recent_cameras.append(world.cameras)
-    tokens = torch.stack([readout.tokens for readout in readouts])
+    seen = stacked(readouts)
     return Condition(
-        tokens=tokens,
-        coverage=torch.stack([readout.coverage for readout in readouts]),
-        depth=torch.stack([readout.depth for readout in readouts]),
+        **seen,
         cameras=stack_cameras(cameras).resized(*grid),
-        recent=torch.stack(recent).to(tokens.device),
+        recent=torch.stack(recent).to(seen["tokens"].device),
         recent_cameras=stack_cameras(recent_cameras).resized(*grid),
     )
+
+
+def stacked(readouts: Sequence[Readout]) -> dict[str, Tensor]:
+    """What a Condition takes from readouts (t, ...) of b Worlds, by its name: (b, t, ...)."""
+    names = ("tokens", "coverage", "depth", "offset", "span")
+    return {name: torch.stack([getattr(readout, name) for readout in readouts]) for name in names}
 
 
 def chunk_noise(world: World, like: Tensor) -> Tensor:

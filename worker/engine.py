@@ -30,8 +30,8 @@ from worker.world import Increment, World
 
 @dataclass(frozen=True)
 class EngineConfig:
-    height: int = 128
-    width: int = 192
+    height: int = 192
+    width: int = 320
     num_recent: int = 1  # preceding frames shown to the denoiser
     deterministic: bool = False
     device: str = "cpu"
@@ -64,14 +64,14 @@ class Engine:
         """Write what was really seen; the first image becomes frame 0, later ones are not shown."""
         clock = Clock()
         with clock("read"):
-            readout = world.memory.read(camera)
+            readout = world.memory.read(camera, "nearest")
         with clock("encode"):
             pixels = from_uint8(image[None]).to(self.cfg.device)
             latents = self.backbone.encode(pixels).bfloat16()
         with clock("depth"):
             estimate, confidence = None if depth is None else depth[None], None
             if estimate is None:
-                guess, confidence = self.backbone.depth(latents.float(), camera)
+                guess, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
                 estimate = align_depths(guess, readout.depth, readout.coverage, centre_m)
         with clock("write"):
             delta = world.memory.write(
@@ -104,7 +104,7 @@ class Engine:
     def _step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         clock = Clock()
         with clock("read"):
-            readouts = read_many([world.memory for world in worlds], cameras)
+            readouts = read_many([world.memory for world in worlds], cameras, "nearest")
         with clock("denoise"):
             condition = condition_on(worlds, cameras, readouts, self.grid)
             noise = torch.stack([chunk_noise(world, condition.tokens[0]) for world in worlds])
@@ -134,7 +134,7 @@ class Engine:
     ) -> Increment:
         """Place what was generated in the world, where the memory did not know better."""
         with clock("depth"):
-            guess, confidence = self.backbone.depth(latents.float(), views)
+            guess, confidence = self.backbone.depth(latents.float(), views, readout.depth)
             depth = align_depths(guess, readout.depth, readout.coverage)
         with clock("write"):
             sources = [world.next_source + i for i in range(len(views))]

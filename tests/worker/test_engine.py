@@ -153,7 +153,7 @@ def test_what_is_masked_is_not_remembered(engine):
 def test_without_depth_the_backbone_guesses_it(engine):
     world, view = engine.open(seed=1), looking(engine, 0)
     first = engine.observe(world, picture(engine), view)
-    guess, _ = engine.backbone.depth(first.latents.float(), view)
+    guess, _ = engine.backbone.depth(first.latents.float(), view, torch.zeros(1, *engine.grid))
     shown = world.memory.read(view)
     assert shown.coverage.mean() > 0.9
     covered = shown.coverage > 0
@@ -165,7 +165,7 @@ def test_guessed_depth_takes_the_memorys_scale():
     """The backbone guesses half the depth of what was observed; what it adds fits all the same."""
 
     class Halving(NoopBackbone):
-        def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
             truth = room_depth(cameras.resized(*latents.shape[-2:])).float()
             return truth / 2, torch.ones_like(truth)
 

@@ -16,7 +16,9 @@ from worker.weights import save_module
 
 CHANNELS = 4
 HEIGHT, WIDTH = 64, 96
-CODEC = CodecConfig(CHANNELS, width_quarter=8, width_eighth=16, num_blocks=1)
+CODEC = CodecConfig(
+    CHANNELS, width_quarter=8, width_eighth=16, num_blocks=1, mover_width=16, mover_blocks=1
+)
 DENOISER = DenoiserConfig(CHANNELS, (8, 16, 16), num_blocks=1, num_layers=1, head_channels=8)
 DEPTH = DepthConfig(CHANNELS, (8, 8, 32), num_blocks=1)
 CONFIGS: dict[str, type] = {

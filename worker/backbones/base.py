@@ -19,9 +19,11 @@ from worker.geometry import Cameras
 class Condition:
     """Everything a chunk is generated from, batched over sessions."""
 
-    tokens: Tensor  # (b, t, c, h, w) the memory's readout; zeros where nothing is covered
+    tokens: Tensor  # (b, t, c, h, w) the memory's `nearest` readout; zeros where nothing is covered
     coverage: Tensor  # (b, t, h, w) in [0, 1]
     depth: Tensor  # (b, t, h, w) z-depth of the readout in metres; 0 where nothing is covered
+    offset: Tensor  # (b, t, 2, h, w) cells in u, v from each cell's centre to where its token lies
+    span: Tensor  # (b, t, 2, h, w) cells in u, v that the token's patch spans; 0 if uncovered
     cameras: Cameras  # (b, t) at grid size
     recent: Tensor  # (b, p, c, h, w) the latents that precede the chunk, oldest first
     recent_cameras: Cameras  # (b, p) at grid size
@@ -46,8 +48,8 @@ class Backbone(Protocol):
         """(n, c, h, w) -> (n, 3, H, W) in [-1, 1]."""
         ...
 
-    def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         """(n, c, h, w) seen by cameras (n,) -> z-depth in metres and confidence in [0, 1], both (n,
-        h, w).
+        h, w). The hint (n, h, w) is the depth that the memory shows there, 0 where it shows none.
         """
         ...

@@ -70,7 +70,7 @@ class Denoiser(nn.Module):
         self.cfg = cfg
         fine, mid, coarse = cfg.widths
         self.stem = nn.Sequential(
-            conv(2 * cfg.channels + NUM_PLANES, fine), Stack(fine, cfg.num_blocks)
+            conv(3 * cfg.channels + NUM_PLANES, fine), Stack(fine, cfg.num_blocks)
         )
         self.down_mid = nn.Sequential(
             nn.PixelUnshuffle(2), conv(4 * fine, mid, 1), Stack(mid, cfg.num_blocks)
@@ -108,7 +108,7 @@ class Denoiser(nn.Module):
             for level_ in (mid, fine)
         )
         out: Tensor = self.head(fine + self.up_fine(mid))[..., :h, :w]
-        base = condition.tokens * condition.coverage[:, :, None]
+        base = condition.tokens
         repair: Tensor = out.unflatten(0, (b, num_targets)).to(base.dtype)
         return base + repair
 
@@ -121,20 +121,23 @@ class Denoiser(nn.Module):
         return mixed.contiguous(memory_format=torch.channels_last)
 
     def _inputs(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """All planes of preceding and target frames: (b, f, 2 c + NUM_PLANES, h, w)."""
+        """All planes of preceding and target frames: (b, f, 3 c + NUM_PLANES, h, w).
+
+        Each target also sees the latest preceding latent cell by cell: without memory it has little
+        else to go on.
+        """
         recent = condition.recent
         cameras = joined(condition.recent_cameras, condition.cameras)
         rays = pluecker(cameras, condition.cameras[:, 0]).to(noisy.device)
         plane = recent.new_zeros(*recent.shape[:2], *recent.shape[3:])
-        covered = condition.coverage[:, :, None]
         depth = torch.where(condition.depth > 0, condition.depth, 1.0).log()
-        targets = [noisy, condition.tokens * covered, level, condition.coverage, depth]
-        preceding = [recent, recent, plane, plane + 1, plane]
+        latest = recent[:, -1:].expand_as(noisy)
+        targets = [noisy, condition.tokens, latest, level, condition.coverage, depth]
+        preceding = [recent, recent, recent, plane, plane + 1, plane]
         kinds = [torch.ones_like(level), plane]
         rows = []
-        for (x, tokens, *planes), kind in zip((preceding, targets), kinds[::-1], strict=True):
-            stacked = torch.stack([*planes, kind], dim=2)
-            rows.append(torch.cat([x, tokens, stacked], dim=2))
+        for (*latents, a, b, c), kind in zip((preceding, targets), kinds[::-1], strict=True):
+            rows.append(torch.cat([*latents, torch.stack([a, b, c, kind], dim=2)], dim=2))
         return torch.cat([torch.cat(rows, dim=1), rays], dim=2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +48,8 @@ class MiniBackbone:
         return self.codec.decode(self._cast(latents)).float()
 
     def denoise(self, condition: Condition, noise: Tensor) -> Tensor:
+        condition = moved(self.codec, condition)
+
         def predict(x: Tensor, level: Tensor) -> Tensor:
             with torch.autocast(x.device.type, self.cfg.dtype, self.cfg.dtype != torch.float32):
                 clean: Tensor = self.denoiser(x, level, condition)
@@ -55,13 +57,22 @@ class MiniBackbone:
 
         return sample(predict, condition.tokens, condition.coverage, noise, self.cfg.num_steps)
 
-    def depth(self, latents: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
-        return to_depth(*self.depth_head(self._cast(latents), rays))
+        return to_depth(*self.depth_head(self._cast(latents), rays, hint))
 
     def _cast(self, latents: Tensor) -> Tensor:
         dtype = module_dtype(self.codec)
         return latents.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def moved(codec: Codec, condition: Condition) -> Condition:
+    """The condition with its tokens re-drawn where the cells are, and their placement used up."""
+    views = (condition.coverage, condition.depth, condition.offset, condition.span)
+    coverage, depth, offset, span = (view.flatten(0, 1) for view in views)
+    tokens = condition.tokens.flatten(0, 1).to(module_dtype(codec))
+    redrawn = codec.move(tokens, coverage, depth, offset, span).float()
+    return replace(condition, tokens=redrawn.unflatten(0, condition.tokens.shape[:2]))
 
 
 def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBackbone:

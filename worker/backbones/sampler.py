@@ -2,10 +2,11 @@
 does.
 
 The flow's source is data-dependent (Albergo et al., arXiv 2310.03725): covered cells hold the
-readout, uncovered ones standard noise, and only the latter travel: x_t = coverage * readout + (1 -
-coverage) * ((1 - t) noise + t x1). The network sees each cell's noise level and predicts x1
-everywhere, so one set of weights repairs what is remembered and imagines what is not, and no step
-adds variance to a remembered cell.
+readout, uncovered ones standard noise, and only the latter travel: x_t = readout where covered,
+else (1 - t) noise + t x1. The network sees each cell's noise level and predicts x1 everywhere, so
+one set of weights repairs what is remembered and imagines what is not, and no step adds variance to
+a remembered cell. Where everything is covered, nothing travels and every step would compute the
+same: one is enough, and exact.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def noise_level(coverage: Tensor, t: Tensor | float) -> Tensor:
     """Standard deviation of the noise left in each cell (b, t, h, w): 1 - t where uncovered, else
     0.
     """
-    return (1.0 - coverage) * (1.0 - t)
+    return torch.where(coverage > 0, 0.0, 1.0 - t)
 
 
 def interpolate(
@@ -33,7 +34,7 @@ def interpolate(
 ) -> Tensor:
     """x_t of training: tensors (b, t, c, h, w), coverage (b, t, h, w), t (b,) in [0, 1]."""
     travelled = torch.lerp(noise, clean, t.view(-1, 1, 1, 1, 1))
-    return torch.lerp(travelled, readout, coverage[:, :, None])
+    return torch.where(coverage[:, :, None] > 0, readout, travelled)
 
 
 def times(num_steps: int) -> list[float]:
@@ -45,10 +46,10 @@ def sample(
     predict: Predict, readout: Tensor, coverage: Tensor, noise: Tensor, num_steps: int
 ) -> Tensor:
     """Clean latents (b, t, c, h, w) after num_steps Euler steps, in float32."""
-    travelled, known = noise, coverage[:, :, None]
-    schedule = [*times(num_steps), 1.0]
+    known = coverage[:, :, None] > 0
+    travelled = noise
+    schedule = [*times(1 if bool(known.all()) else num_steps), 1.0]
     for t, after in itertools.pairwise(schedule):
-        x = torch.lerp(travelled, readout, known)
-        clean = predict(x, noise_level(coverage, t))
+        clean = predict(torch.where(known, readout, travelled), noise_level(coverage, t))
         travelled = travelled + (clean - travelled) * (after - t) / (1.0 - t)
     return clean

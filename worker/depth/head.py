@@ -1,8 +1,9 @@
 """Latent depth head: z-depth and its uncertainty from latents alone, no decoding.
 
 A U-Net over the latent grid whose coarsest level attends to the whole picture: scale comes from the
-layout of the room, edges from the cells. Trained on the Laplace likelihood of log depth, so that
-confidence is calibrated by construction.
+layout of the room, edges from the cells. Where the memory shows a surface, its depth is given as a
+hint, so that new surfaces join old ones without a step and scale does not drift. Trained on the
+Laplace likelihood of log depth, so that confidence is calibrated by construction.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ class DepthConfig:
 
 
 class DepthHead(nn.Module):
-    """(n, c, h, w) latents and (n, 2, h, w) view rays -> log z-depth and log scale of its error,
-    both (n, h, w).
+    """(n, c, h, w) latents, (n, 2, h, w) view rays and (n, h, w) z-depth hints, 0 for none -> log
+    z-depth and log scale of its error, both (n, h, w).
     """
 
     def __init__(self, cfg: DepthConfig) -> None:
         super().__init__()
         self.cfg = cfg
         fine, mid, coarse = cfg.widths
-        self.stem = nn.Sequential(conv(cfg.channels + 2, fine), Stack(fine, cfg.num_blocks))
+        self.stem = nn.Sequential(conv(cfg.channels + 4, fine), Stack(fine, cfg.num_blocks))
         self.down_mid = nn.Sequential(
             nn.PixelUnshuffle(2), conv(4 * fine, mid, 1), Stack(mid, cfg.num_blocks)
         )
@@ -54,9 +55,11 @@ class DepthHead(nn.Module):
             final: nn.Conv2d = self.out[-1]  # type: ignore[assignment]
             final.bias.copy_(torch.tensor([1.2, -1.0]))  # type: ignore[union-attr]
 
-    def forward(self, latents: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, latents: Tensor, rays: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
         h, w = latents.shape[-2:]
-        x = torch.cat([latents, rays.to(latents.dtype)], dim=1)
+        known = hint > 0
+        planes = torch.stack([torch.where(known, hint, 1.0).log(), known.to(hint.dtype)], dim=1)
+        x = torch.cat([latents, rays.to(latents.dtype), planes.to(latents.dtype)], dim=1)
         x = F.pad(x, (0, -w % 4, 0, -h % 4), mode="replicate")
         fine = self.stem(x.contiguous(memory_format=torch.channels_last))
         mid = self.down_mid(fine)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from worker.engine import Engine
 from worker.eval.baselines import LastFrameMemory
+from worker.eval.metrics import psnr
 from worker.geometry import Cameras, lift
 from worker.memory.base import Readout
 from worker.pixels import from_uint8, to_uint8
@@ -59,6 +60,7 @@ class Walk:
     readout: Readout  # what its memory held for those frames before they were generated
     depth: Tensor  # (m, h, w) metres, the head's on the generated latents
     s_per_frame: float
+    read_s_per_frame: float  # of it, what the memory took to show itself
     memory_bytes: int
     first_visit: dict[int, Tensor]  # frame -> (3, H, W) of the outward leg, where it was generated
 
@@ -114,26 +116,40 @@ def generate(engine: Engine, world: World, loop: Loop, frames: list[int], chunk:
     for at in range(0, len(frames), chunk):
         views = loop.cameras[frames[at : at + chunk]]
         before = time.perf_counter()
-        readouts.append(world.memory.read(views))  # for scoring only, so not on the clock
+        readouts.append(world.memory.read(views, "nearest"))  # for scoring only: off the clock
         read_s += time.perf_counter() - before
         increments += engine.step([world], [views])
     s_per_frame = (time.perf_counter() - started - read_s) / len(frames)
     images = torch.cat([from_uint8(increment.images) for increment in increments])
     latents = torch.cat([increment.latents for increment in increments]).float()
+    seen, read_s_per_frame = cat_readouts(readouts), read_s / len(frames)
     with torch.inference_mode():
-        depth, _ = engine.backbone.depth(latents, loop.cameras[frames])
+        depth, _ = engine.backbone.depth(latents, loop.cameras[frames], seen.depth)
     num_bytes = world.memory.stats().num_bytes
-    return Walk(frames, images, cat_readouts(readouts), depth, s_per_frame, num_bytes, {})
+    return Walk(frames, images, seen, depth, s_per_frame, read_s_per_frame, num_bytes, {})
 
 
 def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int]) -> Walk:
     started = time.perf_counter()
     with torch.inference_mode():
-        readout = world.memory.read(loop.cameras[frames])
+        readout = world.memory.read(loop.cameras[frames], "soft")
+        read_s = time.perf_counter() - started
         images = engine.backbone.decode(readout.tokens).clamp(-1, 1)
-    s_per_frame = (time.perf_counter() - started) / len(frames)
+    s_per_frame, read_s = (time.perf_counter() - started) / len(frames), read_s / len(frames)
     num_bytes = world.memory.stats().num_bytes
-    return Walk(frames, images, readout, readout.depth, s_per_frame, num_bytes, {})
+    return Walk(frames, images, readout, readout.depth, s_per_frame, read_s, num_bytes, {})
+
+
+def drift(engine: Engine, loop: Loop, rounds: int, chunk: int) -> list[float]:
+    """PSNR of each further round of the same imagined loop against its first: how fast a world
+    changes that is looked at again and again.
+    """
+    world = open_world(engine, loop, "latent")
+    engine.observe(world, to_uint8(loop.images[:1])[0], loop.cameras[:1])
+    frames = list(range(1, len(loop.images)))
+    first = generate(engine, world, loop, frames, chunk).images
+    again = (generate(engine, world, loop, frames, chunk).images for _ in range(1, rounds))
+    return [float(psnr(images, first).mean()) for images in again]
 
 
 def cat_readouts(parts: list[Readout]) -> Readout:

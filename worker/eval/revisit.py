@@ -1,181 +1,171 @@
 """The revisit benchmark: does a corner look the same when the camera comes back?
 
-`python -m worker.eval.revisit --scenes 8 --frames 32 --json out/revisit.json`: held-out scenes
-(seeds >= 1,000,000), the five loop kinds in turn, protocols `observed`, `observed_pred`, `imagined`
-(worker/eval/protocols.py). Every figure is a mean over scenes with its 95 % interval. "Covered"
-always means that the latent memory shows a token there, so that all methods are scored on the same
-pixels.
+`python -m worker.eval.revisit --full --json out/revisit.json`: held-out scenes (seeds >=
+1,000,000), the five loop kinds in turn, protocols `observed`, `observed_pred`, `imagined`
+(worker/eval/protocols.py), all memories and baselines, numbers of steps, drift over many rounds,
+photographs. `--quick` is the same with fewer and shorter loops. Every figure is a mean over scenes
+with its 95 % interval.
+
+Each scene's figures are kept in a file of their own, named by weights and settings: a run that was
+stopped goes on where it was, and `--shard 0/2` and `--shard 1/2` share the work between processes
+(run without --shard afterwards to put the report together).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from worker.backbones import create_backbone
+from worker.backbones.mini import MiniBackbone
 from worker.engine import Engine, EngineConfig
-from worker.eval.metrics import absrel, mean_ci95, psnr, sharpness, ssim
-from worker.eval.protocols import OBSERVE_EVERY, Loop, Walk, imagined, make_loop, observed
+from worker.eval.metrics import psnr
+from worker.eval.photographs import score_photographs, score_stereo
+from worker.eval.protocols import Loop, Walk, drift, imagined, make_loop, observed
+from worker.eval.report import assembled, table
+from worker.eval.scoring import Score, mean, score_scene, scored
 from worker.eval.sheet import write_sheet
 from worker.scenes.paths import LOOP_KINDS
 from worker.scenes.scene import HELD_OUT_SEED
 
 METHODS = ("latent", "rgb", "null", "last-frame", "readout")
-PROTOCOLS = ("observed", "observed_pred", "imagined")
+PLACED = ("latent", "rgb", "readout")  # what depends on depth, and so on guessing it
+STEPS = (1, 2, 4, 8, 32)
 
-Scores = dict[str, list[float]]  # metric path -> one value per scene
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is run; its hash names the files of single scenes."""
+
+    scenes: int
+    frames: int
+    height: int
+    width: int
+    first_seed: int = HELD_OUT_SEED
+    chunk: int = 4
+    rounds: int = 4  # of the same loop, for the drift
+    steps_every: int = 6  # scenes; numbers of steps and drift are measured on every sixth
+
+
+FULL = Protocol(scenes=24, frames=64, height=192, width=320)
+QUICK = Protocol(scenes=5, frames=24, height=192, width=320, rounds=2, steps_every=5)
 
 
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     backbone = create_backbone("mini", "cpu", args.weights)
-    engine = Engine(backbone, EngineConfig())
-    scores: Scores = defaultdict(list)
-    for number in tqdm(range(args.scenes), desc="scenes"):
-        kind = LOOP_KINDS[number % len(LOOP_KINDS)]
-        loop = make_loop(args.first_seed + number, kind, args.frames, engine)
-        walks = dict(run_all(engine, loop, args.chunk))
-        for path, value in score(engine, loop, walks):
-            scores[path].append(value)
-        if args.sheets:
-            write_sheet(args.sheets / f"{loop.seed}_{kind}.png", loop, walks)
-    report = nested(scores)
-    report["settings"] = {
-        "weights": backbone.weights,
-        "scenes": args.scenes,
-        "frames": args.frames,
-        "first_seed": args.first_seed,
-        "chunk": args.chunk,
-        "threads": args.threads,
-    }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(report))
+    protocol = args.protocol
+    engine = Engine(backbone, EngineConfig(height=protocol.height, width=protocol.width))
+    folder = args.parts / part_name(protocol, backbone.weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    index, count = args.shard
+    for number in tqdm(range(index, protocol.scenes, count), desc="scenes"):
+        once(folder / f"scene_{number}.json", run_scene(engine, number, protocol, args.sheets))
+    if args.shard == (0, 1):
+        once(folder / "photographs.json", run_photographs(engine))
+        report = assembled(folder) | {"settings": settings(args, backbone.weights)}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        print(table(report))
 
 
-def run_all(engine: Engine, loop: Loop, chunk: int) -> Iterator[tuple[str, Walk]]:
+def once(path: Path, scores: Iterator[Score]) -> None:
+    """Write the scores unless an earlier run did."""
+    if path.exists():
+        return
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(dict(scores)))
+    partial.rename(path)
+
+
+def part_name(protocol: Protocol, weights: str) -> str:
+    return hashlib.sha256(json.dumps([asdict(protocol), weights]).encode()).hexdigest()[:12]
+
+
+def settings(args: argparse.Namespace, weights: str) -> dict[str, object]:
+    return {"weights": weights, "threads": args.threads, **asdict(args.protocol)}
+
+
+def run_scene(
+    engine: Engine, number: int, protocol: Protocol, sheets: Path | None
+) -> Iterator[Score]:
+    kind = LOOP_KINDS[number % len(LOOP_KINDS)]
+    loop = make_loop(protocol.first_seed + number, kind, protocol.frames, engine)
+    walks = dict(run_methods(engine, loop, protocol.chunk))
+    yield from score_scene(engine, loop, walks)
+    if number % protocol.steps_every == 0:
+        yield from score_steps(engine, loop, protocol.chunk)
+        again = drift(engine, loop, protocol.rounds, protocol.chunk)
+        for number_of_round, value in enumerate(again, start=2):
+            yield f"drift.round_{number_of_round}", value
+    if sheets:
+        write_sheet(sheets / f"{loop.seed}_{kind}.png", loop, walks)
+
+
+def run_methods(engine: Engine, loop: Loop, chunk: int) -> Iterator[tuple[str, Walk]]:
     for method in METHODS:
         yield f"observed.{method}", observed(engine, loop, method, True, chunk)
-        yield f"observed_pred.{method}", observed(engine, loop, method, False, chunk)
+        if method in PLACED:
+            yield f"observed_pred.{method}", observed(engine, loop, method, False, chunk)
         if method != "readout":
             yield f"imagined.{method}", imagined(engine, loop, method, chunk)
 
 
-def score(engine: Engine, loop: Loop, walks: dict[str, Walk]) -> Iterator[tuple[str, float]]:
-    with torch.inference_mode():
-        latents = engine.backbone.encode(loop.images)
-        decoded = engine.backbone.decode(latents)
-        depth, _ = engine.backbone.depth(latents, loop.cameras)
-    yield "codec.psnr", float(psnr(decoded, loop.images).mean())
-    yield "codec.ssim", float(ssim(decoded, loop.images).mean())
-    yield "codec.sharpness", float(sharpness(decoded, loop.images).mean())
-    yield "depth.absrel", float(absrel(depth, loop.cell_depth, loop.cell_valid).mean())
-    ratio = torch.maximum(depth / loop.cell_depth, loop.cell_depth / depth)
-    yield "depth.delta_1_25", float((ratio < 1.25)[loop.cell_valid].float().mean())
-    for name, walk in walks.items():
-        protocol = name.split(".")[0]
-        covered = walks[f"{protocol}.latent"]
-        for metric, value in score_walk(loop, walk, covered, protocol):
-            yield f"{name}.{metric}", value
+def score_steps(engine: Engine, loop: Loop, chunk: int) -> Iterator[Score]:
+    """The observed protocol with other numbers of denoising steps."""
+    backbone = engine.backbone
+    assert isinstance(backbone, MiniBackbone)
+    chosen = backbone.cfg
+    for num_steps in STEPS:
+        backbone.cfg = replace(chosen, num_steps=num_steps)
+        walk = observed(engine, loop, "latent", True, chunk)
+        keep = scored(loop, "observed")
+        images = walk.images[[walk.index.index(i) for i in keep]]
+        yield f"steps.{num_steps}.psnr_gt", mean(psnr(images, loop.images[keep]))
+    backbone.cfg = chosen
 
 
-def score_walk(
-    loop: Loop, walk: Walk, reference: Walk, protocol: str
-) -> Iterator[tuple[str, float]]:
-    """Metrics of the return leg; `reference` says which cells count as covered."""
-    keep = scored(loop, protocol)
-    rows = [walk.index.index(i) for i in keep]
-    images, target = walk.images[rows], loop.images[keep]
-    known = reference.readout.coverage[[reference.index.index(i) for i in keep]] > 0
-    pixels = to_pixels(known, target)
-    yield "psnr_gt", mean(psnr(images, target))
-    yield "psnr_gt_covered", mean(psnr(images, target, pixels))
-    yield "psnr_gt_uncovered", mean(psnr(images, target, ~pixels))
-    yield "ssim_gt", mean(ssim(images, target))
-    yield "sharpness", mean(sharpness(images, target))
-    yield "coverage", float(walk.readout.coverage[rows].mean())
-    valid = loop.cell_valid[keep] & (walk.depth[rows] > 0)
-    yield "depth_absrel", mean(absrel(walk.depth[rows], loop.cell_depth[keep], valid))
-    yield "s_per_frame", walk.s_per_frame
-    yield "memory_bytes", float(walk.memory_bytes)
-    if walk.first_visit:
-        first = torch.stack([walk.first_visit[len(loop.images) - 1 - i] for i in keep])
-        yield "psnr_first_visit", mean(psnr(images, first))
-
-
-def scored(loop: Loop, protocol: str) -> list[int]:
-    """Frames of the return leg whose pose was not observed; the turning pose follows itself and
-    says nothing.
-    """
-    last = len(loop.images) - 1
-    back = range(loop.num_out + 1, len(loop.images))
-    if protocol == "imagined":
-        return list(back)
-    return [i for i in back if (last - i) % OBSERVE_EVERY]
-
-
-def to_pixels(cells: Tensor, images: Tensor) -> Tensor:
-    """(n, h, w) bool -> (n, H, W) bool."""
-    return F.interpolate(cells[:, None].float(), size=images.shape[-2:])[:, 0] > 0.5
-
-
-def mean(values: Tensor) -> float:
-    """Over the pictures where the metric is defined (covered-only needs covered pixels)."""
-    return float(values[values.isfinite()].mean())
-
-
-def nested(scores: Scores) -> dict[str, object]:
-    """Values by dotted path -> nested dictionaries that end in mean and ci95."""
-    report: dict[str, object] = {}
-    for path, values in scores.items():
-        *parents, leaf = path.split(".")
-        node: dict[str, object] = report
-        for parent in parents:
-            node = node.setdefault(parent, {})  # type: ignore[assignment]
-        node[leaf] = mean_ci95(values)
-    return report
-
-
-def table(report: dict[str, object]) -> str:
-    """The report as a person reads it."""
-    columns = (
-        "psnr_gt", "psnr_gt_covered", "psnr_gt_uncovered", "ssim_gt", "psnr_first_visit",
-        "sharpness", "coverage", "depth_absrel", "s_per_frame", "memory_bytes",
-    )  # fmt: skip
-    lines = [f"{'':24}" + "".join(f"{name.replace('psnr_', ''):>14}" for name in columns)]
-    for protocol in PROTOCOLS:
-        for method, metrics in report[protocol].items():  # type: ignore[attr-defined]
-            cells = [metrics.get(name, {}).get("mean") for name in columns]
-            lines.append(
-                f"{protocol + '.' + method:24}"
-                + "".join(f"{'-' if c is None else format(c, '.3f'):>14}" for c in cells)
-            )
-    for name in ("codec", "depth"):
-        parts = [f"{key} {value['mean']:.3f}" for key, value in report[name].items()]  # type: ignore[attr-defined]
-        lines.append(f"{name}: " + ", ".join(parts))
-    return "\n".join(lines)
+def run_photographs(engine: Engine) -> Iterator[Score]:
+    yield from score_photographs(engine)
+    yield from score_stereo(engine)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.eval.revisit", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--frames", type=int, default=32)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", dest="protocol", action="store_const", const=FULL)
+    size.add_argument("--quick", dest="protocol", action="store_const", const=QUICK, help="default")
+    parser.set_defaults(protocol=QUICK)
+    parser.add_argument("--scenes", type=int, help="other than the protocol's")
+    parser.add_argument("--frames", type=int)
+    parser.add_argument("--first-seed", type=int, help="500000 and up are for validation")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N")
     parser.add_argument("--json", type=Path, default=Path("out/revisit.json"))
+    parser.add_argument("--parts", type=Path, default=Path("out/revisit"))
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet per scene")
-    parser.add_argument("--first-seed", type=int, default=HELD_OUT_SEED)
-    parser.add_argument("--chunk", type=int, default=4, help="frames generated at once")
     parser.add_argument("--weights", type=Path, help="folder of weights (default: those shipped)")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    args = parser.parse_args()
+    names = ("scenes", "frames", "first_seed")
+    given: Mapping[str, int] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    args.protocol = replace(args.protocol, **given)
+    return args
+
+
+def shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, as in 0/2")
+    return int(match[1]), int(match[2])
 
 
 if __name__ == "__main__":

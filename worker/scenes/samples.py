@@ -53,7 +53,7 @@ def sample_view(name: str, height: int, width: int, num_frames: int = 1) -> tupl
     return scene, start.reshape(1, len(start))
 
 
-def write_sample(folder: Path, name: str, height: int = 128, width: int = 192) -> None:
+def write_sample(folder: Path, name: str, height: int = 192, width: int = 320) -> None:
     """`name`.png, .depth.npy (float32 metres), .json and .truth.webp in `folder`."""
     scene, cameras = sample_view(name, height, width, NUM_FRAMES)
     frames = render(scene, cameras)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from worker.train.data import DataConfig, Walks
+from worker.train.pictures import Pictures
 from worker.train.stages import RECIPE, STAGES, Studio
 from worker.weights import SHIPPED
 
@@ -26,7 +27,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     size = DataConfig(1, args.scenes, args.frames, args.height, args.width)
     walks = Walks(args.folder / "walks", size)
-    studio = Studio(walks, args.folder, args.weights)
+    pictures = Pictures(args.pictures) if args.pictures else None
+    studio = Studio(walks, args.folder, args.weights, pictures)
     for stage in args.stages:
         if stage != "data":
             cfg = replace(RECIPE[stage], minutes=args.minutes[stage], seed=args.seed)
@@ -46,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=DataConfig.num_frames, help="of each walk")
     parser.add_argument("--height", type=int, default=DataConfig.height, help="of frames in pixels")
     parser.add_argument("--width", type=int, default=DataConfig.width)
+    parser.add_argument("--pictures", type=Path, help="see python -m worker.train.pictures --help")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(

@@ -1,13 +1,17 @@
-"""Stage 1: the codec, trained so that its tokens survive being moved.
+"""Stage 1: the codec with its mover, trained so that its tokens survive being moved.
 
 Per sample two context views and one target view of the same world. A context view is decoded from
-its own latents, the target from the context views' latents warped to it by true geometry. Noise on
-the latents makes the decoder tolerate what a denoiser gets wrong.
+its own latents; the target from what a real memory of the context views shows it, re-drawn by the
+mover. The memory holds each token's address instead of the token, so that gradients reach the
+encoder through the same choice of winners as at work. What moves is neither remembered nor judged.
+Noise on the latents makes the decoder tolerate what a denoiser gets wrong. Photographs join as
+pictures that are only coded, never moved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,55 +21,78 @@ from torch.nn import functional as F
 from worker.codec import STRIDE, Codec, CodecConfig, psnr
 from worker.geometry import Cameras
 from worker.layers import channels_last
+from worker.memory import create_memory
+from worker.memory.base import Readout
 from worker.train.data import Walks, window
 from worker.train.loop import Progress, Run, RunConfig
-from worker.train.warp import at_cell_centres, inverse_warp
+from worker.train.pictures import Pictures
 
 LATENT_NOISE = 0.05
 LATENT_PENALTY = 1e-4
-MOVED_WEIGHT = 0.7
-SPAN = 8  # target and context lie within so many frames of each other
-
-Batch = tuple[
-    Tensor, Tensor, Cameras
-]  # images (b, 3, 3, H, W), depths (b, 3, H, W), cameras (b, 3)
+NUM_CONTEXT = 2
+MAX_SPAN = 12  # target and context lie within so many frames of each other
 
 
-def batches(walks: Walks, batch_size: int) -> Callable[[torch.Generator], Batch]:
+@dataclass(frozen=True)
+class Batch:
+    images: Tensor  # (b, NUM_CONTEXT + 1, 3, H, W), the target last
+    readout: (
+        Readout  # (b, ...) of the target; tokens (b, 3, h, w) are addresses: context, row, column
+    )
+    judged: Tensor  # (b, H, W) bool: the target's pixels that show nothing that moves
+    pictures: Tensor  # (p, 3, H, W) photographs, or none
+
+
+def batches(
+    walks: Walks, batch_size: int, pictures: Pictures | None = None
+) -> Callable[[torch.Generator], Batch]:
     """Views [context, context, target] of random walks."""
+    span = min(MAX_SPAN, walks.cfg.num_frames)
 
     def make(generator: torch.Generator) -> Batch:
         scenes = torch.randint(walks.cfg.num_scenes, (batch_size,), generator=generator)
-        start = torch.randint(walks.cfg.num_frames - SPAN + 1, (batch_size, 1), generator=generator)
-        frames = start + window(SPAN, 3, generator, batch_size)
-        return (
-            walks.images(scenes, frames),
-            walks.depths(scenes, frames),
-            walks.cameras(scenes, frames),
-        )
+        start = torch.randint(walks.cfg.num_frames - span + 1, (batch_size, 1), generator=generator)
+        frames = start + window(span, NUM_CONTEXT + 1, generator, batch_size)
+        depths, cameras = walks.depths(scenes, frames), walks.cameras(scenes, frames)
+        moving = walks.motion_masks(scenes, frames)
+        readouts = [addresses(depths[i], cameras[i], moving[i]) for i in range(batch_size)]
+        images = walks.images(scenes, frames)
+        photos = images[:0, 0]
+        if pictures is not None:
+            crops = pictures.batch(generator, batch_size // 2, *images.shape[-2:])
+            photos = crops.float() / 127.5 - 1
+        return Batch(images, stack_readouts(readouts), ~moving[:, -1], photos)
 
     return make
 
 
-def moved_latents(latents: Tensor, depths: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Target latents (b, c, h, w) put together from the context views, and where they are (b, h, w)
-    bool.
-
-    latents (b, k, c, h, w) of the k context views, depths (b, k + 1, H, W) and cameras (b, k + 1)
-    with the target last. Each cell takes the view that saw its point from nearest: views are
-    chosen, not averaged.
+def addresses(depths: Tensor, cameras: Cameras, moving: Tensor) -> Readout:
+    """What a memory of k context views shows to the target, the last of depths and motion masks (k
+    + 1, H, W) and of cameras (k + 1,).
     """
-    target_depth = at_cell_centres(depths[:, -1], STRIDE)
-    result = torch.zeros_like(latents[:, 0])
-    nearest = torch.full_like(target_depth, float("inf"))
-    for k in range(latents.shape[1]):
-        warped, visible, z = inverse_warp(
-            latents[:, k], depths[:, k], cameras[:, k], target_depth, cameras[:, -1]
-        )
-        better = visible & (z < nearest)
-        result = torch.where(better[:, None], warped, result)
-        nearest = torch.where(better, z, nearest)
-    return result, nearest.isfinite()
+    k, h, w = len(depths) - 1, depths.shape[-2] // STRIDE, depths.shape[-1] // STRIDE
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    memory = create_memory("latent", 3, (h, w), "cpu")
+    for i in range(k):
+        address = torch.stack([torch.full_like(rows, i), rows, columns])[None].float()
+        one = slice(i, i + 1)
+        memory.write(address, depths[one], cameras[one], [i], mask=moving[one], observed=True)
+    return memory.read(cameras[k:], "nearest")
+
+
+def stack_readouts(readouts: list[Readout]) -> Readout:
+    columns = zip(*(vars(readout).values() for readout in readouts), strict=True)
+    return Readout(*map(torch.cat, columns))
+
+
+def fetched(latents: Tensor, address: Tensor) -> Tensor:
+    """Tokens (b, c, h, w) of latents (b, k, c, h, w) at addresses (b, 3, h, w)."""
+    h, w = latents.shape[-2:]
+    context, row, column = address.long().unbind(1)
+    flat = ((context * h + row) * w + column).flatten(1)[:, None]
+    tokens = latents.transpose(1, 2).flatten(2)
+    found: Tensor = tokens.gather(2, flat.expand(-1, tokens.shape[1], -1)).unflatten(2, (h, w))
+    return found
 
 
 def difference(prediction: Tensor, target: Tensor) -> Tensor:
@@ -78,38 +105,48 @@ def difference(prediction: Tensor, target: Tensor) -> Tensor:
 def codec_loss(
     codec: Codec, batch: Batch, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    images, depths, cameras = batch
-    b, k = images.shape[:2]
+    images, seen = batch.images, batch.readout
+    b, k = len(images), images.shape[1] - 1
     with torch.autocast(images.device.type, torch.bfloat16):
-        latents = codec.encode(images[:, :-1].flatten(0, 1)).float()
-    penalty = latents.square().mean()
-    latents = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
-    latents = latents.unflatten(0, (b, k - 1))
-    moved, covered = moved_latents(latents, depths, cameras)
+        encoded = codec.encode(torch.cat([images[:, :-1].flatten(0, 1), batch.pictures])).float()
+    penalty = encoded.square().mean()
+    noisy = encoded + LATENT_NOISE * torch.randn(encoded.shape, generator=generator)
+    views = noisy[: b * k].unflatten(0, (b, k))
     with torch.autocast(images.device.type, torch.bfloat16):
-        decoded = codec.decode(torch.cat([latents[:, 0], moved])).float()
-    own, target = images[:, 0], images[:, -1]
-    pixels = F.interpolate(covered[:, None].float(), scale_factor=STRIDE)[:, 0]
-    plain = difference(decoded[:b], own).mean()
-    warped = (difference(decoded[b:], target) * pixels).sum() / pixels.sum().clamp(min=1.0)
-    loss = plain + MOVED_WEIGHT * warped + LATENT_PENALTY * penalty
+        tokens = fetched(views, seen.tokens)
+        moved = codec.move(tokens, seen.coverage, seen.depth, seen.offset, seen.span).float()
+        decoded = codec.decode(torch.cat([views[:, 0], noisy[b * k :], moved])).float()
+    own = torch.cat([images[:, 0], batch.pictures])
+    plain, target = difference(decoded[: len(own)], own).mean(), images[:, -1]
+    pixels = F.interpolate((seen.coverage > 0)[:, None].float(), scale_factor=STRIDE)[:, 0]
+    pixels = pixels * batch.judged
+    warped = (difference(decoded[len(own) :], target) * pixels).sum() / pixels.sum().clamp(min=1.0)
+    loss = plain + warped + LATENT_PENALTY * penalty
     with torch.no_grad():
+        quality = psnr(decoded[: len(own)], own)
         figures = {
-            "psnr": float(psnr(decoded[:b], own).mean()),
-            "psnr_moved": float(psnr(decoded[b:], target, pixels).nanmean()),
+            "psnr": float(quality[:b].mean()),
+            "psnr_moved": float(psnr(decoded[len(own) :], target, pixels).nanmean()),
             "latent_rms": float(penalty.sqrt()),
         }
+        if len(batch.pictures):
+            figures["psnr_pictures"] = float(quality[b:].mean())
     return loss, figures
 
 
 def train_codec(
-    cfg: RunConfig, walks: Walks, folder: Path, codec_cfg: CodecConfig | None = None
+    cfg: RunConfig,
+    walks: Walks,
+    folder: Path,
+    codec: Codec | None = None,
+    pictures: Pictures | None = None,
 ) -> tuple[Codec, Progress]:
+    """Train a new codec, or go on with the one given."""
     torch.manual_seed(cfg.seed)
-    codec = channels_last(Codec(codec_cfg or CodecConfig()))
+    codec = channels_last(codec or Codec(CodecConfig()))
     run = Run(cfg, codec, folder)
     progress = run.train(
-        batches(walks, cfg.batch_size), lambda batch, g: codec_loss(codec, batch, g)
+        batches(walks, cfg.batch_size, pictures), lambda batch, g: codec_loss(codec, batch, g)
     )
     scenes = torch.arange(min(64, walks.cfg.num_scenes))
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """A small convolutional critic that tells decoded true latents from decoded generated ones.
 
-It sees patches of about 70 pixels and is trained with the hinge loss. It exists in training only.
+It judges patches of about 70 pixels (texture) and of about 200 (shapes and layout) and is trained
+with the hinge loss. It exists in training only.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ from worker.layers import channels_last, conv
 
 
 class Critic(nn.Module):
-    """(n, 3, H, W) pictures in [-1, 1] -> (n, 1, H / 8, W / 8) scores, higher is more real."""
+    """(n, 3, H, W) pictures in [-1, 1] -> (n, k) scores of patches, higher is more real."""
 
     def __init__(self, width: int = 64, learning_rate: float = 5e-4) -> None:
         super().__init__()
         slope = nn.LeakyReLU(0.2)
+        wide = 2 * width
         self.body = channels_last(
             nn.Sequential(
                 *(nn.PixelUnshuffle(4), conv(48, width), slope),
-                *(nn.PixelUnshuffle(2), conv(4 * width, 2 * width), slope),
-                *(conv(2 * width, 2 * width), slope, conv(2 * width, 2 * width), slope),
-                conv(2 * width, 1),
+                *(nn.PixelUnshuffle(2), conv(4 * width, wide), slope),
+                *(conv(wide, wide), slope),
+            )
+        )
+        self.texture = channels_last(nn.Sequential(conv(wide, wide), slope, conv(wide, 1)))
+        self.layout = channels_last(
+            nn.Sequential(
+                *(nn.PixelUnshuffle(2), conv(4 * wide, wide), slope),
+                *(nn.PixelUnshuffle(2), conv(4 * wide, wide), slope, conv(wide, 1)),
             )
         )
         self.optimiser = torch.optim.AdamW(
@@ -32,8 +40,13 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
-            scores: Tensor = self.body(images.contiguous(memory_format=torch.channels_last))
-        return scores.float()
+            seen = self.body(images.contiguous(memory_format=torch.channels_last))
+            fine = self.texture(seen).flatten(1)
+            padded = F.pad(seen, (0, -seen.shape[-1] % 4, 0, -seen.shape[-2] % 4), mode="replicate")
+            coarse = self.layout(padded).flatten(1)
+        # as many votes for the layout as for the texture, however few its patches are
+        again = coarse.repeat(1, fine.shape[1] // coarse.shape[1])
+        return torch.cat([fine, again], 1).float()
 
     def learn(self, real: Tensor, fake: Tensor) -> float:
         """One step on detached pictures; the hinge loss (2: cannot tell, 0: always can)."""

@@ -3,8 +3,8 @@
 Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a
 memory written from some of the other frames: often the frame before the chunk and a few more,
 sometimes nothing at all. Depth is the truth, the truth with a wrong scale, or the head's own;
-tokens are sometimes noisy. What the memory then shows is the condition; the loss is the distance to
-the true latents at a random point of the flow.
+tokens are sometimes noisy. What the memory then shows is the condition; the loss is taken at a
+random point of the flow, wherever nothing moves.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from torch import Tensor
 
 from worker.backbones.base import Condition
 from worker.backbones.denoiser import Denoiser, DenoiserConfig
+from worker.backbones.mini import moved
 from worker.backbones.sampler import interpolate, noise_level, times
+from worker.codec import STRIDE, Codec, psnr
+from worker.conditioning import stacked
 from worker.geometry import stack_cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
+from worker.train.codec import difference
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
@@ -34,8 +38,9 @@ PREDICTED_SHARE = 0.15  # memories with the head's own depth
 WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
 NOISY_SHARE = 0.15  # memories with noisy tokens
 MAX_CONTEXT = 4
+LATENT_WEIGHT = 0.1  # of the flow's distance between latents beside that of pictures
 
-Batch = tuple[Condition, Tensor]  # and the target latents (b, t, c, h, w)
+Batch = tuple[Condition, Tensor, Tensor]  # and target latents (b, t, c, h, w), still (b, t, h, w)
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,11 @@ def remember(
             tokens = tokens + amount * torch.randn(tokens.shape, generator=generator)
         cameras = walks.cameras[part.scene, frame : frame + 1]
         memory.write(tokens[None], depth[None], cameras, [frame], observed=True)
-    return memory.read(walks.cameras[part.scene, part.targets])
+    return memory.read(walks.cameras[part.scene, part.targets], "nearest")
 
 
 def batches(
-    walks: LatentWalks, predicted: Tensor, batch_size: int
+    codec: Codec, walks: LatentWalks, predicted: Tensor, batch_size: int
 ) -> Callable[[torch.Generator], Batch]:
     @torch.no_grad()
     def make(generator: torch.Generator) -> Batch:
@@ -114,21 +119,22 @@ def batches(
         recent = torch.tensor([part.recent for part in parts])[:, None]
         targets = torch.tensor([part.targets for part in parts])
         condition = Condition(
-            tokens=torch.stack([readout.tokens for readout in readouts]),
-            coverage=torch.stack([readout.coverage for readout in readouts]),
-            depth=torch.stack([readout.depth for readout in readouts]),
+            **stacked(readouts),
             cameras=stack_cameras([walks.cameras[p.scene, p.targets] for p in parts]),
             recent=walks.latents[scene, recent].float(),
             recent_cameras=walks.cameras[scene, recent],
         )
-        return condition, walks.latents[scene, targets].float()
+        with torch.autocast(condition.tokens.device.type, torch.bfloat16):
+            condition = moved(codec, condition)
+        still = walks.still[scene, targets]
+        return condition, walks.latents[scene, targets].float(), still
 
     return make
 
 
 def denoised(denoiser: Denoiser, batch: Batch, generator: torch.Generator) -> Tensor:
     """The network's guess (b, t, c, h, w) at a random point of each sample's flow."""
-    condition, target = batch
+    condition, target, _ = batch
     noise = torch.randn(target.shape, generator=generator)
     t = torch.tensor(times(NUM_STEPS))[
         torch.randint(NUM_STEPS, (len(target),), generator=generator)
@@ -141,24 +147,45 @@ def denoised(denoiser: Denoiser, batch: Batch, generator: torch.Generator) -> Te
 
 
 def denoiser_loss(
-    denoiser: Denoiser, batch: Batch, generator: torch.Generator
+    denoiser: Denoiser, codec: Codec, batch: Batch, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    condition, target = batch
-    error = (denoised(denoiser, batch, generator) - target).square().mean(2)
-    covered = condition.coverage
+    """Distance of latents where the flow travels, of decoded pictures where the memory shows what
+    is there: much of a latent says nothing about the picture, and the mover's work would be undone.
+    """
+    condition, target, still = batch
+    clean = denoised(denoiser, batch, generator)
+    travels = (condition.coverage == 0) & still
+    error = (clean - target).square().mean(2)
+    latent = (error * travels).sum() / travels.sum().clamp(min=1)
+    frame = int(torch.randint(target.shape[1], (), generator=generator))
+    known = pixels_of(~travels & still)[:, frame]
+    fake = decode(codec, clean[:, frame : frame + 1])
     with torch.no_grad():
-        base = (condition.tokens - target).square().mean(2)
-        share = covered.sum().clamp(min=1.0)
-        figures = {
-            "covered": float((error * covered).sum() / share),
-            "covered_readout": float((base * covered).sum() / share),
-            "uncovered": float((error * (1 - covered)).sum() / (1 - covered).sum().clamp(min=1.0)),
-        }
-    return error.mean(), figures
+        real = decode(codec, target[:, frame : frame + 1])
+    distance = (difference(fake, real) * known).sum() / known.sum().clamp(min=1)
+    with torch.no_grad():
+        figures = {"distance": float(distance), "uncovered": float(latent)}
+        quality = psnr(fake, real, known).nanmean()
+        if not quality.isnan():  # some batches cover nothing
+            figures["covered_psnr"] = float(quality)
+    return distance + LATENT_WEIGHT * latent, figures
+
+
+def pixels_of(cells: Tensor) -> Tensor:
+    """(..., h, w) bool -> (..., H, W) bool."""
+    return cells.repeat_interleave(STRIDE, -2).repeat_interleave(STRIDE, -1)
+
+
+def decode(codec: Codec, latents: Tensor) -> Tensor:
+    """(b, t, c, h, w) -> (b * t, 3, H, W)."""
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        images = codec.decode(latents.flatten(0, 1))
+    return images.float()
 
 
 def train_denoiser(
     cfg: RunConfig,
+    codec: Codec,
     walks: LatentWalks,
     predicted: Tensor,
     folder: Path,
@@ -168,7 +195,7 @@ def train_denoiser(
     denoiser = channels_last(Denoiser(denoiser_cfg or DenoiserConfig()))
     run = Run(cfg, denoiser, folder)
     progress = run.train(
-        batches(walks, predicted, cfg.batch_size),
-        lambda batch, g: denoiser_loss(denoiser, batch, g),
+        batches(codec, walks, predicted, cfg.batch_size),
+        lambda batch, g: denoiser_loss(denoiser, codec, batch, g),
     )
     return denoiser, progress

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from worker.backbones.rays import view_rays
 from worker.codec import STRIDE, Codec
@@ -22,7 +23,8 @@ class LatentWalks:
     """s walks of t frames."""
 
     latents: Tensor  # (s, t, c, h, w) bfloat16
-    depth: Tensor  # (s, t, h, w) float32 z-depth, 0 where a cell has none
+    depth: Tensor  # (s, t, h, w) float32 z-depth, 0 where a cell has none or shows what moves
+    still: Tensor  # (s, t, h, w) bool: cells that show nothing that moves
     cameras: Cameras  # (s, t) at grid size
 
 
@@ -32,16 +34,20 @@ def encode_walks(codec: Codec, walks: Walks) -> LatentWalks:
     h, w = walks.cfg.height // STRIDE, walks.cfg.width // STRIDE
     encoder = _bfloat16_copy(codec)
     frames = torch.arange(walks.cfg.num_frames)[None]
-    latents, depths = [], []
+    latents, depths, still = [], [], []
     for scene in range(walks.cfg.num_scenes):
         index = torch.tensor([scene])
         images = walks.images(index, frames)[0].bfloat16()
         latents.append(encoder.encode(images.contiguous(memory_format=torch.channels_last)))
-        lifted = lift(walks.depths(index, frames)[0], walks.cameras(index, frames)[0], (h, w))
+        views, moving = walks.cameras(index, frames)[0], walks.motion_masks(index, frames)[0]
+        lifted = lift(walks.depths(index, frames)[0], views, (h, w), moving)
         depths.append(torch.where(lifted.valid, lifted.depth, 0.0))
+        still.append(F.max_pool2d(moving.float(), STRIDE) == 0)
     everything = torch.arange(walks.cfg.num_scenes)
     cameras = walks.cameras(everything, frames.expand(len(everything), -1)).resized(h, w)
-    return LatentWalks(torch.stack(latents), torch.stack(depths).float(), cameras)
+    return LatentWalks(
+        torch.stack(latents), torch.stack(depths).float(), torch.stack(still), cameras
+    )
 
 
 @torch.no_grad()
@@ -50,7 +56,8 @@ def predict_depths(head: DepthHead, walks: LatentWalks) -> Tensor:
     rows = []
     for scene in range(len(walks.latents)):
         with torch.autocast("cpu", torch.bfloat16):
-            out = head(walks.latents[scene].float(), view_rays(walks.cameras[scene]))
+            latents = walks.latents[scene].float()
+            out = head(latents, view_rays(walks.cameras[scene]), torch.zeros(latents[:, 0].shape))
         rows.append(to_depth(*out)[0])
     return torch.stack(rows)
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from worker.train.optimiser import MatrixMuon
 
@@ -42,6 +43,7 @@ class RunConfig:
     seed: int = 0
     checkpoint_s: float = 120.0
     log_every: int = 50
+    num_workers: int = 1  # processes that make batches ahead; 0: this one does
 
 
 @dataclass
@@ -53,6 +55,30 @@ class Progress:
 
     def fraction(self, cfg: RunConfig) -> float:
         return max(self.step / cfg.num_steps, self.elapsed_s / (60 * cfg.minutes))
+
+
+class Batches(Dataset[B], Generic[B]):
+    """The batch of each step, a function of (seed, step)."""
+
+    def __init__(self, make: Callable[[torch.Generator], B], seed: int) -> None:
+        self.make, self.seed = make, seed
+
+    def __getitem__(self, step: int) -> B:
+        return self.make(step_generator(self.seed, step))
+
+    def ahead(self, first: int, num_steps: int, num_workers: int) -> Iterator[B]:
+        """Batches from step `first`, some of them made in advance by other processes."""
+        steps = range(first, num_steps)
+        loader = DataLoader(self, None, sampler=steps, num_workers=num_workers, collate_fn=same)
+        return iter(loader)
+
+
+def same(batch: B) -> B:
+    return batch
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def learning_rate(cfg: RunConfig, progress: Progress) -> float:
@@ -81,9 +107,13 @@ class Run:
         """Train until the time or the steps are used up."""
         saved_at = time.monotonic()
         rows: list[dict[str, float]] = []
+        cfg = self.cfg
+        ahead = Batches(make_batch, cfg.seed).ahead(
+            self.progress.step, cfg.num_steps, cfg.num_workers
+        )
         while self.progress.fraction(self.cfg) < 1.0:
             started = time.monotonic()
-            figures = self._step(make_batch, loss_of)
+            figures = self._step(next(ahead), loss_of)
             self.progress.step += 1
             self.progress.elapsed_s += time.monotonic() - started
             rows.append(figures)
@@ -101,11 +131,11 @@ class Run:
 
     def _step(
         self,
-        make_batch: Callable[[torch.Generator], B],
+        batch: B,
         loss_of: Callable[[B, torch.Generator], tuple[Tensor, dict[str, float]]],
     ) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.progress.step)
-        loss, figures = loss_of(make_batch(generator), generator)
+        generator = step_generator(self.cfg.seed + 1, self.progress.step)
+        loss, figures = loss_of(batch, generator)
         self.module.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.cfg.clip)

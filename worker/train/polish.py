@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from worker.backbones.denoiser import Denoiser
-from worker.codec import STRIDE, Codec, psnr
+from worker.codec import Codec, psnr
 from worker.train.codec import difference
 from worker.train.critic import Critic
-from worker.train.denoiser import Batch, batches, denoised
+from worker.train.denoiser import Batch, batches, decode, denoised, pixels_of
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
@@ -40,19 +39,22 @@ def polish_loss(
     generator: torch.Generator,
     cfg: PolishConfig,
 ) -> tuple[Tensor, dict[str, float]]:
-    condition, target = batch
+    condition, target, still = batch
     clean = denoised(denoiser, batch, generator)
     frames = torch.randperm(clean.shape[1], generator=generator)[:NUM_DECODED]
     fake = decode(codec, clean[:, frames])
     with torch.no_grad():
         real = decode(codec, target[:, frames])
-    covered = condition.coverage[:, frames].flatten(0, 1)
-    known = F.interpolate(covered[:, None], scale_factor=STRIDE)
+        judged = pixels_of(still[:, frames]).flatten(0, 1)[:, None]
+        real = torch.where(judged, real, fake)  # what moves is nobody's fault
+    known = pixels_of(condition.coverage[:, frames] > 0).flatten(0, 1)
     pull, distance = pulled(fake.detach(), real, critic, cfg.realism)
-    latent = (clean - target).square().mean()
+    travels = (condition.coverage == 0) & still
+    error = (clean - target).square().mean(2)
+    latent = (error * travels).sum() / travels.sum().clamp(min=1)
     loss = (fake * pull).sum() + cfg.latent_weight * latent
     with torch.no_grad():
-        quality = psnr(fake, real, known[:, 0]).nanmean()
+        quality = psnr(fake, real, known).nanmean()
     figures = {"distance": distance, "latent": float(latent.detach())}
     if not quality.isnan():  # some batches cover nothing
         figures["covered_psnr"] = float(quality)
@@ -67,13 +69,6 @@ def pulled(fake: Tensor, real: Tensor, critic: Critic, realism: float) -> tuple[
     (to_real,) = torch.autograd.grad(-critic(fake).mean(), fake)
     scale = to_truth.norm() / to_real.norm().clamp(min=1e-12)
     return to_truth + realism * scale * to_real, float(distance.detach())
-
-
-def decode(codec: Codec, latents: Tensor) -> Tensor:
-    """(b, t, c, h, w) -> (b * t, 3, H, W)."""
-    with torch.autocast(latents.device.type, torch.bfloat16):
-        images = codec.decode(latents.flatten(0, 1))
-    return images.float()
 
 
 def polish(
@@ -91,6 +86,6 @@ def polish(
     critic, chosen = Critic(), polish_cfg or PolishConfig()
     run = Run(cfg, denoiser, folder)
     return run.train(
-        batches(walks, predicted, cfg.batch_size),
+        batches(codec, walks, predicted, cfg.batch_size),
         lambda batch, g: polish_loss(denoiser, codec, critic, batch, g, chosen),
     )

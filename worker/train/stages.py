@@ -29,14 +29,15 @@ from worker.train.denoiser import train_denoiser
 from worker.train.depth import train_depth
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
+from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import PolishConfig, polish
 from worker.weights import load_module, save_module
 
 RECIPE = {
-    "codec": RunConfig(minutes=25, batch_size=4, learning_rate=1.5e-3),
-    "depth": RunConfig(minutes=4, batch_size=16, learning_rate=2e-3),
-    "denoiser": RunConfig(minutes=10, batch_size=4, learning_rate=2e-3, decay_share=0.0),
-    "polish": RunConfig(minutes=14.5, batch_size=4, learning_rate=1e-3, ema_decay=0.995),
+    "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
+    "depth": RunConfig(minutes=18, batch_size=16, learning_rate=2e-3),
+    "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
+    "polish": RunConfig(minutes=13, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
 }
 
 
@@ -47,11 +48,12 @@ class Studio:
     walks: Walks
     folder: Path  # logs, checkpoints, what is not meant for use
     weights: Path
+    pictures: Pictures | None = None  # natural ones for the codec
 
     def carry_out(self, stage: str, cfg: RunConfig) -> Progress:
         """Train one stage and save its weights; WeightsError if an earlier one is missing."""
         module, progress = STAGES[stage](self, cfg)
-        save_module(module, self.target(stage), card(stage, cfg, self.walks, progress))
+        save_module(module, self.target(stage), card(self, stage, cfg, progress))
         return progress
 
     def target(self, stage: str) -> Path:
@@ -74,7 +76,7 @@ class Studio:
 
 
 def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    return train_codec(cfg, studio.walks, studio.folder / "codec")
+    return train_codec(cfg, studio.walks, studio.folder / "codec", pictures=studio.pictures)
 
 
 def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -82,7 +84,9 @@ def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 
 def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    return train_denoiser(cfg, studio.latents, studio.predicted, studio.folder / "denoiser")
+    return train_denoiser(
+        cfg, studio.codec, studio.latents, studio.predicted, studio.folder / "denoiser"
+    )
 
 
 def polish_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -101,7 +105,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def card(stage: str, cfg: RunConfig, walks: Walks, progress: Progress) -> dict[str, Any]:
+def card(studio: Studio, stage: str, cfg: RunConfig, progress: Progress) -> dict[str, Any]:
     """How these weights were made."""
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -116,7 +120,8 @@ def card(stage: str, cfg: RunConfig, walks: Walks, progress: Progress) -> dict[s
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "data": {
-            **dataclasses.asdict(walks.cfg),
-            "source": "rendered by worker/scenes; nothing else",
+            **dataclasses.asdict(studio.walks.cfg),
+            "source": "rendered by worker/scenes",
+            "pictures": LICENCES if stage == "codec" and studio.pictures else {},
         },
     }

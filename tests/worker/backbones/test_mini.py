@@ -27,6 +27,8 @@ def condition(frames: int = 2) -> Condition:
         tokens=torch.zeros(1, frames, tiny.CHANNELS, *GRID),
         coverage=torch.zeros(shape),
         depth=torch.zeros(shape),
+        offset=torch.zeros(1, frames, 2, *GRID),
+        span=torch.zeros(1, frames, 2, *GRID),
         cameras=views[:, 1:],
         recent=torch.ones(1, 1, tiny.CHANNELS, *GRID),
         recent_cameras=views[:, :1],
@@ -48,7 +50,8 @@ def test_all_five_calls_have_the_contracts_shapes_and_types(dtype):
         decoded = backbone.decode(latents)
         noise = torch.randn(1, 2, tiny.CHANNELS, *GRID)
         chunk = backbone.denoise(condition(), noise)
-        depth, confidence = backbone.depth(latents, orbit(2, tiny.HEIGHT, tiny.WIDTH))
+        views, none = orbit(2, tiny.HEIGHT, tiny.WIDTH), torch.zeros(2, *GRID)
+        depth, confidence = backbone.depth(latents, views, none)
     assert latents.shape == (2, tiny.CHANNELS, *GRID)
     assert decoded.shape == images.shape and chunk.shape == noise.shape
     assert depth.shape == confidence.shape == (2, *GRID)
@@ -76,7 +79,16 @@ def test_depth_is_told_the_field_of_view():
     backbone, views = tiny.backbone(), orbit(1, tiny.HEIGHT, tiny.WIDTH)
     narrow = Cameras(views.intrinsics * 2, views.world_from_camera, tiny.HEIGHT, tiny.WIDTH)
     latents = backbone.encode(tiny.pictures(1))
-    assert not torch.allclose(backbone.depth(latents, views)[0], backbone.depth(latents, narrow)[0])
+    none = torch.zeros(1, *GRID)
+    wide, zoomed = (backbone.depth(latents, view, none)[0] for view in (views, narrow))
+    assert not torch.allclose(wide, zoomed)
+
+
+def test_a_hint_about_depth_is_heard():
+    backbone, views = tiny.backbone(), orbit(1, tiny.HEIGHT, tiny.WIDTH)
+    latents = backbone.encode(tiny.pictures(1))
+    without, told = (backbone.depth(latents, views, torch.full((1, *GRID), m))[0] for m in (0, 9))
+    assert not torch.allclose(without, told)
 
 
 def test_weights_are_loaded_by_name_and_identified_by_their_files(weights):
@@ -153,7 +165,9 @@ def test_shipped_weights_guess_depth_far_better_than_a_constant(room):
     images, depth, cameras = room
     backbone = create_backbone("mini")
     with torch.inference_mode():
-        guess, _ = backbone.depth(backbone.encode(images), cameras)
+        guess, _ = backbone.depth(
+            backbone.encode(images), cameras, torch.zeros(len(images), 24, 40)
+        )
     truth = depth[:, 4::8, 4::8]
     error = ((guess - truth).abs() / truth).mean()
     constant = ((truth.median() - truth).abs() / truth).mean()

@@ -55,20 +55,34 @@ def test_the_last_word_is_the_predictors(case, num_steps):
 
 def test_covered_cells_start_at_the_readout_and_others_at_noise(case):
     readout, coverage, noise, _ = case
-    cells = coverage[:, :, None].expand(SHAPE)
+    known = (coverage > 0)[:, :, None].expand(SHAPE)
     (x0, level), *_ = seen_by_predictor(case, 4)[0]
-    assert torch.equal(x0[cells == 1], readout[cells == 1])
-    assert torch.equal(x0[cells == 0], noise[cells == 0])
-    torch.testing.assert_close(x0[cells == 0.5], ((readout + noise) / 2)[cells == 0.5])
-    assert torch.equal(level, 1 - coverage)
+    assert torch.equal(x0[known], readout[known])
+    assert torch.equal(x0[~known], noise[~known])
+    assert torch.equal(level, (coverage == 0).float())
+
+
+def test_one_step_is_exact_where_everything_is_covered(case):
+    """What a predictor says of a readout alone does not change from step to step."""
+    readout, _, noise, _ = case
+    asked = []
+
+    def predict(x, level):
+        asked.append(level)
+        return torch.tanh(2 * x) + level[:, :, None]
+
+    everywhere = torch.full((2, 3, 6, 8), 0.5)
+    result = sample(predict, readout, everywhere, noise, 4)
+    assert len(asked) == 1
+    assert torch.equal(result, torch.tanh(2 * readout))
 
 
 def test_covered_cells_never_move(case):
     readout, coverage, _, _ = case
-    covered = (coverage == 1)[:, :, None].expand(SHAPE)
+    covered = (coverage > 0)[:, :, None].expand(SHAPE)
     for x, level in seen_by_predictor(case, 5)[0]:
         assert torch.equal(x[covered], readout[covered])
-        assert not level[coverage == 1].any()
+        assert not level[coverage > 0].any()
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -76,7 +90,7 @@ def test_the_sampler_goes_where_training_has_been(case, num_steps):
     readout, coverage, noise, clean = case
     seen = seen_by_predictor(case, num_steps)[0]
     for t, (x, level) in zip(times(num_steps), seen, strict=True):
-        torch.testing.assert_close(level, (1 - t) * (1 - coverage))
+        torch.testing.assert_close(level, (1 - t) * (coverage == 0))
         on_path = interpolate(readout, coverage, noise, clean, torch.full((2,), t))
         torch.testing.assert_close(x, on_path, atol=1e-5, rtol=1e-5)
 
@@ -84,9 +98,9 @@ def test_the_sampler_goes_where_training_has_been(case, num_steps):
 def test_interpolation_meets_its_ends_per_session(case):
     readout, coverage, noise, clean = case
     x = interpolate(readout, coverage, noise, clean, torch.tensor([0.0, 1.0]))
-    cells = coverage[:, :, None].expand(SHAPE)
+    known = coverage[:, :, None] > 0
     end = torch.stack([noise[0], clean[1]])
-    torch.testing.assert_close(x, cells * readout + (1 - cells) * end)
+    torch.testing.assert_close(x, torch.where(known, readout, end))
 
 
 def test_interpolation_is_straight(case):
@@ -99,5 +113,5 @@ def test_interpolation_is_straight(case):
 
 def test_the_level_is_what_is_left_of_the_noise():
     coverage = torch.tensor([0.0, 0.5, 1.0])
-    assert noise_level(coverage, 0.0).tolist() == [1.0, 0.5, 0.0]
-    assert noise_level(coverage, torch.tensor(0.75)).tolist() == [0.25, 0.125, 0.0]
+    assert noise_level(coverage, 0.0).tolist() == [1.0, 0.0, 0.0]
+    assert noise_level(coverage, torch.tensor(0.75)).tolist() == [0.25, 0.0, 0.0]

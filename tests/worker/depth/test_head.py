@@ -24,18 +24,20 @@ def rays(grid: tuple[int, int], num: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_grid_gives_one_value_per_cell_in_single_precision(head, grid, dtype):
     latents = torch.randn(2, tiny.CHANNELS, *grid).to(dtype)
-    for out in head.to(dtype)(latents, rays(grid)):
+    for out in head.to(dtype)(latents, rays(grid), torch.zeros(2, *grid)):
         assert out.shape == (2, *grid) and out.dtype == torch.float32
 
 
 def test_pictures_of_a_batch_do_not_touch_each_other(head):
     latents = torch.randn(3, tiny.CHANNELS, 8, 12)
-    together = head(latents, rays((8, 12), 3))[0]
-    torch.testing.assert_close(head(latents[1:2], rays((8, 12), 1))[0], together[1:2])
+    none = torch.zeros(3, 8, 12)
+    together = head(latents, rays((8, 12), 3), none)[0]
+    torch.testing.assert_close(head(latents[1:2], rays((8, 12), 1), none[:1])[0], together[1:2])
 
 
 def test_the_scale_of_the_error_stays_within_bounds(head):
-    _, log_scale = head(1e3 * torch.randn(2, tiny.CHANNELS, 8, 12), rays((8, 12)))
+    latents = 1e3 * torch.randn(2, tiny.CHANNELS, 8, 12)
+    _, log_scale = head(latents, rays((8, 12)), torch.zeros(2, 8, 12))
     assert (float(log_scale.min()), float(log_scale.max())) == (-5.0, 3.0)
 
 
@@ -43,7 +45,8 @@ def test_a_new_head_starts_at_the_middle_of_a_room():
     torch.manual_seed(0)
     fresh = DepthHead(DepthConfig(tiny.CHANNELS, (16, 16, 32)))
     with torch.no_grad():
-        depth, confidence = to_depth(*fresh(torch.randn(1, tiny.CHANNELS, 8, 12), rays((8, 12), 1)))
+        latents, none = torch.randn(1, tiny.CHANNELS, 8, 12), torch.zeros(1, 8, 12)
+        depth, confidence = to_depth(*fresh(latents, rays((8, 12), 1), none))
     assert 2 < float(depth.mean()) < 5 and 0.2 < float(confidence.mean()) < 0.8
 
 

@@ -5,7 +5,7 @@ import tiny
 
 from worker.engine import Engine
 from worker.eval.protocols import Loop, Walk, make_loop
-from worker.eval.revisit import run_all
+from worker.eval.revisit import run_methods
 from worker.scenes.scene import HELD_OUT_SEED
 
 
@@ -22,4 +22,4 @@ def loop(engine: Engine) -> Loop:
 @pytest.fixture(scope="session")
 def walks(engine: Engine, loop: Loop) -> dict[str, Walk]:
     """Every method under every protocol, by `protocol.method`."""
-    return dict(run_all(engine, loop, 4))
+    return dict(run_methods(engine, loop, 4))

@@ -10,31 +10,12 @@ import tiny
 import torch
 
 from worker.eval.protocols import OBSERVE_EVERY
-from worker.eval.revisit import (
-    METHODS,
-    PROTOCOLS,
-    main,
-    mean,
-    nested,
-    score,
-    score_walk,
-    scored,
-    table,
-    to_pixels,
-)
+from worker.eval.report import COLUMNS, PROTOCOLS, assembled, leaves, table
+from worker.eval.revisit import METHODS, PLACED, STEPS, main, parse
+from worker.eval.scoring import mean, score_models, score_walk, scored, to_pixels
 from worker.scenes.scene import HELD_OUT_SEED
 
-METRICS = (
-    "psnr_gt",
-    "psnr_gt_covered",
-    "psnr_gt_uncovered",
-    "ssim_gt",
-    "sharpness",
-    "coverage",
-    "depth_absrel",
-    "s_per_frame",
-    "memory_bytes",
-)
+METRICS = {*COLUMNS, "read_s_per_frame"} - {"psnr_first_visit"}
 
 
 def test_scored_frames_come_back_to_poses_that_were_not_observed(loop):
@@ -95,14 +76,17 @@ def test_a_revisit_is_compared_with_its_first_visit(loop, walks):
     )
 
 
-def test_paths_become_a_tree_of_means():
-    report = nested({"a.b": [1.0, 3.0], "a.c": [5.0], "d.e.f": [math.nan]})
+def test_files_of_scenes_become_a_tree_of_means(tmp_path):
+    (tmp_path / "scene_0.json").write_text('{"a.b": 1.0, "a.c": 5.0, "d.e.f": NaN}')
+    (tmp_path / "scene_1.json").write_text('{"a.b": 3.0}')
+    report = assembled(tmp_path)
     assert report["a"]["b"]["mean"] == 2.0 and report["a"]["b"]["n"] == 2
     assert report["a"]["c"]["mean"] == 5.0 and report["d"]["e"]["f"]["n"] == 0
+    assert leaves(report) == ["a b 2.000", "a c 5.000", "d e f -"]
 
 
-def test_codec_and_depth_are_scored_by_themselves(engine, loop, walks):
-    report = dict(score(engine, loop, walks))
+def test_codec_and_depth_are_scored_by_themselves(engine, loop):
+    report = dict(score_models(engine, loop))
     for name in ("codec.psnr", "codec.ssim", "codec.sharpness", "depth.absrel", "depth.delta_1_25"):
         assert math.isfinite(report[name]), name
     assert 0 <= report["depth.delta_1_25"] <= 1
@@ -114,6 +98,7 @@ def written(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("revisit")
     words = ["--scenes", 1, "--frames", 8, "--threads", 1, "--json", folder / "out" / "report.json"]
     words += ["--weights", tiny.save_weights(folder / "weights"), "--sheets", folder / "sheets"]
+    words += ["--parts", folder / "parts"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["revisit", *map(str, words)])
         main()
@@ -122,9 +107,13 @@ def written(tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_report_has_every_metric_of_every_method(written):
     report = json.loads((written / "out" / "report.json").read_text())
-    assert set(report) == {*PROTOCOLS, "codec", "depth", "settings"}
+    alone = {"codec", "depth", "drift", "photographs", "settings", "steps", "stereo"}
+    assert set(report) == {*PROTOCOLS, *alone}
+    assert set(report["steps"]) == {str(steps) for steps in STEPS}
+    assert set(report["drift"]) == {"round_2"} and len(report["photographs"]) == 6
     for protocol in PROTOCOLS:
         methods = set(METHODS) - ({"readout"} if protocol == "imagined" else set())
+        methods &= set(PLACED) if protocol == "observed_pred" else methods
         assert set(report[protocol]) == methods
         extra = {"psnr_first_visit"} if protocol == "imagined" else set()
         for method in methods:
@@ -143,8 +132,12 @@ def test_the_report_says_how_it_was_made(written):
         "scenes": 1,
         "frames": 8,
         "first_seed": HELD_OUT_SEED,
+        "height": 192,
+        "width": 320,
         "chunk": 4,
         "threads": 1,
+        "rounds": 2,
+        "steps_every": 5,
     }
 
 
@@ -153,8 +146,27 @@ def test_every_scene_gets_its_sheet(written):
 
 
 def test_the_table_has_a_line_per_method(written):
-    report = json.loads((written / "out" / "report.json").read_text())
-    lines = table(report).splitlines()
-    assert len(lines) == 1 + len(PROTOCOLS) * len(METHODS) - 1 + 2  # `imagined` has no readout
-    assert any(line.startswith("observed_pred.last-frame") for line in lines)
-    assert lines[-2].startswith("codec: psnr ") and lines[-1].startswith("depth: absrel ")
+    lines = table(json.loads((written / "out" / "report.json").read_text())).splitlines()
+    assert any(line.startswith("observed_pred.rgb") for line in lines)
+    names = [line.split(":")[0] for line in lines[-6:]]
+    assert names == ["codec", "depth", "steps", "drift", "photographs", "stereo"]
+    assert len(lines) == 1 + len(METHODS) + len(PLACED) + len(METHODS) - 1 + 6
+
+
+def test_a_run_goes_on_where_it_was(written, monkeypatch):
+    """Figures that exist are not computed again."""
+    (part,) = (written / "parts").iterdir()
+    (part / "scene_0.json").write_text('{"observed.latent.psnr_gt": 12.5}')
+    words = ["--scenes", 1, "--frames", 8, "--threads", 1, "--shard", "0/2"]
+    words += ["--weights", written / "weights", "--parts", written / "parts"]
+    monkeypatch.setattr(sys, "argv", ["revisit", *map(str, words)])
+    main()
+    assert (part / "scene_0.json").read_text() == '{"observed.latent.psnr_gt": 12.5}'
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2"])
+def test_a_shard_that_does_not_exist_is_refused(text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["revisit", f"--shard={text}"])
+    with pytest.raises(SystemExit):
+        parse()
+    assert "I from 0 to N - 1" in capsys.readouterr().err

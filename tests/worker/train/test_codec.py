@@ -6,9 +6,19 @@ import pytest
 import tiny
 import torch
 
+from worker.codec import Codec
 from worker.geometry import Cameras
-from worker.train.codec import SPAN, batches, codec_loss, difference, moved_latents, train_codec
+from worker.train.codec import (
+    addresses,
+    batches,
+    codec_loss,
+    difference,
+    fetched,
+    train_codec,
+)
 from worker.train.loop import RunConfig
+
+STILL = torch.zeros(3, 48, 64, dtype=torch.bool)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -29,38 +39,53 @@ def plane(cameras: Cameras) -> torch.Tensor:
     return distance[..., None, None].expand(-1, -1, 48, 64)
 
 
-def test_a_batch_is_three_views_of_one_walk_close_to_each_other(walks):
-    images, depths, cameras = batches(walks, 5)(generator())
-    assert images.shape == (5, 3, 3, 48, 64) and depths.shape == (5, 3, 48, 64)
-    poses = torch.from_numpy(walks.poses[:])
-    for views in cameras.world_from_camera:
-        found = (views[:, None, None] == poses).all(-1).all(-1).nonzero()  # view, scene, frame
-        assert len({int(scene) for _, scene, _ in found}) == 1
-        frames = [int(frame) for _, _, frame in found]
-        assert len(set(frames)) == 3 and max(frames) - min(frames) < SPAN
+def test_a_batch_is_three_views_of_one_walk(walks):
+    batch = batches(walks, 5)(generator())
+    assert batch.images.shape == (5, 3, 3, 48, 64) and len(batch.pictures) == 0
+    frames = torch.from_numpy(walks.rgb[:]).flatten(0, 1).float() / 127.5 - 1
+    num_frames = walks.cfg.num_frames
+    for views in batch.images:
+        rows = [int((frames == view).flatten(1).all(1).nonzero()[0]) for view in views]
+        assert len(set(rows)) == 3 and len({row // num_frames for row in rows}) == 1
 
 
 def test_the_same_generator_gives_the_same_batch(walks):
     make = batches(walks, 2)
-    first, again, other = (make(generator(seed))[0] for seed in (1, 1, 2))
+    first, again, other = (make(generator(seed)).images for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_each_cell_takes_the_nearer_of_two_views():
-    cameras = ahead([0.0, 1.0, 0.0])  # the second context stands nearer and sees less
-    latents = torch.stack([torch.full((1, 4, 6, 8), value) for value in (1.0, 2.0)], dim=1)
-    moved, covered = moved_latents(latents, plane(cameras), cameras)
-    assert covered.all() and set(moved.unique().tolist()) == {1.0, 2.0}
-    assert (moved[0, :, 3, 4] == 2).all() and (moved[0, :, 0, 0] == 1).all()
-    swapped = moved_latents(latents.flip(1), plane(cameras)[:, [1, 0, 2]], cameras[:, [1, 0, 2]])
-    assert torch.equal(swapped[0], moved)
+def test_each_cell_gets_the_address_of_a_token_that_shows_its_place():
+    cameras = ahead([0.0, 2.0, 0.0])  # the second context stands nearer and sees less
+    seen = addresses(plane(cameras)[0], cameras[0], STILL)
+    assert (seen.coverage > 0).all()
+    context, row, column = seen.tokens[0].long()
+    assert context[3, 4] == 1 and context[0, 0] == 0
+    assert (row[0, 0], column[0, 0]) == (0, 0) and row.max() < 6 and column.max() < 8
 
 
-def test_what_no_context_saw_is_empty_and_not_covered():
+def test_what_moves_is_not_remembered():
+    cameras, moving = ahead([0.0, 0.0, 0.0]), STILL.clone()
+    moving[:2, :24] = True
+    seen = addresses(plane(cameras)[0], cameras[0], moving)
+    assert not seen.coverage[0, :2].any() and seen.coverage[0, 4:].all()
+
+
+def test_tokens_are_fetched_from_their_addresses_with_gradients():
+    latents = torch.arange(2 * 4 * 6 * 8.0).reshape(1, 2, 4, 6, 8).requires_grad_()
+    address = torch.zeros(1, 3, 6, 8)
+    address[0, :, 2, 3] = torch.tensor([1.0, 5.0, 7.0])
+    tokens = fetched(latents, address)
+    assert torch.equal(tokens[0, :, 2, 3], latents[0, 1, :, 5, 7])
+    assert torch.equal(tokens[0, :, 0, 0], latents[0, 0, :, 0, 0])
+    tokens[0, :, 2, 3].sum().backward()
+    assert latents.grad[0, 1, :, 5, 7].eq(1).all() and int(latents.grad.sum()) == 4
+
+
+def test_what_no_context_saw_is_not_covered():
     cameras = ahead([1.0, 1.0, 0.0])
-    moved, covered = moved_latents(torch.ones(1, 2, 4, 6, 8), plane(cameras), cameras)
-    assert covered[0, 3, 4] and not covered[0, 0, 0]
-    assert (moved.amax(1) > 0).equal(covered)
+    seen = addresses(plane(cameras)[0], cameras[0], STILL)
+    assert seen.coverage[0, 3, 4] and not seen.coverage[0, 0, 0]
 
 
 def test_the_difference_is_nearly_l1():
@@ -99,7 +124,7 @@ def test_training_improves_pictures_and_leaves_normalised_latents(walks, tmp_pat
         warmup_steps=4,
         log_every=10,
     )
-    codec, progress = train_codec(cfg, walks, tmp_path, tiny.CODEC)
+    codec, progress = train_codec(cfg, walks, tmp_path, Codec(tiny.CODEC))
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert progress.step == 40 and log[-1]["psnr"] > log[0]["psnr"] + 0.5
     with torch.no_grad():

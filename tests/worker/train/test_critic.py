@@ -4,7 +4,8 @@ from worker.train.critic import Critic
 
 
 def test_scores_are_per_patch():
-    assert Critic(width=8)(torch.zeros(2, 3, 48, 64)).shape == (2, 1, 6, 8)
+    scores = Critic(width=8)(torch.zeros(2, 3, 48, 64))
+    assert scores.shape == (2, 6 * 8 + 12 * 2 * 2)  # texture, and the layout as often
 
 
 def test_it_learns_to_tell_two_kinds_of_picture_apart():

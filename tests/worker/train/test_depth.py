@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.backbones.rays import view_rays
-from worker.train.depth import MAX_RATIO_LOG, batches, depth_loss, train_depth
+from worker.train.depth import MAX_RATIO_LOG, batches, depth_loss, ratio, train_depth
 from worker.train.loop import RunConfig
 
 
@@ -25,19 +25,19 @@ class Fixed(nn.Module):
         self.log_depth = nn.Parameter(log_depth)
         self.log_scale = log_scale
 
-    def forward(self, latents: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, latents: Tensor, rays: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_depth, torch.full_like(self.log_depth, self.log_scale)
 
 
 @pytest.fixture
 def batch(latent_walks):
-    latents, rays, depth = batches(latent_walks, 6)(generator())
+    latents, rays, hints, depth = batches(latent_walks, 6)(generator())
     depth[:, 0] = 0.0
-    return latents, rays, depth
+    return latents, rays, hints, depth
 
 
 def truth(batch, factor: float = 1.0) -> Tensor:
-    return (factor * batch[2].clamp(min=1e-3)).log()
+    return (factor * batch[3].clamp(min=1e-3)).log()
 
 
 def loss_of(batch, log_depth: Tensor, log_scale: float = 0.0) -> float:
@@ -45,14 +45,15 @@ def loss_of(batch, log_depth: Tensor, log_scale: float = 0.0) -> float:
 
 
 def test_a_batch_is_latents_rays_and_depth_of_the_same_views(latent_walks):
-    latents, rays, depth = batches(latent_walks, 6)(generator())
+    latents, rays, hints, depth = batches(latent_walks, 6)(generator())
     assert latents.shape == (6, tiny.CHANNELS, 6, 8) and latents.dtype == torch.float32
-    assert rays.shape == (6, 2, 6, 8) and depth.shape == (6, 6, 8)
-    every = latent_walks.depth.flatten(0, 1)
+    assert rays.shape == (6, 2, 6, 8) and depth.shape == hints.shape == (6, 6, 8)
+    every = latent_walks.latents.flatten(0, 1).float()
     for one, ray, cells in zip(latents, rays, depth, strict=True):
-        row = int((every == cells).all(-1).all(-1).nonzero()[0])
+        row = int((every == one).flatten(1).all(1).nonzero()[0])
         scene, frame = divmod(row, 10)
-        assert torch.equal(latent_walks.latents[scene, frame].float(), one)
+        factor = cells / latent_walks.depth[scene, frame]  # one for the whole view
+        assert factor[cells > 0].std() < 1e-4
         assert torch.equal(view_rays(latent_walks.cameras[scene, frame : frame + 1])[0], ray)
 
 
@@ -72,7 +73,26 @@ def test_the_loss_of_a_known_error(batch):
 
 def test_absrel_is_reported(batch):
     _, figures = depth_loss(Fixed(truth(batch, 1.1)), batch, generator())
-    assert figures == {"absrel": pytest.approx(0.1, rel=1e-3)}
+    assert figures["absrel"] == pytest.approx(0.1, rel=1e-3)
+    _, _, hints, _ = batch
+    hints[:, 0] = 1.0  # now every view has one, on cells without depth
+    _, figures = depth_loss(Fixed(truth(batch, 1.1)), batch, generator())
+    assert figures["absrel_beside_hint"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_half_of_the_views_get_a_hint_that_sets_their_scale(latent_walks):
+    """Where the hint shows a surface, the depth asked for is the hint's, but for fine structure."""
+    _, _, hints, depth = batches(latent_walks, 8)(generator(3))
+    assert [bool(hint.any()) for hint in hints] == [True] * 4 + [False] * 4
+    for shown, asked in zip(hints[:4], depth[:4], strict=True):
+        both = (shown > 0) & (asked > 0)
+        assert float((shown[both] / asked[both]).median()) == pytest.approx(1, abs=0.02)
+
+
+def test_a_hint_that_shows_little_says_nothing():
+    shown = torch.zeros(6, 8)
+    shown[0, 0] = 9.0
+    assert ratio(shown, torch.ones(6, 8)) == 1
 
 
 def test_cells_without_depth_do_not_count(batch):
@@ -92,9 +112,9 @@ def test_the_head_sees_noisy_latents(batch):
     seen = []
 
     class Looking(Fixed):
-        def forward(self, latents: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, latents: Tensor, rays: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
             seen.append(latents)
-            return super().forward(latents, rays)
+            return super().forward(latents, rays, hint)
 
     for seed in (0, 1):
         depth_loss(Looking(truth(batch)), batch, generator(seed))

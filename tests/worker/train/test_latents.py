@@ -20,7 +20,12 @@ def test_latents_are_the_codecs(walks, latent_walks):
 
 def test_depth_is_what_the_memory_would_be_told(walks, latent_walks):
     scene = torch.tensor([0])
-    lifted = lift(walks.depths(scene, EVERY)[0], walks.cameras(scene, EVERY)[0], (6, 8))
+    lifted = lift(
+        walks.depths(scene, EVERY)[0],
+        walks.cameras(scene, EVERY)[0],
+        (6, 8),
+        walks.motion_masks(scene, EVERY)[0],
+    )
     assert torch.equal(latent_walks.depth[0] > 0, lifted.valid)
     assert torch.equal(latent_walks.depth[0][lifted.valid], lifted.depth[lifted.valid].float())
     assert lifted.valid.float().mean() > 0.9

@@ -55,7 +55,7 @@ def test_a_run_lowers_its_loss_and_logs_means(tmp_path):
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     whole, _ = train(tmp_path / "whole")
-    cfg, stopped = replace(CFG, checkpoint_s=0.0), network()
+    cfg, stopped = replace(CFG, checkpoint_s=0.0, num_workers=0), network()
     run = Run(cfg, stopped, tmp_path / "parts")
 
     def stop_at_5(generator: torch.Generator) -> Tensor:

@@ -30,7 +30,7 @@ def test_the_critic_pulls_a_share_of_what_the_truth_does(realism):
 def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWalks):
     codec, denoiser, _ = tiny.modules()
     codec.requires_grad_(False)
-    batch = batches(latent_walks, latent_walks.depth, 2)(torch.Generator().manual_seed(1))
+    batch = batches(codec, latent_walks, latent_walks.depth, 2)(torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     critic = Critic(width=8)
     before = [parameter.clone() for parameter in critic.parameters()]
