@@ -230,6 +230,20 @@ async def test_the_sdk_page_on_branches(address: tuple[str, str], tmp_path: Path
     assert kept < forked == 9
 
 
+async def test_a_world_travels_over_grpc(address: tuple[str, str]) -> None:
+    async with AsyncMirage(address[0]) as mirage, aio.insecure_channel(address[1]) as channel:
+        world = await mirage.create(photo(), seed=SEED)
+        await (await world.generate(poses=SCRIPT[0])).wait()
+        stub = world_pb2_grpc.WorldStub(channel)
+        file = [one async for one in stub.Export(pb.ExportRequest(session=world.id))]
+        copy = await stub.Import(iter(file))
+        assert copy.id != world.id and copy.num_frames == 6
+        first, second = (await world.frame(5)), (await (await mirage.world(copy.id)).frame(5))
+        assert first.image == second.image
+        with pytest.raises(aio.AioRpcError, match="INVALID_ARGUMENT"):
+            await stub.Import(iter([pb.Chunk(data=b"no world")]))
+
+
 class Gateway:
     """`mirage gateway` as a process of its own."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 from urllib.parse import quote
 
@@ -52,6 +52,8 @@ ROUTES = {
     "Snapshot": Route("POST", f"{SESSION}:snapshot", "json"),
     "ListSnapshots": Route("GET", f"{SESSION}/snapshots"),
     "ForgetSnapshot": Route("DELETE", f"{SESSION}/snapshots/{{name}}"),
+    "Export": Route("GET", f"{SESSION}/export"),
+    "Import": Route("POST", "/v1/sessions:import"),
     "CreateGeneration": Route("POST", f"{SESSION}/generations", "json"),
     "GetGeneration": Route("GET", f"{SESSION}/generations/{{id}}"),
     "ListGenerations": Route("GET", f"{SESSION}/generations"),
@@ -102,6 +104,25 @@ class Calls:
             body = await _checked(answer, context)
         for start in range(0, len(body), CHUNK_BYTES):
             yield pb.Chunk(data=body[start : start + CHUNK_BYTES])
+
+    async def export(self, request: pb.ExportRequest, context: Context) -> AsyncIterator[pb.Chunk]:
+        """A world as it is read from the store: never all of it in memory."""
+        async with asked(self._app, _ask("Export", request, context)) as answer:
+            if answer.status >= 400:
+                await _refuse(answer, context)
+            async for piece in answer.body:
+                yield pb.Chunk(data=piece)
+
+    async def take_in(self, requests: AsyncIterator[pb.Chunk], context: Context) -> pb.Session:
+        """A world as its pieces arrive."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async for chunk in requests:
+                yield chunk.data
+
+        ask = replace(_ask("Import", pb.Chunk(), context), pieces=pieces())
+        async with asked(self._app, ask) as answer:
+            return filled(pb.Session, json.loads(await _checked(answer, context)))
 
     async def watch(
         self, request: pb.WatchGenerationRequest, context: Context

@@ -34,6 +34,7 @@ class Ask:
     form: Mapping[str, str] | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    pieces: AsyncIterator[bytes] | None = None  # a tar file that is still arriving
 
     def body(self) -> tuple[bytes, str]:
         """Its bytes and their media type."""
@@ -45,7 +46,7 @@ class Ask:
             return request.read(), request.headers.get("content-type", "")
         if self.json is not None:
             return json.dumps(dict(self.json)).encode(), "application/json"
-        return b"", ""
+        return b"", "application/x-tar" if self.pieces is not None else ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ async def asked(app: ASGIApp, ask: Ask) -> AsyncIterator[Answer]:
     """The answer as soon as its head is there; leaving the block ends what still runs."""
     sent: asyncio.Queue[Message] = asyncio.Queue(PIECES_AHEAD)
     body, media_type = ask.body()
-    unread = [{"type": "http.request", "body": body, "more_body": False}]
+    unread = _requests(body, ask.pieces)
 
     async def receive() -> Message:
-        if unread:
-            return unread.pop()
+        async for message in unread:
+            return message
         await asyncio.Event().wait()  # the caller leaves by cancelling
         raise AssertionError
 
@@ -78,6 +79,13 @@ async def asked(app: ASGIApp, ask: Ask) -> AsyncIterator[Answer]:
         yield Answer(head["status"], headers, _pieces(sent, task))
     finally:
         await end([task])
+
+
+async def _requests(body: bytes, pieces: AsyncIterator[bytes] | None) -> AsyncIterator[Message]:
+    if pieces is not None:
+        async for piece in pieces:
+            yield {"type": "http.request", "body": piece, "more_body": True}
+    yield {"type": "http.request", "body": body, "more_body": False}
 
 
 async def _run(app: ASGIApp, scope: Any, receive: Any, sent: asyncio.Queue[Message]) -> None:
@@ -95,7 +103,9 @@ async def _pieces(sent: asyncio.Queue[Message], task: asyncio.Task[None]) -> Asy
 
 
 def _scope(ask: Ask, body: bytes, media_type: str) -> dict[str, Any]:
-    headers = {**ask.headers, "host": "inside", "content-length": str(len(body))}
+    headers = {**ask.headers, "host": "inside"}
+    if ask.pieces is None:
+        headers["content-length"] = str(len(body))
     if media_type:
         headers["content-type"] = media_type
     query = {name: value for name, value in ask.query.items() if value is not None}

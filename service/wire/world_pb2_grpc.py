@@ -101,6 +101,16 @@ class WorldStub:
                 request_serializer=service_dot_wire_dot_world__pb2.ForgetSnapshotRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/mirage.v1.World/Export',
+                request_serializer=service_dot_wire_dot_world__pb2.ExportRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.Import = channel.stream_unary(
+                '/mirage.v1.World/Import',
+                request_serializer=service_dot_wire_dot_world__pb2.Chunk.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Session.FromString,
+                _registered_method=True)
         self.CreateGeneration = channel.unary_unary(
                 '/mirage.v1.World/CreateGeneration',
                 request_serializer=service_dot_wire_dot_world__pb2.CreateGenerationRequest.SerializeToString,
@@ -249,6 +259,20 @@ class WorldServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """The whole world as one file, in pieces, to keep or to import elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request_iterator, context):
+        """Opens a world from such a file; it goes on with the same bits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateGeneration(self, request, context):
         """Asks for a path; answers at once, the path is rendered in order.
         """
@@ -391,6 +415,16 @@ def add_WorldServicer_to_server(servicer, server):
                     servicer.ForgetSnapshot,
                     request_deserializer=service_dot_wire_dot_world__pb2.ForgetSnapshotRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ExportRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Chunk.SerializeToString,
+            ),
+            'Import': grpc.stream_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=service_dot_wire_dot_world__pb2.Chunk.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Session.SerializeToString,
             ),
             'CreateGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateGeneration,
@@ -800,6 +834,60 @@ class World:
             '/mirage.v1.World/ForgetSnapshot',
             service_dot_wire_dot_world__pb2.ForgetSnapshotRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mirage.v1.World/Export',
+            service_dot_wire_dot_world__pb2.ExportRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/mirage.v1.World/Import',
+            service_dot_wire_dot_world__pb2.Chunk.SerializeToString,
+            service_dot_wire_dot_world__pb2.Session.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,10 @@ class WorldStub:
     """Names the state that everything asked for so far leads to."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_world_pb2.ListSnapshotsRequest, _world_pb2.ListSnapshotsResponse]
     ForgetSnapshot: _grpc.UnaryUnaryMultiCallable[_world_pb2.ForgetSnapshotRequest, _empty_pb2.Empty]
+    Export: _grpc.UnaryStreamMultiCallable[_world_pb2.ExportRequest, _world_pb2.Chunk]
+    """The whole world as one file, in pieces, to keep or to import elsewhere."""
+    Import: _grpc.StreamUnaryMultiCallable[_world_pb2.Chunk, _world_pb2.Session]
+    """Opens a world from such a file; it goes on with the same bits."""
     CreateGeneration: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateGenerationRequest, _world_pb2.Generation]
     """Asks for a path; answers at once, the path is rendered in order."""
     GetGeneration: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetGenerationRequest, _world_pb2.Generation]
@@ -113,6 +117,10 @@ class WorldAsyncStub(WorldStub):
     """Names the state that everything asked for so far leads to."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_world_pb2.ListSnapshotsRequest, _world_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
     ForgetSnapshot: _aio.UnaryUnaryMultiCallable[_world_pb2.ForgetSnapshotRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    Export: _aio.UnaryStreamMultiCallable[_world_pb2.ExportRequest, _world_pb2.Chunk]  # type: ignore[assignment]
+    """The whole world as one file, in pieces, to keep or to import elsewhere."""
+    Import: _aio.StreamUnaryMultiCallable[_world_pb2.Chunk, _world_pb2.Session]  # type: ignore[assignment]
+    """Opens a world from such a file; it goes on with the same bits."""
     CreateGeneration: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateGenerationRequest, _world_pb2.Generation]  # type: ignore[assignment]
     """Asks for a path; answers at once, the path is rendered in order."""
     GetGeneration: _aio.UnaryUnaryMultiCallable[_world_pb2.GetGenerationRequest, _world_pb2.Generation]  # type: ignore[assignment]
@@ -236,6 +244,22 @@ class WorldServicer(metaclass=_abc_1.ABCMeta):
         request: _world_pb2.ForgetSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _world_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_world_pb2.Chunk], _abc.AsyncIterator[_world_pb2.Chunk]]:
+        """The whole world as one file, in pieces, to keep or to import elsewhere."""
+
+    @_abc_1.abstractmethod
+    def Import(
+        self,
+        request_iterator: _MaybeAsyncIterator[_world_pb2.Chunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Session, _abc.Awaitable[_world_pb2.Session]]:
+        """Opens a world from such a file; it goes on with the same bits."""
 
     @_abc_1.abstractmethod
     def CreateGeneration(
