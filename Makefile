@@ -3,13 +3,14 @@
 PYTHON ?= python3
 IMAGE  ?=
 ARGS   ?=
+EXAMPLES ?= 300
 
 VENV      := .venv
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format proto train bench soak clean
+.PHONY: help install demo up test check fuzz fuzz-api format proto train bench soak clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,13 @@ check: $(INSTALLED)  ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/published.binpb
+
+fuzz: $(INSTALLED)  ## a million damaged inputs for every parser (Linux; ARGS="--inputs 20000" for fewer)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[fuzz]'
+	$(BIN)/python tests/service/fuzz/run.py $(ARGS)
+
+fuzz-api: $(INSTALLED)  ## 20,000 requests drawn from the API's own description (EXAMPLES per endpoint)
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -q -rA tests/service/api $(ARGS)
 
 format: $(INSTALLED)  ## rewrite the code the way `make check` wants it
 	$(BIN)/ruff check --fix .

@@ -87,9 +87,10 @@ class Api(FastAPI):
     """FastAPI whose document says what each endpoint needs."""
 
     behind_gate: Sequence[BaseRoute] = ()
+    keyed = False
 
     def openapi(self) -> dict[str, Any]:
-        return completed(super().openapi(), self.behind_gate)
+        return completed(super().openapi(), self.behind_gate, self.keyed)
 
 
 def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
@@ -134,6 +135,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.keyed = settings.require_keys
     add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -31,6 +31,7 @@ from service.server import serve
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack
 from service.telemetry import configure_logging
+from service.tracing import configure_tracing
 from service.words import parse_actions
 
 DEFAULT_WALK = "forward 1.0, yaw 40, forward 0.5, yaw -40, back 1.0"
@@ -140,9 +141,12 @@ def run_gateway(options: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     check_exposure(settings)
     asyncio.run(_check(settings))
+    send_spans = configure_tracing(settings.otlp_endpoint, "mirage-gateway")
     app = create_app(settings)
     settle_heap()
-    return 0 if serve(app, settings) else 1
+    served = serve(app, settings)
+    send_spans()
+    return 0 if served else 1
 
 
 async def _check(settings: Settings) -> None:

@@ -30,6 +30,7 @@ from service.errors import (
     VersionConflict,
 )
 from service.settings import Settings
+from service.tracing import current_parent
 from service.wake import Call, Waker
 
 # world_from_camera, 4 x 4 row major, OpenCV axes, metres; validated as rigid at the edge
@@ -45,6 +46,7 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     protocol: Literal[1] = 1
+    trace: str = ""  # `traceparent` of what asked for this, where traces are recorded
 
 
 class Observe(Message):
@@ -194,6 +196,8 @@ class RequestLog:
         `if_version`), InvalidRequest (path too long), TooManyRequests (backlog).
         """
         self._check(message)
+        if parent := current_parent():
+            message = message.model_copy(update={"trace": parent})
         now = time.time()
         progress = Progress(
             id=request_id or new_request_id(),

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     grpc_tls_client_ca: str = ""  # only clients with a certificate of this authority
     worker_metrics_port: int = Field(0, ge=0, le=65535)  # 0: a free one, named in the log
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    otlp_endpoint: str = ""  # base URL of an OpenTelemetry collector (OTLP over HTTP); empty: none
 
     # who may come in
     require_keys: bool = False  # else everybody who reaches the port may do everything

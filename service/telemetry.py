@@ -15,7 +15,10 @@ import uuid
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.tracing import end_request, request_span
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADER = b"x-request-id"
@@ -87,14 +90,19 @@ class Telemetry:
                 message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            request_span(scope["type"], Headers(scope=scope)) as span,
+        ):
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
                 self._record(scope, status, time.perf_counter() - started_s)
+                name = f"{scope.get('method', 'WS')} {_route(scope)}"
+                end_request(span, name, status, **{"mirage.request_id": request_id})
 
     def _record(self, scope: Scope, status: int, elapsed_s: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route(scope)
         if scope["type"] == "http":
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.requests.labels(method, route, str(status)).inc()
@@ -142,6 +150,11 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+
+
+def _route(scope: Scope) -> str:
+    path: str = getattr(scope.get("route"), "path", "unmatched")
+    return path
 
 
 def _request_id(scope: Scope) -> str:

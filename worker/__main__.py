@@ -15,6 +15,7 @@ from service.errors import MirageError
 from service.runtime import run, settle_heap
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
+from service.tracing import configure_tracing
 from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
 from worker.faults import Faults, parse_fault
@@ -48,6 +49,7 @@ def create_engine(settings: Settings) -> Engine:
 
 async def serve(settings: Settings, engine: Engine, faults: Faults) -> None:
     """Run one worker until SIGTERM or SIGINT."""
+    send_spans = configure_tracing(settings.otlp_endpoint, "mirage-worker")
     control = await ControlPlane.open(settings)
     encoding = Encoding(settings.image_format, settings.image_quality)
     metrics = Metrics()
@@ -61,6 +63,7 @@ async def serve(settings: Settings, engine: Engine, faults: Faults) -> None:
         await worker.run()
     finally:
         await control.close()
+        send_spans()
     LOG.info("worker drained", worker=worker.id)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -19,6 +19,7 @@ from service.errors import GenerationFailed, LeaseLost, MirageError
 from service.frames import Frame
 from service.leases import Commit
 from service.segments import segment_id
+from service.tracing import record_step
 from worker import commits, heads
 from worker.beside import Beside
 from worker.faults import Faults
@@ -33,6 +34,11 @@ from worker.world import World
 
 LOG = structlog.get_logger()
 Before = Awaitable[bool] | None  # whether the job before was committed; None: there is none
+
+
+def _began_ns(timings_ms: Mapping[str, float]) -> int:
+    """When a step that has just ended began, since 1970."""
+    return time.time_ns() - int(1e6 * sum(timings_ms.values()))
 
 
 class Publisher:
@@ -114,13 +120,17 @@ class Publisher:
             self._trouble.note(told)
 
     async def _finish(self, task: Task, made: Made, before: Before) -> str | None:
-        increment = made.increment
+        increment, began_ns = made.increment, _began_ns(made.increment.timings_ms)
         frames = await self._beside.run(lambda: self._runner.frames(task.job, increment, made.size))
         job = await self._in_turn(task, before)
         if job is None:
             return None
         data = await self._beside.run(lambda: self._runner.pack(job, increment, frames))
-        return await self._commit(task, job, data, frames, made)
+        segment = await self._commit(task, job, data, frames, made)
+        if segment is not None and frames:
+            parent, stages_ms = job.entry.message.trace, frames[0].timings_ms
+            record_step(parent, began_ns, stages_ms, session=job.session.id, frame=frames[0].frame)
+        return segment
 
     async def _commit(
         self, task: Task, job: Job, data: bytes, frames: Sequence[Frame], made: Made

@@ -74,11 +74,12 @@ class Gate:
         allowed: set[str] = set()
         for route in self._routes:
             match, child = route.matches(scope)
+            if match is Match.NONE or _is_verb(child["path_params"]):
+                continue
             if match is Match.FULL:
                 scope["route"] = route  # for the log, should it be refused
                 return route, _session(child["path_params"])
-            if match is Match.PARTIAL:
-                allowed |= set(getattr(route, "methods", None) or ())
+            allowed |= set(getattr(route, "methods", None) or ())
         if allowed:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
         raise HTTPException(404)
@@ -104,6 +105,11 @@ def _session(path: Mapping[str, str]) -> str | None:
     if "video_id" in path:
         return session_of(path["video_id"])
     return path.get("session_id")
+
+
+def _is_verb(path: Mapping[str, object]) -> bool:
+    """An id takes `s1:fork` for its own; no id has a colon."""
+    return any(":" in str(path.get(name, "")) for name in ("session_id", "generation_id"))
 
 
 async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Exception) -> None:

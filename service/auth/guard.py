@@ -15,10 +15,17 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service import keys, scripts
-from service.auth.grants import Grants
+from service.auth.grants import SHARE, Grants
 from service.auth.keyring import Keyring, parse_credential
 from service.auth.principal import LOCAL, Principal, Scope
-from service.errors import Forbidden, TooManyRequests, Unauthenticated, UnknownSession
+from service.errors import (
+    FieldProblem,
+    Forbidden,
+    InvalidRequest,
+    TooManyRequests,
+    Unauthenticated,
+    UnknownSession,
+)
 
 BURST_S = 5.0  # a full bucket of requests lasts this long at the key's rate
 DAY_S = 86_400.0
@@ -79,6 +86,21 @@ class Guard:
         its_owner = None if owner is None else owner.decode()
         if its_owner != principal.owner or principal.session not in (None, session):
             raise UnknownSession(f"there is no session {session!r}")
+
+    async def shared_world(self, credential: str) -> str:
+        """The session that a share link shows; raises InvalidRequest for what is no such link."""
+        try:
+            kind, name, digest = parse_credential(credential)
+            if kind == SHARE:
+                world = (await self._granted(kind, name, digest)).session
+                assert world is not None
+                return world
+        except Unauthenticated as error:
+            detail = error.detail
+        else:
+            detail = "This is a key, not a share link."
+        problem = FieldProblem("share", f"{credential[:15]} ...", "the credential of a share link")
+        raise InvalidRequest(detail, fields=(problem,))
 
     async def spend_frames(self, principal: Principal, num_frames: int) -> None:
         """Take frames from the key's day; raises TooManyRequests."""

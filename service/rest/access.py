@@ -43,7 +43,6 @@ class ShareOut(Closed):
 
 class NewShareOut(ShareOut):
     credential: str = Field(description="shown only now; use it like a key")
-    viewer: str = Field(description="path of a page that shows this world")
 
 
 class ShareList(Closed):
@@ -86,7 +85,7 @@ async def create_share(
         principal, session_id, frozenset(scopes), share.lifetime_s
     )
     shown = _share_out(grant).model_dump()
-    return NewShareOut(**shown, credential=text, viewer=f"/#{session_id}?key={text}")
+    return NewShareOut(**shown, credential=text)
 
 
 @router.get("/v1/sessions/{session_id}/shares")

@@ -11,10 +11,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, Field
 
-from service.auth.keyring import parse_credential
 from service.auth.principal import PrincipalDep, Scope, requires
 from service.branches import ForkIn, RewindIn, SnapshotIn
-from service.errors import Forbidden, error_of
+from service.errors import error_of
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_WAIT_S
 from service.requests import Progress, RequestState
@@ -73,10 +72,7 @@ async def fork_shared(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Make a world that somebody shared with a link one of your own, from its present state."""
-    kind, name, digest = parse_credential(ask.share)
-    if kind != "ms":
-        raise Forbidden("`share` must be the credential of a share link (ms_...).")
-    session_id = (await gateway.guard.grants.recognise(kind, name, digest)).session
+    session_id = await gateway.guard.shared_world(ask.share)
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
         sessions, most = gateway.control.sessions, principal.quota.max_sessions

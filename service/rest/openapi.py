@@ -1,9 +1,9 @@
-"""What FastAPI can't know about our endpoints, added to the document it makes: the media type of
-problems, and which scope of a key an endpoint needs."""
+"""What FastAPI can't know about our endpoints, added to the document it makes: the media types of
+problems and uploads, which scope of a key an endpoint needs, and which answer names which thing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.routing import BaseRoute
@@ -16,11 +16,32 @@ KEY = {
     "scheme": "bearer",
     "description": "`Authorization: Bearer mk_...`, where the server requires keys",
 }
+PICTURE, DEPTH, MASK = (
+    {"contentType": kinds}
+    for kinds in (
+        "image/png, image/jpeg, image/webp",
+        "image/png, application/octet-stream",
+        "image/png, image/webp",
+    )
+)
+ENCODING = {"image": PICTURE, "input_reference": PICTURE, "depth": DEPTH, "mask": MASK}
+# operation -> the parameter that its answer's `id` is for whom
+LINKS: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("/v1/sessions", "post"): ("session_id", "/v1/sessions/{session_id}"),
+    ("/v1/videos", "post"): ("video_id", "/v1/videos/{video_id}"),
+    ("/v1/sessions/{session_id}/generations", "post"): (
+        "generation_id",
+        "/v1/sessions/{session_id}/generations/{generation_id}",
+    ),
+    ("/v1/sessions/{session_id}/shares", "post"): (
+        "share_id",
+        "/v1/sessions/{session_id}/shares/{share_id}",
+    ),
+}
 
 
-def completed(api: dict[str, Any], routes: Sequence[BaseRoute]) -> dict[str, Any]:
-    """The document with its default answers' true media type (FastAPI files every model under
-    application/json) and each operation's scope."""
+def completed(api: dict[str, Any], routes: Sequence[BaseRoute], keyed: bool) -> dict[str, Any]:
+    """The document, completed; `keyed`: the server requires keys."""
     scopes = {
         (getattr(route, "path", ""), method.lower()): declared_scope(
             getattr(route, "endpoint", None)
@@ -31,9 +52,36 @@ def completed(api: dict[str, Any], routes: Sequence[BaseRoute]) -> dict[str, Any
     api.setdefault("components", {})["securitySchemes"] = {"key": KEY}
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
-            content = operation["responses"]["default"]["content"]
-            if "application/json" in content:
-                content[MEDIA_TYPE] = content.pop("application/json")
+            _true_media_types(operation)
             scope = scopes[path, method]
-            operation["security"] = [] if scope is Scope.PUBLIC else [{}, {"key": [str(scope)]}]
+            optional: list[dict[str, Any]] = [] if keyed else [{}]
+            needs = [*optional, {"key": [str(scope)]}]
+            operation["security"] = [] if scope is Scope.PUBLIC else needs
+    for (path, method), (parameter, below) in LINKS.items():
+        _add_links(api, path, method, parameter, below)
     return api
+
+
+def _true_media_types(operation: dict[str, Any]) -> None:
+    """FastAPI files every model under application/json and every file under octet-stream."""
+    content = operation["responses"]["default"]["content"]
+    if "application/json" in content:
+        content[MEDIA_TYPE] = content.pop("application/json")
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    if form is not None:
+        form["encoding"] = ENCODING
+
+
+def _add_links(api: dict[str, Any], path: str, method: str, parameter: str, below: str) -> None:
+    """Say that the answer's id goes into the paths at and below this one."""
+    responses = api["paths"][path][method]["responses"]
+    made = next(code for code in responses if code.startswith("2"))
+    given = {parameter: "$response.body#/id"}
+    if parameter != "session_id" and "{session_id}" in below:
+        given["session_id"] = "$request.path.session_id"
+    links = responses[made].setdefault("links", {})
+    for other, methods in api["paths"].items():
+        if other == below or other.startswith((f"{below}/", f"{below}:")):
+            for operation in methods.values():
+                name = operation["operationId"]
+                links[name] = {"operationId": name, "parameters": given}

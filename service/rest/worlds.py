@@ -56,8 +56,8 @@ async def import_session(
     request: Request,
     gateway: GatewayDep,
     principal: PrincipalDep,
-    content_type: Annotated[str | None, Header()] = None,
-    content_length: Annotated[str | None, Header()] = None,
+    content_type: Annotated[str | None, Header(include_in_schema=False)] = None,
+    content_length: Annotated[str | None, Header(include_in_schema=False)] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Open a session on an exported world: the file is the body. Everything in it is checked; a

@@ -23,7 +23,7 @@ from service.rpc.problems import refuse_document
 from service.wire import world_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["World"]
-PASSED_ON = ("authorization", "x-request-id", "idempotency-key")
+PASSED_ON = ("authorization", "x-request-id", "idempotency-key", "traceparent")
 SESSION = "/v1/sessions/{session}"
 FILES = ("image", "depth", "mask")
 CHUNK_BYTES = 1 << 18

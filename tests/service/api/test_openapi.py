@@ -1,0 +1,88 @@
+"""Every endpoint against its own description: schemathesis with all checks, links followed.
+
+Short here; `make fuzz-api` asks at least 20,000 times (FUZZ_EXAMPLES per endpoint and phase).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from bench.noop import start_worker
+from service.app import create_app
+from service.auth.keyring import Keyring
+from service.auth.principal import KEY_SCOPES
+from service.control import ControlPlane
+from service.embedded import free_port
+from service.settings import Settings
+
+HERE = Path(__file__).parent
+CONFIG = HERE / "schemathesis.toml"
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1"))
+FULL = EXAMPLES > 1
+
+
+@pytest.fixture
+async def address(
+    settings: Settings, control: ControlPlane, samples: Path
+) -> AsyncIterator[tuple[str, str]]:
+    """A gateway that requires keys, and a key."""
+    port = free_port()
+    keyed = settings.model_copy(update={"require_keys": True, "max_sessions": 100_000})
+    _, key = await Keyring(control.redis).create("ann", frozenset(KEY_SCOPES))
+    config = uvicorn.Config(create_app(keyed, samples), port=port, log_config=None)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{port}", key
+    server.should_exit = True
+    await task
+
+
+@pytest.mark.timeout(3600)
+async def test_every_endpoint_keeps_its_word(
+    address: tuple[str, str], settings: Settings, tmp_path: Path
+) -> None:
+    url, key = address
+    report = tmp_path / "report.json"
+    flags = {
+        "--checks": "all",
+        "--header": f"Authorization: Bearer {key}",
+        "--max-examples": str(EXAMPLES),
+        "--seed": "1",
+        "--suppress-health-check": "all",
+        "--generation-database": "none",
+        "--report": "json",
+        "--report-json-path": str(report),
+    }
+    if not FULL:
+        flags |= {"--phases": "fuzzing,stateful", "--max-time": "6"}
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)]
+    command += ["run", f"{url}/openapi.json", "--no-color", "--continue-on-failure"]
+    command += [part for pair in flags.items() for part in pair]
+    command += shlex.split(os.environ.get("FUZZ_FLAGS", ""))
+    places = [str(HERE), str(HERE.parent), str(HERE.parents[2])]
+    env = os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": os.pathsep.join(places)}
+    worker = start_worker(settings)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, env=env, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+    finally:
+        worker.kill()
+        worker.join()
+    words = output.decode()
+    made = json.loads(report.read_text())["test_cases"]["generated"]
+    print(f"{made:,} requests\n{words[-3000:]}")
+    assert process.returncode == 0, words[words.find("FAILURES") :]
+    assert made >= (20_000 if FULL else 30)
