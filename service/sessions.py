@@ -11,6 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,6 +113,14 @@ class Session(NewSession):
     expires_s: float
 
 
+@dataclass(frozen=True)
+class Usage:
+    """How many sessions there are, and how many wait for something."""
+
+    num_sessions: int
+    waiting: dict[str, int]
+
+
 class Page(BaseModel):
     items: list[Session]
     next_cursor: str | None
@@ -177,6 +186,17 @@ class Sessions:
         now = time.time()
         await self._redis.zadd(keys.EXPIRY, {session: now + keys.CREATION_S})
         await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
+
+    async def usage(self) -> Usage:
+        """For the metrics."""
+        return Usage(
+            num_sessions=await self._redis.zcard(keys.EXPIRY),
+            waiting={
+                "worker": await self._redis.xlen(keys.WAKE),
+                "removal": await self._redis.zcard(keys.GRAVES),
+                "collection": await self._redis.zcount(keys.COLLECT, "-inf", time.time()),
+            },
+        )
 
     async def keep_reserved(self, session: str) -> None:
         """Say that a session which takes long to make is still being made."""

@@ -72,7 +72,6 @@ class Settings(BaseModel):
     lease_s: float = Field(5.0, ge=0.2, le=300)
     linger_s: float = Field(10.0, ge=0)  # an idle session's lease is kept this long
     session_idle_s: float = Field(86_400.0, ge=1)
-    session_max_s: float = Field(0.0, ge=0)  # however busy it is; 0: no limit
     collect_grace_s: float = Field(3600.0, ge=0)  # objects that nothing refers to are kept as long
 
     # caps

@@ -52,6 +52,22 @@ class Metrics:
         self.streams = Gauge(
             "mirage_streams_active", "Open streams, WebSocket and gRPC", registry=self.registry
         )
+        self.refusals = Counter(
+            "mirage_limit_refusals",
+            "Requests refused because a limit was reached",
+            ["limit"],
+            registry=self.registry,
+        )
+        self.sessions = Gauge("mirage_sessions", "Sessions that exist", registry=self.registry)
+        self.limits = Gauge(
+            "mirage_limit", "What is set: counts, seconds", ["limit"], registry=self.registry
+        )
+        self.waiting = Gauge(
+            "mirage_sessions_waiting",
+            "Sessions that wait for a worker, for the sweeper to empty them, to be looked through",
+            ["for"],
+            registry=self.registry,
+        )
         self.workers = Gauge("mirage_workers_alive", "Workers that report", registry=self.registry)
         self.worker_sessions = Gauge(
             "mirage_worker_sessions", "Sessions a worker owns", ["worker"], registry=self.registry

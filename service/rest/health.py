@@ -52,12 +52,20 @@ async def _refresh(gateway: Gateway) -> None:
     metrics = gateway.metrics
     metrics.worker_sessions.clear()
     metrics.worker_memory_bytes.clear()
+    for limit in ("max_sessions", "max_sessions_per_key", "max_backlog", "frames_kept"):
+        metrics.limits.labels(limit).set(getattr(gateway.settings, limit))
+    for limit in ("session_idle_s", "collect_grace_s"):
+        metrics.limits.labels(limit).set(getattr(gateway.settings, limit))
     try:
         alive = await gateway.control.workers.alive()
+        usage = await gateway.control.sessions.usage()
     except RedisError:  # the other figures are worth having just then
         metrics.workers.set(math.nan)
         return
     metrics.workers.set(len(alive))
+    metrics.sessions.set(usage.num_sessions)
+    for what, count in usage.waiting.items():
+        metrics.waiting.labels(what).set(count)
     for worker in alive:
         metrics.worker_sessions.labels(worker.id).set(worker.num_sessions)
         metrics.worker_memory_bytes.labels(worker.id).set(worker.num_bytes)

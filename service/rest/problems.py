@@ -24,6 +24,7 @@ from service.errors import (
     FieldProblem,
     InvalidRequest,
     MirageError,
+    TooManyRequests,
     Unauthenticated,
     problem_document,
 )
@@ -100,6 +101,8 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooManyRequests):
+        request.app.state.gateway.metrics.refusals.labels(error.limit or "rate").inc()
     return answer(request, problem_document(error), headers)
 
 

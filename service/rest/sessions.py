@@ -89,10 +89,14 @@ async def keep_session_alive(session_id: str, gateway: GatewayDep) -> None:
 async def delete_session(
     session_id: str,
     gateway: GatewayDep,
+    response: Response,
     if_match: Annotated[str | None, Header(description="an ETag")] = None,
 ) -> None:
-    """Delete a world and all it remembers; with If-Match only if it is still at that version."""
+    """Delete a world and all it remembers; with If-Match only if it is still at that version. What
+    forks of it use stays until they are gone: the header Mirage-Used-By-Forks counts those."""
     await gateway.control.sessions.delete(session_id, if_version=version_of(if_match))
+    forks = (await gateway.control.collection.forks(session_id)).users
+    response.headers["Mirage-Used-By-Forks"] = str(len(forks))
 
 
 @router.get("/{session_id}/memory", response_model=MemoryOut)
