@@ -57,7 +57,9 @@ class RgbMemory:
         self._channels, self._grid, self._device, self._codec = channels, grid, device, codec
         self._size = (grid[0] * codec.stride, grid[1] * codec.stride)
         cfg = cfg or LatentMemoryConfig()
-        cfg = replace(cfg, max_points=cfg.max_points * codec.stride**2)
+        share, cap = codec.stride**2, cfg.max_bytes
+        cap = None if cap is None else cap * share
+        cfg = replace(cfg, max_points=cfg.max_points * share, max_bytes=cap)
         self._pixels = LatentMemory(COLOURS, self._size, device, cfg)
 
     @torch.inference_mode()

@@ -100,6 +100,10 @@ def test_the_budget_is_the_same_in_frames():
     memory = RgbMemory(CHANNELS, GRID, "cpu", BlockCodec(CHANNELS), cfg)
     write(memory, views(3), pictures(3), observed=True)
     assert memory.stats().num_points <= SIZE[0] * SIZE[1]
+    cfg = LatentMemoryConfig(max_bytes=4000)
+    memory = RgbMemory(CHANNELS, GRID, "cpu", BlockCodec(CHANNELS), cfg)
+    write(memory, views(3), pictures(3), observed=True)
+    assert 0.5 * 64 * 4000 < memory.stats().num_bytes <= 64 * 4000
 
 
 def test_wrong_shapes_are_refused(memory):
