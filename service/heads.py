@@ -123,7 +123,7 @@ class Head(BaseModel):
 
 
 def pack(head: Head) -> bytes:
-    return zlib.compress(head.model_dump_json(exclude_defaults=True).encode(), 6)
+    return zlib.compress(head.model_dump_json(exclude_defaults=True).encode(), 1)  # ids are noise
 
 
 def unpack(data: bytes) -> Head:
