@@ -89,8 +89,8 @@ async def test_from_a_clients_request_to_a_workers_step(
     ours = [(name, span) for name, span in found if span.trace_id.hex() == trace_id]
     requests = [span for name, span in ours if name == "mirage-gateway"]
     steps = [span for name, span in ours if name == "mirage-worker"]
-    served = [span.name for span in requests if span.kind == Span.SPAN_KIND_SERVER]
-    assert served == ["POST /v1/sessions/{session_id}/generations"]
+    served = {span.name for span in requests if span.kind == Span.SPAN_KIND_SERVER}
+    assert served == {"POST /v1/sessions/{session_id}/generations"}  # FastAPI's own among them
     assert steps and {span.name for span in steps} == {"step"}
     assert {span.parent_span_id for span in steps} <= {span.span_id for span in requests}
     assert all(span.end_time_unix_nano > span.start_time_unix_nano for span in steps)
