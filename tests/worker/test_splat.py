@@ -1,6 +1,7 @@
 """The splat against the reference's vectors, a slow twin, and what geometry demands."""
 
 import math
+import os
 
 import numpy as np
 import oracle
@@ -84,7 +85,7 @@ QUARTER_TURNS = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=int(os.environ.get("TEST_CASES", "200")), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     turn=st.integers(0, 3),

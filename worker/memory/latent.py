@@ -95,7 +95,7 @@ class LatentMemory:
         known = torch.where(cells.valid, cells.depth, 0.0)
         evidence = Evidence(known, cells.extent, cells.quality, replaces, observed)
         removed, struck = self._sentence(judge(self._points, views, evidence, ratio))
-        kept, evicted = self._evict(cells.quality.flatten()[kept], kept, removed)
+        kept, evicted = self._evict(cells.quality.flatten()[kept], kept, removed, len(source))
         rows = tokens.permute(0, 2, 3, 1).reshape(-1, self._channels)[kept].bfloat16()
         removed, struck = torch.cat([removed, evicted]), struck[~torch.isin(struck, evicted)]
         worth = (self._points["quality"][struck].short() - STRUCK).clamp(min=0).to(torch.uint8)
@@ -181,12 +181,14 @@ class LatentMemory:
         self._lost["carved"] += len(carved)
         return torch.cat([replaced, carved]), through[fresh & (strikes < MAX_STRIKES)]
 
-    def _evict(self, quality: Tensor, kept: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:
+    def _evict(
+        self, quality: Tensor, kept: Tensor, removed: Tensor, num_frames: int
+    ) -> tuple[Tensor, Tensor]:
         """Make room: the lowest quality goes, the oldest first, among old and new points.
 
         Returns the cells still kept and the rows that go besides `removed`.
         """
-        points, cap = self._points, self._cap()
+        points, cap = self._points, self._cap(num_frames)
         excess = len(points) - len(removed) + len(kept) - cap
         if excess <= 0:
             return kept, removed[:0]
@@ -203,15 +205,14 @@ class LatentMemory:
         self._lost["evicted"] += len(old)
         return kept[survives], rows[old]
 
-    def _cap(self) -> int:
-        """Points that may be held."""
+    def _cap(self, num_frames: int) -> int:
+        """Points that may be held once this many frames more are remembered."""
         cfg, points = self._cfg, self._points
         if cfg.max_bytes is None:
             return cfg.max_points
-        return max(
-            0,
-            min(cfg.max_points, (cfg.max_bytes - points.table_bytes) // points.rows.bytes_per_row),
-        )
+        tables_bytes = points.table_bytes + num_frames * points.bytes_per_frame
+        free_bytes = max(0, cfg.max_bytes - tables_bytes)
+        return min(cfg.max_points, free_bytes // points.rows.bytes_per_row)
 
     def _check_write(
         self,

@@ -114,6 +114,11 @@ class Points:
         return sum(len(table) * table.bytes_per_row for table in (self.frames, self.blocks))
 
     @property
+    def bytes_per_frame(self) -> int:
+        """At most, besides its points."""
+        return self.frames.bytes_per_row + -(-self.num_cells // BLOCK) * self.blocks.bytes_per_row
+
+    @property
     def held_bytes(self) -> int:
         """Really allocated, with spare capacity."""
         return sum(table.held_bytes for table in (self.rows, self.frames, self.blocks))

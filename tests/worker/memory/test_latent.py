@@ -99,7 +99,7 @@ def test_looking_twice_adds_nothing():
 def test_laps_of_the_same_loop_add_little(observed):
     views, memory = orbit(12), LatentMemory(CHANNELS, GRID)
     sizes = []
-    for lap in range(4):
+    for lap in range(10):
         for i in range(0, 12, 4):
             some = views[i : i + 4]
             memory.write(
