@@ -94,7 +94,11 @@ def test_the_gateway_says_what_is_missing() -> None:
 
 async def test_the_gateway_serves_until_sigterm(settings: Settings) -> None:
     port = str(free_port())
-    variables = {"MIRAGE_REDIS_URL": settings.redis_url, "MIRAGE_DATA_DIR": str(settings.data_dir)}
+    variables = {
+        "MIRAGE_REDIS_URL": settings.redis_url,
+        "MIRAGE_DATA_DIR": str(settings.data_dir),
+        "MIRAGE_GRPC_PORT": str(free_port()),
+    }
     process = start("gateway", "--port", port, **variables)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         async with asyncio.timeout(20):
