@@ -68,6 +68,9 @@ class NoopBackbone:
     def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         return 3 + latents[:, 3].tanh(), torch.full_like(latents[:, 0], 0.9)
 
+    def motion(self, evidence: Tensor) -> Tensor:
+        return torch.zeros_like(evidence[:, 0])
+
 
 class StillEngine(Engine):
     """Frames without a method: plain pictures, latents of one cell, no memory."""

@@ -21,6 +21,7 @@ from worker.backbones.base import Backbone
 from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
+from worker.dynamics import dynamic_cells
 from worker.geometry import Cameras
 from worker.memory import create_memory, read_many
 from worker.memory.base import Readout
@@ -73,6 +74,11 @@ class Engine:
             if estimate is None:
                 guess, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
                 estimate = align_depths(guess, readout.depth, readout.coverage, centre_m)
+        with clock("motion"):
+            given = None if mask is None else mask[None]
+            keep_out = dynamic_cells(
+                self.backbone, world, latents, estimate, camera, readout, given
+            )
         with clock("write"):
             delta = world.memory.write(
                 latents,
@@ -80,7 +86,7 @@ class Engine:
                 camera,
                 [world.next_source],
                 confidence=confidence,
-                mask=None if mask is None else mask[None],
+                mask=keep_out,
                 observed=True,
                 readout=readout,
                 images=image[None],

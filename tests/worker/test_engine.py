@@ -110,7 +110,7 @@ def test_a_chunk_of_any_length_has_the_contracts_shapes_and_types(engine, length
 def test_every_stage_is_timed(engine):
     world, first = begun(engine)
     (chunk,) = engine.step([world], [looking(engine, 10)])
-    assert set(first.timings_ms) == {"read", "encode", "depth", "write", "decode"}
+    assert set(first.timings_ms) == {"read", "encode", "depth", "motion", "write", "decode"}
     assert set(chunk.timings_ms) == {"read", "denoise", "decode", "depth", "write"}
     spent = [*first.timings_ms.values(), *chunk.timings_ms.values()]
     assert all(0 <= ms < 60_000 for ms in spent) and sum(spent) > 0

@@ -1,4 +1,4 @@
-"""What a world model must offer to be served: five calls on tensors, nothing about sessions, files
+"""What a world model must offer to be served: a few calls on tensors, nothing about sessions, files
 or poses' origin.
 
 Axis legend: b sessions, t frames of the chunk, p preceding frames, n any batch, c token channels, h
@@ -51,5 +51,11 @@ class Backbone(Protocol):
     def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         """(n, c, h, w) seen by cameras (n,) -> z-depth in metres and confidence in [0, 1], both (n,
         h, w). The hint (n, h, w) is the depth that the memory shows there, 0 where it shows none.
+        """
+        ...
+
+    def motion(self, evidence: Tensor) -> Tensor:
+        """Evidence (n, 3c + 7, h, w) of worker/dynamics_head.py -> (n, h, w) probability that a
+        cell shows something that moves; zeros from a backbone that can't tell.
         """
         ...

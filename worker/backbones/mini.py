@@ -14,6 +14,7 @@ from worker.backbones.rays import view_rays
 from worker.backbones.sampler import sample
 from worker.codec import STRIDE, Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead, to_depth
+from worker.dynamics_head import MotionConfig, MotionHead
 from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
 from worker.weights import load_module
@@ -31,12 +32,19 @@ class MiniBackbone:
     stride = STRIDE
 
     def __init__(
-        self, codec: Codec, denoiser: Denoiser, depth_head: DepthHead, weights: str, cfg: MiniConfig
+        self,
+        codec: Codec,
+        denoiser: Denoiser,
+        depth_head: DepthHead,
+        weights: str,
+        cfg: MiniConfig,
+        motion_head: MotionHead | None = None,
     ) -> None:
         self.cfg, self.weights = cfg, weights
         self.channels = codec.cfg.channels
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
-        for module in (codec, denoiser, depth_head):
+        self.motion_head = motion_head
+        for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
             module.eval().requires_grad_(False)
             channels_last(module.to(cfg.dtype))
 
@@ -61,6 +69,12 @@ class MiniBackbone:
         rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
         return to_depth(*self.depth_head(self._cast(latents), rays, hint))
 
+    def motion(self, evidence: Tensor) -> Tensor:
+        if self.motion_head is None:
+            return torch.zeros_like(evidence[:, 0])
+        logits: Tensor = self.motion_head(self._cast(evidence))
+        return logits.sigmoid()
+
     def _cast(self, latents: Tensor) -> Tensor:
         dtype = module_dtype(self.codec)
         return latents.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -82,4 +96,10 @@ def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBack
     depth_head, depth_id = load_module(folder / "depth.safetensors", DepthHead, DepthConfig)
     weights = f"mini@{codec_id[:8]}{denoiser_id[:8]}{depth_id[:8]}"
     modules = (codec.to(device), denoiser.to(device), depth_head.to(device))
-    return MiniBackbone(*modules, weights, cfg or MiniConfig())
+    motion_head = None  # folders of before there was one: only clients' masks count then
+    if (folder / "motion.safetensors").exists():
+        motion_head, motion_id = load_module(
+            folder / "motion.safetensors", MotionHead, MotionConfig
+        )
+        weights, motion_head = weights + motion_id[:8], motion_head.to(device)
+    return MiniBackbone(*modules, weights, cfg or MiniConfig(), motion_head)

@@ -1,0 +1,104 @@
+"""Ghosts: what of a moving thing is left in a memory, and where it hid the background."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from worker.engine import Engine
+from worker.eval.ghosts import (
+    VARIANTS,
+    Blind,
+    LivelyLoop,
+    disoccluded,
+    ghost_rate,
+    main,
+    make_lively_loop,
+    run,
+)
+from worker.pixels import to_uint8
+from worker.scenes.scene import HELD_OUT_SEED
+
+SEED = HELD_OUT_SEED + 1
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return tiny.engine(deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def lively(engine: Engine) -> LivelyLoop:
+    return make_lively_loop(SEED, "orbit", 13, engine)
+
+
+def test_the_twin_is_the_same_world_without_movers(lively):
+    apart = lively.moving
+    same = (lively.loop.images - lively.still_images).abs().amax(1) < 1e-6
+    assert apart.any() and same.float().mean() > 0.5
+    depth = (lively.loop.depth - lively.still_depth).abs() < 1e-6
+    assert not depth[apart].any()
+
+
+def memory_of(engine: Engine, lively: LivelyLoop, masked: bool):
+    world = engine.open(SEED)
+    for i in lively.observed:
+        image = to_uint8(lively.loop.images[i : i + 1])[0]
+        mask = lively.moving_cells[i] if masked else None
+        engine.observe(world, image, lively.loop.cameras[i : i + 1], lively.loop.depth[i], mask)
+    return world
+
+
+def test_the_rate_counts_points_written_from_moving_cells(engine, lively):
+    views = lively.loop.cameras[lively.observed]
+    truth = lively.moving_cells[lively.observed]
+    assert truth.any()
+    blind = Engine(Blind(engine.backbone), engine.cfg)
+    everything = memory_of(blind, lively, masked=False)
+    assert ghost_rate(everything, views, truth) > 0
+    assert ghost_rate(everything, views, torch.ones_like(truth)) == 1.0
+    assert ghost_rate(everything, views, torch.zeros_like(truth)) == 0.0
+    exact = memory_of(blind, lively, masked=True)
+    assert ghost_rate(exact, views, truth) == 0.0
+    assert ghost_rate(engine.open(1), views, truth) == 0.0
+
+
+def test_background_is_disoccluded_where_a_mover_stood(lively):
+    first = disoccluded(lively, 0)
+    assert first.shape == lively.moving.shape[1:]
+    seen_now = lively.moving[0] & (lively.still_depth[0] > 0)
+    assert first[seen_now].float().mean() > 0.95  # the first view is observed itself
+    nothing = replace(lively, moving=torch.zeros_like(lively.moving))
+    assert not disoccluded(nothing, 0).any()
+
+
+def test_a_blind_backbone_differs_in_nothing_but_motion(engine):
+    blind = Blind(engine.backbone)
+    evidence: Tensor = torch.randn(1, 8, 4, 4)
+    assert not blind.motion(evidence).any() and blind.channels == engine.backbone.channels
+
+
+def test_every_variant_is_measured(engine, lively):
+    for variant in VARIANTS:
+        figures = dict(run(engine, lively, variant, chunk=3))
+        assert 0 <= figures["rate"] <= 1
+        assert ("iou" in figures) == (variant == "filter")
+
+
+def test_the_command_writes_a_report(tmp_path: Path, monkeypatch, capsys):
+    folder = tiny.save_weights(tmp_path / "weights")
+    words = ["--weights", folder, "--json", tmp_path / "ghosts.json", "--scenes", 1]
+    words += ["--frames", 9, "--height", 64, "--width", 96, "--threads", 1]
+    monkeypatch.setattr(sys, "argv", ["ghosts", *map(str, words)])
+    main()
+    report = json.loads((tmp_path / "ghosts.json").read_text())
+    assert set(report) == {*VARIANTS, "settings"} and report["settings"]["scenes"] == "1"
+    assert report["none"]["rate"]["mean"] >= 0
+    assert "kept" in capsys.readouterr().out
