@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from worker.depth.align import align_depths
 from worker.dynamics_head import Before, MotionConfig, MotionHead, evidence
-from worker.geometry import Cameras
+from worker.geometry import Cameras, pool_depth
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
@@ -29,7 +29,6 @@ from worker.train.loop import Progress, Run, RunConfig
 
 MOVING_SHARE = 0.25  # of a cell's pixels
 NUM_SAMPLES = 2400
-DYNAMIC_SHARE = 0.8  # of samples drawn from walks in which something moves
 MAX_GAP = 3  # frames between a view and the one before it
 MAX_CONTEXT = 4
 UNMASKED_SHARE = 0.35  # memories that movers were written to
@@ -41,43 +40,65 @@ Batch = tuple[Tensor, Tensor]  # evidence (b, 3c + 7, h, w), labels (b, h, w) in
 
 
 @dataclass(frozen=True)
+class Views:
+    """k walks of t frames."""
+
+    latents: Tensor  # (k, t, c, h, w) bfloat16
+    cameras: Cameras  # (k, t) at grid size
+    depth: Tensor  # (k, t, h, w) metres, of what moves as well
+    predicted: Tensor  # (k, t, h, w) metres, the depth head's
+    moving: Tensor  # (k, t, h, w) bool
+
+
+@dataclass(frozen=True)
 class Samples:
     evidence: Tensor  # (n, 3c + 7, h, w) bfloat16
     moving: Tensor  # (n, h, w) bool
 
 
-def moving_cells(walks: Walks, grid: tuple[int, int]) -> Tensor:
-    """(s, t, h, w) bool: cells that show something that moves."""
-    rows = []
+def pick_scenes(walks: Walks, still_share: float = 0.25) -> Tensor:
+    """Numbers of the walks worth learning from: all in which something moves, and a few others."""
+    lively = torch.tensor([bool(scene.any()) for scene in walks.moving])
+    still = (~lively).nonzero()[:, 0][:: max(1, round(1 / still_share))]
+    return torch.cat([lively.nonzero()[:, 0], still])
+
+
+def true_cells(walks: Walks, scenes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Depth (k, t, h, w) in metres of what is seen, moving or not, and moving cells (bool)."""
+    depths, moving = [], []
     frames = torch.arange(walks.cfg.num_frames)[None]
-    for scene in range(walks.cfg.num_scenes):
-        masks = walks.motion_masks(torch.tensor([scene]), frames)[0]
+    for scene in scenes[:, None]:
+        depths.append(pool_depth(walks.depths(scene, frames)[0], grid))
+        masks = walks.motion_masks(scene, frames)[0]
         share = F.interpolate(masks[:, None].float(), size=grid, mode="area")[:, 0]
-        rows.append(share >= MOVING_SHARE)
-    return torch.stack(rows)
+        moving.append(share >= MOVING_SHARE)
+    return torch.stack(depths), torch.stack(moving)
+
+
+def gather_views(walks: Walks, latents: LatentWalks, predicted: Tensor) -> Views:
+    """What samples are made from; `predicted` (s, t, h, w) as of `predict_depths`."""
+    scenes = pick_scenes(walks)
+    h, w = latents.latents.shape[-2:]
+    depth, moving = true_cells(walks, scenes, (h, w))
+    if not moving.any():
+        raise ValueError("nothing moves in these walks: render some with dynamic scenes")
+    rows = (latents.latents[scenes], latents.cameras[scenes], depth, predicted[scenes], moving)
+    return Views(*rows)
 
 
 @torch.no_grad()
-def make_samples(
-    walks: LatentWalks, predicted: Tensor, moving: Tensor, num: int, seed: int
-) -> Samples:
-    """`predicted` as of `predict_depths`, `moving` as of `moving_cells`."""
-    lively = moving.flatten(1).any(1).nonzero()[:, 0]
-    if not len(lively):
-        raise ValueError("nothing moves in these walks: render some with dynamic scenes")
+def make_samples(views: Views, num: int, seed: int) -> Samples:
     rows, labels = [], []
     for index in range(num):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        one, label = _sample(walks, predicted, moving, lively, generator)
+        one, label = _sample(views, generator)
         rows.append(one.bfloat16())
         labels.append(label)
     return Samples(torch.cat(rows), torch.stack(labels))
 
 
-def _sample(
-    walks: LatentWalks, predicted: Tensor, moving: Tensor, lively: Tensor, g: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    num_scenes, num_frames = walks.latents.shape[:2]
+def _sample(views: Views, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    num_scenes, num_frames = views.latents.shape[:2]
 
     def below(n: int) -> int:
         return int(torch.randint(n, (), generator=g))
@@ -85,7 +106,7 @@ def _sample(
     def chance(share: float) -> bool:
         return bool(torch.rand((), generator=g) < share)
 
-    scene = int(lively[below(len(lively))]) if chance(DYNAMIC_SHARE) else below(num_scenes)
+    scene = below(num_scenes)
     gap = 1 + below(min(MAX_GAP, num_frames - 1))
     frame = gap + below(num_frames - gap)
     before = frame - gap
@@ -93,43 +114,44 @@ def _sample(
         frame, before = before, frame
     context = [f for f in torch.randperm(num_frames, generator=g).tolist() if f != frame]
     context = context[: below(MAX_CONTEXT + 1)] + ([before] if chance(0.8) else [])
-    own = chance(PREDICTED_SHARE)
-    truth = walks.depth[scene]
-    readout = _remember(walks, scene, frame, context, None if chance(UNMASKED_SHARE) else moving)
-    depth = truth[frame]
-    if own:
-        depth = align_depths(predicted[scene, frame][None], readout.depth, readout.coverage)[0]
+    readout = _remember(views, scene, frame, context, masked=not chance(UNMASKED_SHARE))
+    depth = views.depth[scene, frame][None]
+    if chance(PREDICTED_SHARE):
+        own = views.predicted[scene, frame][None]
+        depth = align_depths(own, readout.depth, readout.coverage)
     elif chance(NOISY_SHARE):
         depth = depth * torch.exp(0.05 * torch.randn((), generator=g))
-    one = slice(frame, frame + 1)
-    known = torch.tensor([not chance(NO_BEFORE_SHARE)])
     preceding = Before(
-        walks.latents[scene, before][None].float(), walks.cameras[scene, before : before + 1], known
+        views.latents[scene, before][None].float(),
+        views.cameras[scene, before : before + 1],
+        torch.tensor([not chance(NO_BEFORE_SHARE)]),
     )
     features = evidence(
-        walks.latents[scene, one].float(),
-        depth[None],
-        walks.cameras[scene, one],
+        views.latents[scene, frame][None].float(),
+        depth,
+        views.cameras[scene, frame : frame + 1],
         preceding,
         readout.tokens,
         readout.coverage,
         readout.depth,
     )
-    return features, moving[scene, frame]
+    return features, views.moving[scene, frame]
 
 
-def _remember(
-    walks: LatentWalks, scene: int, frame: int, context: list[int], masked: Tensor | None
-) -> Readout:
+def _remember(views: Views, scene: int, frame: int, context: list[int], masked: bool) -> Readout:
     """What a memory of the context frames shows to the frame."""
-    channels, h, w = walks.latents.shape[2:]
+    channels, h, w = views.latents.shape[2:]
     memory = create_memory("latent", channels, (h, w), "cpu")
     for other in context:
-        views: Cameras = walks.cameras[scene, other : other + 1]
-        mask = None if masked is None else masked[scene, other][None]
-        tokens = walks.latents[scene, other][None].float()
-        memory.write(tokens, walks.depth[scene, other][None], views, [other], None, mask, True)
-    return memory.read(walks.cameras[scene, frame : frame + 1], "nearest")
+        memory.write(
+            views.latents[scene, other][None].float(),
+            views.depth[scene, other][None],
+            views.cameras[scene, other : other + 1],
+            [other],
+            mask=views.moving[scene, other][None] if masked else None,
+            observed=True,
+        )
+    return memory.read(views.cameras[scene, frame : frame + 1], "nearest")
 
 
 def batches(samples: Samples, batch_size: int) -> Callable[[torch.Generator], Batch]:

@@ -13,11 +13,14 @@ from worker.train.loop import RunConfig
 from worker.train.motion import (
     MOVING_SHARE,
     Samples,
+    Views,
+    gather_views,
     iou,
     make_samples,
     motion_loss,
-    moving_cells,
+    pick_scenes,
     train_motion,
+    true_cells,
     validation_iou,
 )
 
@@ -32,16 +35,31 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Walks:
 
 
 @pytest.fixture(scope="module")
-def samples(lively: Walks) -> Samples:
+def views(lively: Walks) -> Views:
     walks = encode_walks(tiny.modules()[0], lively)
-    return make_samples(walks, walks.depth, moving_cells(lively, GRID), 24, seed=0)
+    return gather_views(lively, walks, torch.full(walks.latents[:, :, 0].shape, 3.0))
+
+
+@pytest.fixture(scope="module")
+def samples(views: Views) -> Samples:
+    return make_samples(views, 24, seed=0)
+
+
+def test_walks_in_which_something_moves_come_first(lively, views):
+    scenes = pick_scenes(lively, still_share=1.0)
+    moves = torch.from_numpy(lively.moving[:]).flatten(1).any(1)
+    assert sorted(scenes.tolist()) == [0, 1, 2, 3]
+    num = int(moves.sum())
+    assert moves[scenes[:num]].all() and not moves[scenes[num:]].any()
+    assert num <= len(views.latents) <= len(scenes)
 
 
 def test_cells_move_from_a_quarter_of_their_pixels_on(lively):
-    cells = moving_cells(lively, GRID)
-    assert cells.shape == (4, 6, *GRID) and cells.any() and not cells.all()
+    depth, cells = true_cells(lively, torch.arange(4), GRID)
+    assert cells.shape == depth.shape == (4, 6, *GRID) and cells.any() and not cells.all()
     pixels = torch.from_numpy(lively.moving[:]).float().view(4, 6, 6, 8, 8, 8).mean((3, 5))
     assert torch.equal(cells, pixels >= MOVING_SHARE)
+    assert (depth[cells] > 0).all()  # movers keep their depth
 
 
 def test_samples_are_evidence_with_labels(samples):
@@ -52,20 +70,18 @@ def test_samples_are_evidence_with_labels(samples):
     assert (seen > 0.3).float().mean() > 0.5  # most views were preceded by one nearby
 
 
-def test_samples_depend_on_the_seed_alone(lively, samples):
-    walks = encode_walks(tiny.modules()[0], lively)
-    cells = moving_cells(lively, GRID)
-    again = make_samples(walks, walks.depth, cells, 24, seed=0)
-    assert torch.equal(again.evidence, samples.evidence)
-    other = make_samples(walks, walks.depth, cells, 24, seed=1)
-    assert not torch.equal(other.moving, samples.moving)
+def test_samples_depend_on_the_seed_alone(views, samples):
+    assert torch.equal(make_samples(views, 24, seed=0).evidence, samples.evidence)
+    assert not torch.equal(make_samples(views, 24, seed=1).moving, samples.moving)
 
 
-def test_walks_in_which_nothing_moves_are_refused(lively):
+def test_walks_in_which_nothing_moves_are_refused(lively, tmp_path):
+    cfg = DataConfig(first_seed=4, num_scenes=4, num_frames=6, height=48, width=64)
+    still = Walks(lively.folder, cfg)
+    still.moving = still.moving * False
     walks = encode_walks(tiny.modules()[0], lively)
-    still = torch.zeros(4, 6, *GRID, dtype=torch.bool)
     with pytest.raises(ValueError, match="nothing moves"):
-        make_samples(walks, walks.depth, still, 1, seed=0)
+        gather_views(still, walks, walks.depth)
 
 
 def test_intersection_over_union_of_known_masks():
