@@ -1,6 +1,6 @@
 """The recipe: which stages there are, how long each trains, what each reads and writes.
 
-codec -> depth -> denoiser -> polish. Each stage leaves a weight file with a card; the
+codec -> depth -> motion -> denoiser -> polish. Each stage leaves a weight file with a card; the
 denoiser's stays in the working folder, as only the polished one is meant for use.
 """
 
@@ -29,6 +29,7 @@ from worker.train.denoiser import train_denoiser
 from worker.train.depth import train_depth
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
+from worker.train.motion import NUM_SAMPLES, gather_views, make_samples, train_motion
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import PolishConfig, polish
 from worker.weights import load_module, save_module
@@ -36,6 +37,7 @@ from worker.weights import load_module, save_module
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
     "depth": RunConfig(minutes=18, batch_size=16, learning_rate=2e-3),
+    "motion": RunConfig(minutes=4, batch_size=16, learning_rate=3e-3, ema_decay=0.99),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=13, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
 }
@@ -83,6 +85,13 @@ def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_depth(cfg, studio.latents, studio.folder / "depth")
 
 
+def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    views = gather_views(studio.walks, studio.latents, studio.predicted)
+    num = min(NUM_SAMPLES, views.moving.flatten(0, 1).shape[0] // 2)
+    samples = make_samples(views, num, cfg.seed)
+    return train_motion(cfg, samples, studio.folder / "motion")
+
+
 def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_denoiser(
         cfg, studio.codec, studio.latents, studio.predicted, studio.folder / "denoiser"
@@ -100,6 +109,7 @@ Stage = Callable[[Studio, RunConfig], tuple[nn.Module, Progress]]
 STAGES: dict[str, Stage] = {
     "codec": codec_stage,
     "depth": depth_stage,
+    "motion": motion_stage,
     "denoiser": denoiser_stage,
     "polish": polish_stage,
 }

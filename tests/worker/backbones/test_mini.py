@@ -8,13 +8,14 @@ from boxes import orbit
 from worker.backbones import create_backbone
 from worker.backbones.base import Condition
 from worker.backbones.mini import MiniConfig, create
+from worker.dynamics_head import NUM_SCALARS, MotionConfig, MotionHead
 from worker.engine import Engine, EngineConfig
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras
 from worker.scenes.paths import sample_cameras
 from worker.scenes.render import render
 from worker.scenes.scene import HELD_OUT_SEED, sample_scenes
-from worker.weights import SHIPPED, WeightsError, checksum, read_card
+from worker.weights import SHIPPED, WeightsError, checksum, read_card, save_module
 
 GRID = (tiny.HEIGHT // 8, tiny.WIDTH // 8)
 NAMES = ("codec", "denoiser", "depth")
@@ -172,3 +173,17 @@ def test_shipped_weights_guess_depth_far_better_than_a_constant(room):
     error = ((guess - truth).abs() / truth).mean()
     constant = ((truth.median() - truth).abs() / truth).mean()
     assert float(error) < 0.7 * float(constant)
+
+
+def test_the_motion_head_is_used_where_there_is_one(weights):
+    evidence = torch.randn(2, 3 * tiny.CHANNELS + NUM_SCALARS, *GRID)
+    without = create("cpu", weights)
+    assert not without.motion(evidence).any()
+    head = tiny.randomise(MotionHead(MotionConfig(tiny.CHANNELS, (8, 16), 1)))
+    save_module(head, weights / "motion.safetensors", {"stage": "motion"})
+    backbone = create("cpu", weights)
+    with torch.inference_mode():
+        probability = backbone.motion(evidence)
+    assert probability.shape == (2, *GRID) and 0 < probability.min() < probability.max() < 1
+    part = checksum(weights / "motion.safetensors")[:8]
+    assert backbone.weights == without.weights + part

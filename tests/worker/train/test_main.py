@@ -41,8 +41,8 @@ def test_a_time_box_can_be_changed(arguments):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, denoiser"),
-        (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, denoiser"),
+        (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, motion"),
+        (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, motion"),
         (["--minutes", "codec"], "--minutes 'codec': MINUTES must be a number above 0"),
         (["--minutes", "codec=0"], "--minutes 'codec=0': MINUTES must be a number above 0"),
     ],
@@ -76,7 +76,7 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    files = {"codec": "codec", "depth": "depth", "denoiser": "polish"}
+    files = {"codec": "codec", "depth": "depth", "motion": "motion", "denoiser": "polish"}
     for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
