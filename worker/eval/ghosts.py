@@ -32,7 +32,7 @@ from worker.dynamics import dynamic_cells
 from worker.engine import Engine, EngineConfig
 from worker.eval.metrics import mean_ci95, psnr
 from worker.eval.protocols import OBSERVE_EVERY, Loop, generate
-from worker.geometry import Cameras, lift
+from worker.geometry import lift
 from worker.pixels import to_uint8
 from worker.scenes.paths import LOOP_KINDS, LoopKind, sample_cameras
 from worker.scenes.render import render
@@ -70,21 +70,16 @@ def make_lively_loop(seed: int, kind: LoopKind, num_frames: int, engine: Engine)
     return LivelyLoop(loop, frames.moving[0], share >= MOVING_SHARE, twin.rgb[0], twin.depth[0])
 
 
-def ghost_rate(world: World, views: Cameras, moving_cells: Tensor) -> float:
-    """Share of points whose source view (t,) shows a moving cell (t, h, w) at their place."""
+def ghost_rate(world: World, moving_cells: Tensor) -> float:
+    """Share of a latent memory's points that were written from moving cells (t, h, w) of its first
+    t sources.
+    """
     state = world.memory.state()
-    if not len(state["positions"]):
+    source, cell = state["source"].long(), state["cell"].long()
+    if not len(source):
         return 0.0
-    source = state["source"].long()
-    t, h, w = moving_cells.shape
-    inside = source < t  # later sources are generated
-    pose = views.resized(h, w).camera_from_world[source.clamp(max=t - 1)]
-    points = state["positions"].double() + state["origin"]
-    local = torch.einsum("nij,nj->ni", pose[:, :3, :3], points) + pose[:, :3, 3]
-    fx, fy, cx, cy = views.resized(h, w).intrinsics[source.clamp(max=t - 1)].unbind(-1)
-    u = (fx * local[:, 0] / local[:, 2] + cx).floor().long().clamp(0, w - 1)
-    v = (fy * local[:, 1] / local[:, 2] + cy).floor().long().clamp(0, h - 1)
-    ghost = moving_cells[source.clamp(max=t - 1), v, u] & inside
+    observed = source < len(moving_cells)  # later sources are generated
+    ghost = moving_cells.flatten(1)[source.clamp(max=len(moving_cells) - 1), cell] & observed
     return float(ghost.double().mean())
 
 
@@ -118,7 +113,7 @@ def run(
         mask = lively.moving[i] if variant == "client" else None
         engine.observe(world, image, loop.cameras[i : i + 1], loop.depth[i], mask)
     truth = lively.moving_cells[lively.observed]
-    yield "rate", ghost_rate(world, loop.cameras[lively.observed], truth)
+    yield "rate", ghost_rate(world, truth)
     if variant == "filter":
         masks = torch.cat(said)
         if truth.any():
