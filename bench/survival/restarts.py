@@ -18,7 +18,8 @@ import websockets
 from bench.survival.fleet import Fleet, end, fleet, until
 from bench.survival.kills import STEP_S
 from bench.survival.walks import STEPS, Walker, judge, walk_until, walkers
-from service.client import Frame, Stream
+from service.client.frames import Frame
+from service.client.stream import Stream
 from service.embedded import free_port
 
 
@@ -60,10 +61,10 @@ class Streamer:
                     await asyncio.sleep(0.1)
 
     async def _follow(self, count: int) -> None:
-        url = f"{self._url}?after={len(self.walker.images) - 1}"
-        async with websockets.connect(url, compression=None, open_timeout=30) as socket:
-            self.num_connections += 1
-            async for frame in Stream(socket).frames():
+        async with Stream(self._url, {}, len(self.walker.images) - 1, {}) as stream:
+            connections = self.num_connections
+            async for frame in stream.frames():
+                self.num_connections = connections + stream.num_connections
                 self._take(frame)
                 if len(self.walker.images) >= count:
                     return

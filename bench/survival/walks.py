@@ -176,8 +176,8 @@ async def _undisturbed(walks: dict[int, int]) -> dict[int, tuple[list[bytes], di
 
 
 async def walk_until(walker: Walker, over: asyncio.Event) -> None:
-    """One walk after the other; the last one is finished."""
-    await walker.read(1)
+    """At least one walk, one after the other; the last one is finished."""
+    await walker.walk()
     while not over.is_set():
         await walker.walk()
 
