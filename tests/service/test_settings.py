@@ -14,7 +14,7 @@ from service.settings import Settings, load_settings
 def test_defaults_need_no_variable() -> None:
     settings = load_settings({"PATH": "/bin"})
     assert settings == Settings()
-    assert (settings.frame_width, settings.frame_height, settings.redis_url) == (192, 128, "")
+    assert (settings.frame_width, settings.frame_height, settings.redis_url) == (320, 192, "")
 
 
 def test_variables_are_parsed_and_flags_win() -> None:
