@@ -147,8 +147,8 @@ class GrpcWalker:
         self._keep(asyncio.create_task(self._call.write(pose_message(sequence))))
 
     async def close(self) -> None:
-        await self._call.done_writing()
-        await asyncio.gather(*self._tasks)
+        self._call.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
     async def _listen(self) -> None:
