@@ -219,7 +219,7 @@ async def test_two_walks_over_http_become_three_files(
     assert latent["revisit_psnr_db"] == null["revisit_psnr_db"] < 40
     assert latent["memory"] == {"num_points": 3300, "num_bytes": 165000}
     with Image.open(output / "sheet.png") as sheet:
-        assert sheet.height == 4 * (128 * SCALE + STRIP_HEIGHT)
+        assert sheet.height == 4 * (192 * SCALE + STRIP_HEIGHT)
     with av.open(str(output / "walk.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 33
     assert (await client.get("/v1/sessions")).json()["sessions"] == []
