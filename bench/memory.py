@@ -201,7 +201,7 @@ def clutter(
     num: int, visible: int | None = None, memory: LatentMemory | None = None
 ) -> LatentMemory:
     """`num` points at random depths, seen from about where `around` looks from; those beyond the
-    first `visible` lie behind it.
+    first `visible` lie far below everything.
     """
     cfg = LatentMemoryConfig(max_points=10**8)
     memory = memory or LatentMemory(CHANNELS, GRID, cfg=cfg)
@@ -211,8 +211,8 @@ def clutter(
     for first in range(0, num, CELLS):
         count = min(CELLS, num - first)
         eye = 0.2 * torch.rand(3, generator=generator)
-        eye[2] -= 20.0 if visible is not None and first >= visible else 0.0
-        pose = look_at(eye, eye + torch.tensor([0, 0, -1.0 if eye[2] < -1 else 1.0]))[None]
+        eye[1] += 40.0 if visible is not None and first >= visible else 0.0
+        pose = look_at(eye, eye + torch.tensor([0, 0, 1.0]))[None]
         views = Cameras(narrow, pose, *GRID)
         depth = 1.5 + 5 * torch.rand(1, *GRID, generator=generator)
         cells = Cells(
