@@ -70,4 +70,6 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt torch
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,eval,inspect,dev]'
+	@echo "Compiling the memory's kernels (once; 15 seconds) ..."
+	@$(BIN)/python -c 'from worker.memory.warm import warm_up; warm_up()'
 	@touch $@
