@@ -31,14 +31,14 @@ class Sample:
 
 
 SAMPLES: dict[str, Sample] = {
-    "parlour": Sample(1_000_100, "A pale parlour with a low table, a striped sofa and a blue rug"),
-    "doorway": Sample(1_000_104, "A brick wall with a doorway to a lilac room"),
-    "library": Sample(1_000_112, "A pale study with a bookshelf, pictures and a blue sofa"),
-    "atrium": Sample(1_000_108, "A wide, bright room with plants, shelves and a green rug"),
-    "block": Sample(1_000_114, "Corridors around a slate block that hides half the room"),
-    "lounge": Sample(1_000_126, "Behind a brick corner, a lounge on a terrazzo floor"),
-    "greenhouse": Sample(1_000_129, "A green partition, a plant and a passage beside it"),
-    "diamonds": Sample(1_000_116, "Blue diamond walls over a plank floor"),
+    "parlour": Sample(1_000_115, "A cream parlour with a wine-red sofa, a shelf and a landscape"),
+    "doorway": Sample(1_000_104, "A pale corridor with a door, a painting and a way around"),
+    "library": Sample(1_000_132, "Bookshelves and a blue sofa between mossy stone and brick"),
+    "atrium": Sample(1_000_133, "A courtyard under the sky, with planters and an arcade"),
+    "gallery": Sample(1_000_113, "A light blue hall with pillars, plants and pictures"),
+    "lounge": Sample(1_000_109, "Pale yellow brick, a pink sofa, a shelf and a stone floor"),
+    "garden": Sample(1_000_144, "A lawn between stone walls, a bench and a tree"),
+    "stairs": Sample(1_000_137, "Green tiled steps up to a platform with a rail"),
 }
 
 
