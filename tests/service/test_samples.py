@@ -22,7 +22,8 @@ def test_every_shipped_sample_opens(sample: Sample) -> None:
         UploadLimits(20 << 20, 50_000_000),
         fov_deg=sample.card.fov_deg,
     )
-    assert observation.depth_m is not None and (observation.depth_m > 0).mean() > 0.9
+    assert observation.depth_m is not None
+    assert (observation.depth_m > 0).mean() > 0.5  # the rest is sky
 
 
 def test_there_are_samples_and_no_others() -> None:
