@@ -41,7 +41,8 @@ TITLES = {
     "observed_pred": "Observed, depth guessed",
     "imagined": "Imagined: one frame is given",
 }
-MAX_SHEETS = 5
+MAX_SHEETS = 3
+SHEET_WIDTH = 1280
 
 
 def main() -> None:
@@ -127,7 +128,9 @@ def copy_sheets(folder: Path, docs: Path) -> list[Path]:
     copies = []
     for number, source in enumerate(sorted(folder.glob("*.png"))[:MAX_SHEETS]):
         copies.append(docs / f"results_sheet_{number}.webp")
-        Image.open(source).convert("RGB").save(copies[-1], quality=85)
+        picture = Image.open(source).convert("RGB")
+        picture.thumbnail((SHEET_WIDTH, 10 * SHEET_WIDTH))
+        picture.save(copies[-1], quality=80)
     return copies
 
 
