@@ -1,5 +1,6 @@
 """The splat's rules once more: float64, one point and one cell at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,8 @@ def covers(seen: Seen, row: int, column: int, factor: float) -> bool:
     inside = True
     for centre, at, span in ((column, seen.u, seen.span_u), (row, seen.v, seen.span_v)):
         half, offset = max(span * factor, 1.0) / 2, centre + 0.5 - at
-        if half != 0.5 and abs(abs(offset) - half) < 1e-5:
+        exact = half == 0.5 and math.frexp(seen.z)[0] == 0.5  # dividing by a power of two is
+        if not exact and abs(abs(offset) - half) < 1e-5:
             raise AmbiguousError
         inside &= -half < offset <= half
     return inside
