@@ -144,11 +144,13 @@ class Engine:
             depth = align_depths(guess, readout.depth, readout.coverage)
         with clock("write"):
             sources = [world.next_source + i for i in range(len(views))]
+            known = readout.coverage > 0  # redrawn from memory: no news, and errors would add up
             delta = world.memory.write(
                 latents,
                 depth,
                 views,
                 sources,
+                mask=known,
                 confidence=confidence,
                 readout=readout,
                 images=images,
