@@ -138,19 +138,17 @@ class Engine:
         images: Tensor,  # (t, H, W, 3) uint8
         clock: Clock,
     ) -> Increment:
-        """Place what was generated in the world, where the memory did not know better."""
+        """Place what was generated in the world, where the memory showed nothing."""
         with clock("depth"):
             guess, confidence = self.backbone.depth(latents.float(), views, readout.depth)
             depth = align_depths(guess, readout.depth, readout.coverage)
         with clock("write"):
             sources = [world.next_source + i for i in range(len(views))]
-            known = readout.coverage > 0  # redrawn from memory: no news, and errors would add up
             delta = world.memory.write(
                 latents,
                 depth,
                 views,
                 sources,
-                mask=known,
                 confidence=confidence,
                 readout=readout,
                 images=images,

@@ -161,16 +161,14 @@ class Holdings:
 
     async def _read(self, held: Held) -> None:
         """Read the record and add what is ahead of it."""
-        held.is_stale = False
-        ahead = list(held.ahead)
+        held.is_stale, ahead, owned = False, list(held.ahead), None
         try:
             owned = await self._leases.load(held.session)
         except LeaseLost:
             self.forget_this(held)
             return
-        except BaseException:
-            held.is_stale = True
-            raise
+        finally:
+            held.is_stale |= owned is None
         for job in ahead:
             if owned.session.num_segments <= job.session.num_segments:
                 owned = after(owned, job)

@@ -1,4 +1,6 @@
-"""Small tensors gain nothing from threads, and one thread leaves the machine to others."""
+"""Small tensors gain nothing from threads, and one thread leaves the machine to others. For the
+whole session, so that what fixtures computed is computed again bit for bit.
+"""
 
 from collections.abc import Iterator
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)

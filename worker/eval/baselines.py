@@ -41,7 +41,7 @@ class LastFrameMemory:
             cameras[last],
             list(source)[last],
             None if confidence is None else confidence[last],
-            None,  # all of the frame, also what the frame before showed
+            None if mask is None else mask[last],
             observed,
         )
 

@@ -4,9 +4,10 @@ A write lifts every cell to a point and keeps it only where it adds something. A
 an old one (both lie within one cell's footprint of each other) replaces it if clearly better and is
 dropped if not, so that looking twice costs nothing. Quality is the resolution at which a surface
 was seen (nearer and more frontal is better) times the depth's confidence; what was observed
-outranks what was generated. Generated frames fill only what is uncovered or known clearly worse.
-What new views see through loses its worth at once and dies the second time. Past its budget the
-memory gives up its least valuable points.
+outranks what was generated. Generated frames fill only what is uncovered: elsewhere, rims included,
+they are drawn from what is remembered, so they are no news, and errors would add up from drawing to
+drawing. What new views see through loses its worth at once and dies the second time. Past its
+budget the memory gives up its least valuable points.
 
 Repeats are found by projection, at the cost of one read, rather than by a spatial index that must
 be kept up to date.
@@ -90,6 +91,8 @@ class LatentMemory:
         views = cameras.resized(*self._grid)
         cells = self._cells(lifted, tokens, views, confidence, observed)
         seen = readout or self._see(views)
+        if not observed:
+            cells = replace(cells, valid=cells.valid & (seen.coverage == 0))
         ratio = self._cfg.better_ratio
         kept, replaces = keep_new(cells, self._points, seen, observed, ratio)
         known = torch.where(cells.valid, cells.depth, 0.0)

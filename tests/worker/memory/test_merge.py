@@ -14,10 +14,10 @@ def history(memory: LatentMemory) -> list[Delta]:
     """Observations, generated frames and a wall that was not where it was first seen: points are
     added, superseded, struck, carved away and evicted.
     """
-    deltas, views = [], orbit(6)
+    deltas, views = [], orbit(7)
     near = camera((0, 0, -1.5), (0, 0, 2.5))
-    for i, scale in enumerate((1.0, 0.6, 1.0, 1.0, 1.0, 1.0)):
-        view = near if i < 4 else views[i : i + 1]
+    for i, scale in enumerate((1.0, 0.6, 1.0, 1.0, 1.0, 1.0, 1.0)):
+        view = near if i < 5 else views[i : i + 1]
         depth = scale * room_depth(view)
         deltas.append(memory.write(tokens(1, seed=i), depth, view, [i], observed=i % 3 != 2))
     return deltas
