@@ -91,9 +91,9 @@ class Engine:
                 readout=readout,
                 images=image[None],
             )
-        with clock("decode"):
-            images = to_uint8(self.backbone.decode(latents.float()))
         shown = (0,) if world.next_frame == 0 else ()
+        with clock("decode"):
+            images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))
         coverage = readout.coverage.cpu()
         increment = Increment(delta, shown, images, camera, latents, coverage, clock.timings_ms)
         world.apply(increment)

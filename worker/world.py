@@ -24,7 +24,7 @@ class Increment:
 
     delta: Delta
     frame_indices: tuple[int, ...]  # of the frames shown; empty for an observation that shows none
-    images: Tensor  # (t, H, W, 3) uint8 on the CPU
+    images: Tensor  # (frames shown, H, W, 3) uint8 on the CPU
     cameras: Cameras  # (t,) at the frames' size
     latents: Tensor  # (t, c, h, w) bfloat16: what the next chunk is preceded by
     coverage: Tensor  # (t, h, w) float32: how much of each frame the memory knew beforehand

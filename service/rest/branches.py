@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, Field
 
-from service.auth.principal import PrincipalDep, Scope, requires
+from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.errors import error_of
 from service.gateway import Gateway, GatewayDep
@@ -53,10 +53,7 @@ async def fork_session(
     copied. `result.session` is its id; frames before `branch_first_frame` are shared."""
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
-        sessions, most = gateway.control.sessions, principal.quota.max_sessions
-        await sessions.check_quota(principal.owner, most)
-        progress = await gateway.control.branches.fork(session_id, ask, principal.owner)
-        return await _answer(gateway, session_id, progress, wait_s)
+        return await _fork(gateway, principal, session_id, ask, wait_s)
 
     asked = fingerprint("fork", session_id, ask.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, _status, work)
@@ -75,11 +72,9 @@ async def fork_shared(
     session_id = await gateway.guard.shared_world(ask.share)
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
-        sessions, most = gateway.control.sessions, principal.quota.max_sessions
-        await sessions.check_quota(principal.owner, most)
         start = ForkIn(**ask.model_dump(exclude={"share"}))
-        progress = await gateway.control.branches.fork(session_id, start, principal.owner)
-        return await _answer(gateway, session_id, progress, max(wait_s, DEFAULT_WAIT_S))
+        longer_s = max(wait_s, DEFAULT_WAIT_S)  # the Location is another's, it can't be followed
+        return await _fork(gateway, principal, session_id, start, longer_s)
 
     asked = fingerprint("fork shared", ask.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, _status, work)
@@ -144,6 +139,15 @@ async def list_snapshots(session_id: str, gateway: GatewayDep) -> SnapshotList:
 async def forget_snapshot(session_id: str, name: str, gateway: GatewayDep) -> None:
     """Take a name back; what only it kept is removed after a while."""
     await gateway.control.branches.forget(session_id, name)
+
+
+async def _fork(
+    gateway: Gateway, principal: Principal, session_id: str, start: ForkIn, wait_s: float
+) -> tuple[GenerationOut, dict[str, str]]:
+    most = principal.quota.max_sessions
+    await gateway.control.sessions.check_quota(principal.owner, most)
+    progress = await gateway.control.branches.fork(session_id, start, principal.owner)
+    return await _answer(gateway, session_id, progress, wait_s)
 
 
 async def _answer(

@@ -8,8 +8,10 @@ import httpx
 from tenants import Connect, NewKey
 from uploads_made import png
 
+from bench.noop import start_worker
 from service.auth.keyring import Keyring, parse_credential
 from service.control import ControlPlane
+from service.settings import Settings
 
 
 async def shared(owner: httpx.AsyncClient, session: str, **body: object) -> dict[str, str]:
@@ -78,3 +80,35 @@ async def test_tickets_are_no_keys(ann: httpx.AsyncClient, anns: str, client_of:
     """A ticket works in a WebSocket's URL only; test_ws_keys.py shows that it does."""
     ticket = (await ann.post(f"/v1/sessions/{anns}/tickets")).json()["ticket"]
     assert (await client_of("").get(f"/v1/sessions/{anns}?ticket={ticket}")).status_code == 401
+
+
+async def test_a_shared_world_is_forked_into_the_guests_own(
+    ann: httpx.AsyncClient, bob: httpx.AsyncClient, anns: str, keyed: Settings
+) -> None:
+    worker = start_worker(keyed)
+    try:
+        await first_frame(ann, anns)
+        credential = (await shared(ann, anns))["credential"]
+        answer = await bob.post("/v1/forks", json={"share": credential})
+    finally:
+        worker.terminate()
+        worker.join()
+    assert answer.status_code == 200, answer.text
+    copy = answer.json()["result"]["session"]
+    assert (await bob.get(f"/v1/sessions/{copy}")).json()["origin"]
+    assert (await ann.get(f"/v1/sessions/{copy}")).status_code == 404
+    assert (await bob.get(f"/v1/sessions/{anns}")).status_code == 404
+
+
+async def first_frame(client: httpx.AsyncClient, session: str) -> None:
+    url = f"/v1/sessions/{session}/frames?after=-1&wait_s=20"
+    async with asyncio.timeout(60):
+        while not (await client.get(url, timeout=30)).json()["frames"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_what_is_no_share_link_forks_nothing(bob: httpx.AsyncClient, new_key: NewKey) -> None:
+    for credential in ("nonsense", await new_key("ann")):
+        answer = await bob.post("/v1/forks", json={"share": credential})
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["field"] == "share"
