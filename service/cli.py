@@ -144,9 +144,11 @@ def run_gateway(options: argparse.Namespace) -> int:
     send_spans = configure_tracing(settings.otlp_endpoint, "mirage-gateway")
     app = create_app(settings)
     settle_heap()
-    served = serve(app, settings)
-    send_spans()
-    return 0 if served else 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it is done
+    try:
+        return 0 if serve(app, settings) else 1
+    finally:
+        send_spans()
 
 
 async def _check(settings: Settings) -> None:

@@ -30,6 +30,8 @@ SUFFIX = ".safetensors"
 Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
 PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
 DTYPES = {"F32": "<f4", "F16": "<f2"}  # of those, in safetensors' words and numpy's
+# What a table of anything but the expected shape raises, one nested too deep among them
+PARSE_ERRORS = (struct.error, KeyError, TypeError, ValueError, ValidationError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def parse_segment(data: bytes) -> tuple[SegmentHeader, list[bytes]]:
         body = data[8 + length :]
         sizes = np.frombuffer(_tensor(table, body, SIZES), dtype="<i8")
         frames = _tensor(table, body, FRAMES)
-    except (struct.error, KeyError, ValueError, ValidationError) as error:
+    except PARSE_ERRORS as error:
         raise SegmentCorrupt(f"a segment can't be parsed: {error}") from error
     ends = np.cumsum(sizes).tolist()
     return header, [frames[end - size : end] for end, size in zip(ends, sizes, strict=True)]

@@ -5,15 +5,23 @@ each test.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis
 from redis.asyncio import Redis
 
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
 from service.settings import Settings
+
+# The same cases in every run, so that a change fails for what it changed; with TEST_CASES (how
+# many, where a test has a use for it) and in `make fuzz` they are drawn anew.
+hypothesis.register_profile("same", derandomize=True)
+if "TEST_CASES" not in os.environ:
+    hypothesis.load_profile("same")
 
 
 @pytest.fixture(scope="session")

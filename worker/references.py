@@ -23,6 +23,7 @@ Frames = NDArray[np.integer[Any]]
 
 PATCHES = 4  # per axis of a view
 WEIGHT_ONE = 1 << 16  # votes are counted in fixed point, so their order doesn't matter
+ROOT_ONE = 1 << 20  # and so are their roots: equal gains are equal in every order of adding
 
 
 def choose_references(
@@ -38,11 +39,11 @@ def choose_references(
             f"got {tuple(frames.shape)} and {tuple(weights.shape)}"
         )
     votes, candidates = _votes(frames.cpu().numpy(), weights.cpu().numpy(), exclude)
-    served = np.zeros(votes.shape[1])
+    served = np.zeros(votes.shape[1], votes.dtype)
     chosen: list[int] = []  # rows of `votes`
     while len(chosen) < min(count, len(candidates)):
-        gains = np.sqrt(votes + served).sum(axis=1)
-        gains[chosen] = 0.0
+        gains = np.rint(np.sqrt(votes + served) * ROOT_ONE).astype(np.int64).sum(axis=1)
+        gains[chosen] = -1
         chosen.append(len(gains) - 1 - int(gains[::-1].argmax()))
         served += votes[chosen[-1]]
     return [int(frame) for frame in candidates[chosen]]

@@ -92,7 +92,13 @@ def test_an_upload_never_unpickles() -> None:
         unpack_upload(pack_upload(evil))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x05", b"\x02" + bytes(7) + b"{}", b"\xff" * 40])
+NUMBER = b"\x01" + bytes(7) + b"0"
+DEEP = b"\xff" * 2 + bytes(6) + b"[" * 65535
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x05", b"\x02" + bytes(7) + b"{}", b"\xff" * 40, NUMBER, DEEP]
+)
 def test_rubbish_is_no_segment(data: bytes) -> None:
     with pytest.raises(SegmentCorrupt):
         parse_segment(data)
