@@ -12,6 +12,7 @@ import re
 import sys
 import time
 import uuid
+from typing import TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -136,6 +137,17 @@ class Telemetry:
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what is stderr at that moment; one that was replaced may be closed."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)  # the parent's binds a stream
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def configure_logging(level: str) -> None:
     """JSON lines on stderr, or colours on a terminal; the standard library's loggers join in."""
     renderer = (
@@ -154,7 +166,7 @@ def configure_logging(level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     finish: list[structlog.typing.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / "worker"))
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
+from service import keys
 from service.branches import ForkIn, RewindIn
 from service.connect import connect
 from service.control import ControlPlane
@@ -51,7 +52,7 @@ def valkey(folder: Path, *options: str) -> Iterator[int]:
         process.wait()
 
 
-async def until_true(ask: Any, seconds: float = 30) -> None:
+async def until_true(ask: Any, seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while True:
             with contextlib.suppress(RedisError, OSError, ControlPlaneDown):
@@ -146,7 +147,11 @@ async def test_sentinel_says_who_is_master_now(settings: Settings, tmp_path: Pat
         control = await ControlPlane.open(settings.model_copy(update={"redis_url": url}))
         stack.push_async_callback(control.close)
         session = await open_session(control)
-        await asyncio.sleep(0.2)  # replication is asynchronous
+
+        async def is_replicated() -> bool:
+            return bool(await one.exists(keys.record(session.id)))
+
+        await until_true(is_replicated)
         first.close()  # the master is killed
 
         async def is_back() -> bool:

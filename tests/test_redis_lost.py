@@ -79,7 +79,7 @@ async def test_killed_with_its_files_in_the_middle_of_a_walk_nothing_is_lost(
         await server.restart(empty=False)
         after = await plane.sessions.get(session.id)
         assert after.next_frame >= before.next_frame and after.version >= before.version
-        progress = await plane.branches.wait(session.id, path.id, 30)
+        progress = await plane.branches.wait(session.id, path.id, 60)
         assert progress.state is RequestState.DONE
         frames = []
         while len(frames) < 49:
@@ -137,7 +137,7 @@ async def test_a_worker_notices_by_itself(
         session = await open_session(plane, 3)
         await walk(plane, session.id, OUT)
         await server.restart(empty=True)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await plane.rebuild.is_needed():  # noqa: ASYNC110 another process changes it
                 await asyncio.sleep(0.05)
         await walk(plane, session.id, BACK)

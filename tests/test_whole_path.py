@@ -43,7 +43,7 @@ def mirage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirage]:
             yield client
     finally:
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=30)
+        server.communicate(timeout=60)
 
 
 def out_and_back() -> np.ndarray:

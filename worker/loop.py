@@ -195,8 +195,8 @@ class Worker:
         self.metrics.stages(made[0].increment.timings_ms)
         for task, one in zip(batch, made, strict=True):
             assert task.resident is not None
-            task.resident.num_bytes = one.held_bytes
-            task.resident.num_points = one.size.num_points
+            session, size = task.job.session.id, one.size
+            self._residency.resize(session, task.resident, one.held_bytes, size.num_points)
             self._publisher.finish(task, one)
 
     async def _compute(self, batch: Sequence[Task]) -> list[Made]:

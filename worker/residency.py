@@ -21,7 +21,7 @@ class Resident(Generic[W]):
 
     world: W
     tip: str  # of the manifest as committed; the World itself may be one chunk ahead of it
-    num_bytes: int  # really allocated
+    num_bytes: int  # really allocated; changed by `resize`
     num_points: int = 0  # of its memory
     pins: int = 0
 
@@ -30,16 +30,12 @@ class Residency(Generic[W]):
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.num_evicted = 0
+        self.num_bytes = 0  # of the Worlds held, without what is reserved: a running total
         self._residents: OrderedDict[str, Resident[W]] = OrderedDict()  # oldest use first
         self._reserved: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._residents)
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the Worlds held, without what is reserved."""
-        return sum(resident.num_bytes for resident in self._residents.values())
 
     @property
     def num_points(self) -> int:
@@ -78,11 +74,17 @@ class Residency(Generic[W]):
     def put(self, session: str, tip: str, world: W, num_bytes: int) -> Resident[W]:
         """Keep a World, pinned once, in place of its reservation."""
         self.release(session)
-        resident = Resident(world, tip, num_bytes, pins=1)
-        self._residents[session] = resident
-        self._residents.move_to_end(session)
+        self.drop(session)
+        resident = self._residents[session] = Resident(world, tip, num_bytes, pins=1)
+        self.num_bytes += num_bytes
         self._trim()
         return resident
+
+    def resize(self, session: str, resident: Resident[W], num_bytes: int, num_points: int) -> None:
+        """A World has grown; also one that was dropped meanwhile."""
+        if self.holds(session, resident):
+            self.num_bytes += num_bytes - resident.num_bytes
+        resident.num_bytes, resident.num_points = num_bytes, num_points
 
     def pin(self, resident: Resident[W]) -> None:
         resident.pins += 1
@@ -94,11 +96,13 @@ class Residency(Generic[W]):
 
     def drop(self, session: str) -> None:
         """Forget a World; harmless if there is none."""
-        self._residents.pop(session, None)
+        resident = self._residents.pop(session, None)
+        if resident is not None:
+            self.num_bytes -= resident.num_bytes
 
     def discard(self, session: str, resident: Resident[W]) -> None:
         """Forget this very World, which may have been dropped or replaced before."""
-        if self._residents.get(session) is resident:
+        if self.holds(session, resident):
             self.drop(session)
 
     def holds(self, session: str, resident: Resident[W]) -> bool:
@@ -119,5 +123,7 @@ class Residency(Generic[W]):
                 return
 
     def _evict(self, session: str) -> int:
+        before = self.num_bytes
         self.num_evicted += 1
-        return self._residents.pop(session).num_bytes
+        self.drop(session)
+        return before - self.num_bytes

@@ -74,13 +74,14 @@ class Fleet:
                 found[key.decode().partition("{")[2].partition("}")[0]] = left_ms / 1e3
         return found
 
-    async def metric(self, process: BaseProcess, name: str) -> float:
-        """The sum of a worker's metric over its labels."""
+    async def metric(self, process: BaseProcess, name: str, **labels: str) -> float:
+        """The sum of a worker's metric over all labels but those that are given."""
         port = (await self.record(process)).metrics_port
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
         families = text_string_to_metric_families(text)
-        return sum(one.value for family in families for one in family.samples if one.name == name)
+        samples = (one for family in families for one in family.samples if one.name == name)
+        return sum(one.value for one in samples if labels.items() <= one.labels.items())
 
 
 @asynccontextmanager

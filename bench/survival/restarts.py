@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +144,27 @@ async def _fill_and_empty(running: Fleet, disk: Path, num_sessions: int) -> dict
     walking = [asyncio.create_task(walk_until(one, over)) for one in clients]
     await until(lambda: _all_have(clients, 10))
     _fill(filler)
-    reason = await until(lambda: _unready(port))
+    reason = await until(lambda: _stands(running, worker, port))
     stood = [len(one.images) for one in clients]
     filler.unlink()
     await until(lambda: _all_have(clients, max(stood) + 20))
     over.set()
     await asyncio.gather(*walking)
+    errors = int(await _store_errors(running, worker))
     verdict = await judge(running.control, clients)
-    errors = int(await running.metric(worker, "mirage_dependency_errors_total"))
     return {"readyz_said": reason, "store_errors": errors} | verdict
+
+
+async def _store_errors(running: Fleet, worker: BaseProcess) -> float:
+    return await running.metric(worker, "mirage_dependency_errors_total", of="store")
+
+
+async def _stands(running: Fleet, worker: BaseProcess, port: int) -> str:
+    """What the gateway says of a store that is full, once the worker has met it as well."""
+    if not await _store_errors(running, worker):
+        return ""
+    reason = await _unready(port)
+    return reason if "No space left" in reason else ""
 
 
 def _fill(path: Path) -> None:

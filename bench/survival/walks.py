@@ -182,8 +182,8 @@ async def walk_until(walker: Walker, over: asyncio.Event) -> None:
         await walker.walk()
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
+def percentile(values: Sequence[float], share: float, digits: int = 3) -> float | None:
     """None without values."""
     if not values:
         return None
-    return round(float(np.quantile(np.array(values), share)), 3)
+    return round(float(np.quantile(np.array(values), share)), digits)

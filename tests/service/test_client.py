@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 async def aside(work: Callable[[], T]) -> T:
     """The sync SDK in a thread, as the server lives in this loop."""
-    return await asyncio.wait_for(asyncio.to_thread(work), 20)
+    return await asyncio.wait_for(asyncio.to_thread(work), 60)
 
 
 async def test_a_walk_from_a_file_to_a_video(

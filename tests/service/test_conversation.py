@@ -80,14 +80,14 @@ class Client:
 
     async def get(self, kind: str) -> Got:
         """The next message of this kind; others on the way are dropped."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             async for message in self._out:
                 if message.WhichOneof("message") == kind:
                     return Got(as_text(message, "s"), message.frame.image)
         raise AssertionError(f"the stream ended without a {kind}")
 
     async def rest(self) -> list[pb.ServerMessage]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return [message async for message in self._out]
 
     async def close(self) -> None:

@@ -57,7 +57,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert parent.returncode == -signal.SIGKILL, parent.stderr
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_running(int(parent.stdout)):
         assert time.monotonic() < deadline, "the server outlived its parent"
         time.sleep(0.02)

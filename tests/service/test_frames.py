@@ -108,8 +108,8 @@ async def test_a_reader_waits_for_the_next_frame(control: ControlPlane) -> None:
     session = await new_session(control)
     started = time.perf_counter()
     assert await control.frames.read(session.id, wait_s=0.1) == []
-    assert 0.09 < time.perf_counter() - started < 2
-    reading = asyncio.create_task(control.frames.read(session.id, wait_s=5))
+    assert 0.09 < time.perf_counter() - started < 20
+    reading = asyncio.create_task(control.frames.read(session.id, wait_s=20))
     await asyncio.sleep(0.05)
     await publish(control, session, 1)
     assert [one.frame for one in await reading] == [0, 1, 2, 3]
@@ -117,7 +117,7 @@ async def test_a_reader_waits_for_the_next_frame(control: ControlPlane) -> None:
 
 async def test_a_reader_learns_that_the_session_was_deleted(control: ControlPlane) -> None:
     session = await new_session(control)
-    reading = asyncio.create_task(control.frames.read(session.id, wait_s=0.2))
+    reading = asyncio.create_task(control.frames.read(session.id, wait_s=2))
     await asyncio.sleep(0.05)
     await control.sessions.delete(session.id)
     with pytest.raises(SessionDeleted):

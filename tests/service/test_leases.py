@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 
 import pytest
 from plane import leases_of, new_session, step
@@ -57,12 +58,12 @@ async def test_an_owner_that_slept_past_its_lease_writes_nothing(control: Contro
 
 
 async def test_a_renewed_lease_outlives_its_time(control: ControlPlane) -> None:
-    session, leases = await new_session(control), leases_of(control, lease_s=0.3)
+    session, leases = await new_session(control), leases_of(control, lease_s=300.0)
     lease = await leases.acquire(session.id)
     assert lease
-    for _ in range(4):
-        await asyncio.sleep(0.1)
-        assert await leases.renew({session.id: lease}) == set()
+    await control.redis.pexpire(keys.lease(session.id), 100_000)  # so much of its time is left
+    assert await leases.renew({session.id: lease}) == set()
+    assert await control.redis.pttl(keys.lease(session.id)) > 200_000
 
 
 async def test_a_commit_changes_everything_at_once(control: ControlPlane) -> None:
@@ -159,13 +160,16 @@ async def test_a_draining_worker_hands_over(control: ControlPlane) -> None:
 
 
 async def test_the_sweeper_wakes_a_session_whose_owner_died(control: ControlPlane) -> None:
-    session, leases = await new_session(control), leases_of(control, lease_s=0.2)
+    session, leases = await new_session(control), leases_of(control, lease_s=300.0)
     await leases.acquire(session.id)
     await control.redis.delete(keys.WAKE)  # and the wake was lost with it
     await control.redis.zadd(keys.BUSY, {session.id: 0})
     await control.sweeper.wake_orphans()
     assert await control.redis.xlen(keys.WAKE) == 0
-    await asyncio.sleep(0.25)  # it looks again when the lease could end
+    looks_again_s = await control.redis.zscore(keys.BUSY, session.id)
+    assert 0 < looks_again_s - time.time() < 310  # when the lease could end
+    await control.redis.delete(keys.lease(session.id))
+    await control.redis.zadd(keys.BUSY, {session.id: 0})
     await control.sweeper.wake_orphans()
     assert await control.redis.xlen(keys.WAKE) == 1
     assert (await control.sessions.get(session.id)).state == "waiting"

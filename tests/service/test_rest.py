@@ -25,7 +25,7 @@ SCALED = flat(np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 async def finished(http: httpx.AsyncClient, session: str, generation: str) -> dict[str, Any]:
-    for _ in range(500):
+    for _ in range(6000):
         progress = (await http.get(f"/v1/sessions/{session}/generations/{generation}")).json()
         if progress["state"] in ("done", "failed", "cancelled"):
             return dict(progress)
@@ -149,10 +149,10 @@ async def test_a_long_poll_waits_for_the_next_frame(
     http: httpx.AsyncClient, session: str, settings: Settings
 ) -> None:
     assert (await http.get(f"/v1/sessions/{session}/frames")).json()["frames"] == []
-    waiting = asyncio.create_task(http.get(f"/v1/sessions/{session}/frames?wait_s=10"))
+    waiting = asyncio.create_task(http.get(f"/v1/sessions/{session}/frames?wait_s=20"))
     await asyncio.sleep(0.1)
     async with working(FakeWorker(settings)):
-        answer = await asyncio.wait_for(waiting, 5)
+        answer = await asyncio.wait_for(waiting, 60)
     assert [frame["frame"] for frame in answer.json()["frames"]] == [0]
 
 

@@ -60,7 +60,7 @@ class Up:
 
     def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=60)
         return self.process.returncode
 
 
@@ -73,7 +73,7 @@ def command(pid: int) -> str:
     return path.read_text().replace("\0", " ") if path.exists() else ""
 
 
-def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
+def until(true: Callable[[], bool], within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     while not true() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -33,8 +33,8 @@ async def test_small_work_shares_a_thread_and_large_work_uses_all(pool: ThreadPo
         return {name for _, name in done}
 
     assert len(await all_of(0.0)) == 1
-    await all_of(2 * WORTH_A_THREAD_S)  # from here on it is known to be large
-    assert len(await all_of(2 * WORTH_A_THREAD_S)) == 2
+    await all_of(20 * WORTH_A_THREAD_S)  # from here on it is known to be large
+    assert len(await all_of(20 * WORTH_A_THREAD_S)) == 2
 
 
 async def test_one_that_fails_costs_the_others_nothing(pool: ThreadPoolExecutor) -> None:

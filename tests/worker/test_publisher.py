@@ -46,7 +46,7 @@ class WaitingStore(SegmentStore):
 
     async def put(self, session: str, segment: str, data: bytes) -> None:
         chunk, self.puts = self.puts, self.puts + 1  # 0: the first image
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while 0 < chunk < self._num_chunks and self._backbone.steps <= chunk:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         self.most_ahead = max(self.most_ahead, self._backbone.steps - chunk)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from worker.residency import Residency
+import random
+
+from worker.residency import Residency, Resident
 
 
 def filled(budget_bytes: int, *names: str) -> Residency[str]:
@@ -64,9 +66,38 @@ def test_growth_counts() -> None:
     grown = residency.find("b")
     assert grown is not None
     residency.pin(grown)
-    grown.num_bytes = 25
+    residency.resize("b", grown, 25, 7)
+    assert residency.num_bytes == 35 and residency.num_points == 7
     residency.unpin(grown)
     assert len(residency) == 1 and residency.find("b") is grown
+    residency.pin(grown)
+    residency.drop("b")
+    residency.resize("b", grown, 99, 9)  # of a World that is no longer kept
+    residency.unpin(grown)
+    assert residency.num_bytes == 0 and grown.num_bytes == 99
+
+
+def test_the_running_total_is_the_sum() -> None:
+    rng, residency = random.Random(1), filled(60)
+    kept: dict[str, Resident[str]] = {}
+    for _ in range(500):
+        name = rng.choice("abcdef")
+        what = rng.choice(["put", "grow", "drop", "discard", "shed"])
+        if what == "put":
+            kept[name] = residency.put(name, "tip", "world", rng.randint(1, 30))
+            residency.unpin(kept[name])
+        elif what == "shed":
+            residency.shed()
+        elif name in kept:
+            if what == "grow":
+                residency.resize(name, kept[name], rng.randint(1, 30), 1)
+            elif what == "discard":
+                residency.discard(name, kept[name])
+            else:
+                residency.drop(name)
+        held = [one for name, one in kept.items() if residency.holds(name, one)]
+        assert residency.num_bytes == sum(one.num_bytes for one in held)
+        assert len(residency) == len(held)
 
 
 def test_only_the_very_world_is_discarded() -> None:

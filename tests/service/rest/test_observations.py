@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -96,11 +97,10 @@ async def test_it_is_done_once_and_followed_like_a_path(
     headers = {"Idempotency-Key": "look"}
     answers = [await http.post(url, headers=headers, **form) for _ in range(2)]
     assert answers[0].json() == answers[1].json()
-    async with working(FakeWorker(settings)):
-        for _ in range(500):
-            progress = (await http.get(answers[0].headers["location"])).json()
-            if progress["state"] == "done":
-                break
+    where = answers[0].headers["location"]
+    async with working(FakeWorker(settings)), asyncio.timeout(60):
+        while (progress := (await http.get(where)).json())["state"] != "done":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert progress["state"] == "done" and progress["total"] == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -28,11 +29,12 @@ async def asked(http: httpx.AsyncClient, **form: Any) -> httpx.Response:
 
 
 async def finished(http: httpx.AsyncClient, video: str) -> dict[str, Any]:
-    for _ in range(1000):
-        job = (await http.get(f"{URL}/{video}")).json()
-        if job["status"] in ("completed", "failed"):
-            return dict(job)
-    raise AssertionError(job)
+    async with asyncio.timeout(60):
+        while True:
+            job = (await http.get(f"{URL}/{video}")).json()
+            if job["status"] in ("completed", "failed"):
+                return dict(job)
+            await asyncio.sleep(0.01)
 
 
 async def test_ask_poll_fetch_delete(http: httpx.AsyncClient, settings: Settings) -> None:
