@@ -19,14 +19,18 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from service import keys
 from service.errors import (
     AmbiguousWorld,
     ConfigurationError,
     ControlPlaneDown,
+    MirageError,
     SegmentError,
     SegmentMissing,
+    Unauthenticated,
+    UnknownSession,
 )
 from service.frames import ManifestEntry
 from service.heads import Head, Heads
@@ -80,6 +84,19 @@ class Rebuild:
     async def is_needed(self) -> bool:
         """Whether Redis has lost its data and is not whole again."""
         return not await self._redis.exists(keys.MARKER)
+
+    async def doubted(self, error: MirageError) -> MirageError:
+        """What to say instead of "there is no such thing" while not everything is there."""
+        if not isinstance(error, UnknownSession | Unauthenticated):
+            return error
+        try:
+            if not await self.is_needed():
+                return error
+        except (RedisError, OSError):
+            return error
+        return ControlPlaneDown(
+            "Redis has lost its data and the worlds are being rebuilt", retry_after_s=1.0
+        )
 
     async def ensure(self) -> Report | None:
         """Compare the markers; rebuild if Redis has lost its own. What was rebuilt, if anything.

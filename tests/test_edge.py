@@ -26,7 +26,7 @@ from PIL import Image
 
 from bench.noop import noop_engine
 from service.app import create_app
-from service.client import AsyncMirage, AsyncWorld
+from service.client import AsyncMirage, AsyncWorld, ServiceError
 from service.control import ControlPlane
 from service.embedded import free_port
 from service.poses import flat
@@ -212,6 +212,21 @@ async def test_a_stream_rewinds_forks_and_observes(address: tuple[str, str]) -> 
             await stream.pose(place(0.2, 0.2))
             assert (await until("frame")).number == rewound["frame"] + 1
         assert (await mirage.world(forked["session"])).info["num_frames"] == forked["after"] + 1
+
+
+async def test_a_video_is_whole_or_gone(address: tuple[str, str]) -> None:
+    """After a rewind, numbers may be another generation's frames, or none."""
+    async with AsyncMirage(address[0]) as mirage:
+        world = await mirage.create(photo(), seed=SEED)
+        first, second = [await world.generate(poses=SCRIPT[0]) for _ in range(2)]
+        await second.wait()
+        await world.rewind(frame=5)
+        third = await world.generate(poses=SCRIPT[0][:2])
+        await third.wait()
+        assert len(await first.video()) > 0 and len(await third.video()) > 0
+        with pytest.raises(ServiceError, match="rewound") as gone:
+            await second.video()
+        assert gone.value.status == 410 and gone.value.problem["first_available"] == 6
 
 
 async def test_the_sdk_page_on_branches(address: tuple[str, str], tmp_path: Path) -> None:

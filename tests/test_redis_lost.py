@@ -9,15 +9,19 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
+from httpx import ASGITransport
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, pose, read_until, serving
 
 from service import keys
+from service.app import create_app
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, free_port
@@ -141,6 +145,33 @@ async def test_a_worker_notices_by_itself(
             while await plane.rebuild.is_needed():  # noqa: ASYNC110 another process changes it
                 await asyncio.sleep(0.05)
         await walk(plane, session.id, BACK)
+
+
+async def test_while_worlds_are_rebuilt_nobody_hears_that_there_are_none(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    session = await open_session(plane)
+    closed = with_server(settings, server).model_copy(update={"require_keys": True})
+    apps = [create_app(one) for one in (with_server(settings, server), closed)]
+    async with AsyncExitStack() as stack:
+        clients = []
+        for app in apps:
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            client = httpx.AsyncClient(transport=ASGITransport(app=app), base_url="http://mirage")
+            clients.append(await stack.enter_async_context(client))
+        url = f"/v1/sessions/{session.id}"
+        async with plane.redis.pipeline(transaction=True) as pipe:
+            pipe.set(keys.REBUILDING, "another process is at it")
+            pipe.delete(keys.MARKER, keys.record(session.id))
+            await pipe.execute()
+        for client in clients:
+            answer = await client.get(url)
+            assert answer.status_code == 503 and "rebuilt" in answer.json()["detail"]
+            assert answer.headers["retry-after"] == "1"
+        await plane.redis.delete(keys.REBUILDING)
+        while await plane.rebuild.is_needed():
+            await plane.rebuild.ensure()
+        assert [(await client.get(url)).status_code for client in clients] == [200, 401]
 
 
 async def test_a_tip_that_is_not_certain_is_reported_and_the_session_stays_shut(

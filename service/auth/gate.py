@@ -123,10 +123,11 @@ async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Excepti
     try:
         await socket.accept()  # else a browser learns nothing of the reason
         if isinstance(error, MirageError):
-            document = problem_document(error)
+            told: MirageError = await socket.app.state.gateway.control.rebuild.doubted(error)
+            document = problem_document(told)
             message = {**document, "problem": document["type"], "type": "error"}
             await socket.send_text(json.dumps(message))
-            await socket.close(problem_of(error).close_code, error.detail[:100])
+            await socket.close(problem_of(told).close_code, told.detail[:100])
         else:
             await socket.close(4404, "there is no such stream")
     except (WebSocketDisconnect, RuntimeError):

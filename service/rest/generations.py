@@ -17,6 +17,7 @@ from service.errors import (
     FramesGone,
     InvalidRequest,
     MirageError,
+    UnknownFrame,
     problem_document,
 )
 from service.frames import Frame
@@ -164,7 +165,8 @@ async def get_video(
     if_range: IfRange = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """All frames of a finished generation; 409 while it is being made."""
+    """All frames of a finished generation; 409 while it is being made, 410 once the world was
+    rewound past some of them."""
     progress = await gateway.control.requests.get(session_id, generation_id)
     video = await video_of(gateway, session_id, progress, frames_per_s)
     headers = {"Content-Disposition": f'inline; filename="{progress.id}.mp4"'}
@@ -186,8 +188,7 @@ async def video_of(
     video = gateway.videos.get(key)
     if video is None:
         async with gateway.heavy:
-            numbers = range(progress.first_frame, progress.last_frame + 1)
-            images = await _images(gateway, session_id, progress, numbers)
+            images = await _images(gateway, session_id, progress)
             video = await asyncio.to_thread(mux_mp4, images, frames_per_s)
         gateway.videos.put(key, video)
     return video
@@ -201,16 +202,27 @@ def _place_of(cursor: str, every: list[Progress]) -> int:
     raise InvalidRequest("The cursor can't be used: start again without one.", fields=(problem,))
 
 
-async def _images(
-    gateway: Gateway, session_id: str, progress: Progress, numbers: range
-) -> list[bytes]:
-    """Encoded images of the request's own frames; another camera's lie between them."""
-    images: list[bytes] = []
-    for start in range(0, len(numbers), FETCHED_AT_ONCE):
-        some = numbers[start : start + FETCHED_AT_ONCE]
-        reads = (gateway.control.frames.get(session_id, number) for number in some)
-        frames = await asyncio.gather(*reads)
-        images += [frame.image for frame in frames if frame.request_id == progress.id]
+async def _images(gateway: Gateway, session_id: str, progress: Progress) -> list[bytes]:
+    """Encoded images of the request's own frames, all of them; another camera's lie between them.
+    Raises FramesGone.
+    """
+    assert progress.first_frame is not None and progress.last_frame is not None
+    numbers, images = range(progress.first_frame, progress.last_frame + 1), list[bytes]()
+    try:
+        for start in range(0, len(numbers), FETCHED_AT_ONCE):
+            some = numbers[start : start + FETCHED_AT_ONCE]
+            reads = (gateway.control.frames.get(session_id, number) for number in some)
+            frames = await asyncio.gather(*reads)
+            images += [frame.image for frame in frames if frame.request_id == progress.id]
+    except UnknownFrame:
+        images.clear()  # the world has fewer frames now
+    if len(images) < progress.done:
+        session = await gateway.control.sessions.get(session_id)
+        raise FramesGone(
+            f"The world was rewound: frames {numbers.start} to {numbers.stop - 1} of generation "
+            f"{progress.id} are no longer all part of it.",
+            session.branch_first_frame,
+        )
     return images
 
 

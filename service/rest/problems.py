@@ -96,14 +96,15 @@ async def answer_of(request: Request, error: Exception) -> JSONResponse:
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MirageError)
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    if isinstance(error, Unauthenticated):
+    gateway, headers = request.app.state.gateway, {}
+    told: MirageError = await gateway.control.rebuild.doubted(error)
+    if told.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(told.retry_after_s)))
+    if isinstance(told, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, TooManyRequests):
-        request.app.state.gateway.metrics.refusals.labels(error.limit or "rate").inc()
-    return answer(request, problem_document(error), headers)
+    if isinstance(told, TooManyRequests):
+        gateway.metrics.refusals.labels(told.limit or "rate").inc()
+    return answer(request, problem_document(told), headers)
 
 
 async def _redis(request: Request, error: Exception) -> JSONResponse:

@@ -38,7 +38,8 @@ class Walk:
                     async for message in messages:
                         yield message
         except MirageError as error:
-            await refuse(context, error, request_id)
+            truth = await self._gateway.control.rebuild.doubted(error)
+            await refuse(context, truth, request_id)
         except RedisError as error:
             await refuse(context, control_plane_down(error), request_id)
 
