@@ -107,7 +107,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
         gateway = Gateway(
             settings,
             control,
-            Guard(control.redis, settings.require_keys),
+            Guard(control.redis, control.kept, settings.require_keys),
             Samples(samples_folder),
             metrics,
             VideoCache(MAX_VIDEO_CACHE_BYTES),

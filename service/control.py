@@ -17,6 +17,7 @@ from service.feed import Feed
 from service.frames import FrameBus
 from service.heads import Heads
 from service.imports import Imports
+from service.kept import Kept
 from service.lineage import Lineage
 from service.rebuild import Rebuild
 from service.requests import RequestLog
@@ -38,6 +39,7 @@ class ControlPlane:
     frames: FrameBus
     feed: Feed
     heads: Heads
+    kept: Kept
     lineage: Lineage
     branches: Branches
     exports: Exports
@@ -58,7 +60,8 @@ class ControlPlane:
         store = SegmentStore(settings.segments_url)
         requests, heads = RequestLog(redis, settings), Heads(redis, store.objects)
         sessions = Sessions(redis, settings, store, requests, heads)
-        frames, rebuild = FrameBus(redis, store), Rebuild(redis, store, sessions, heads)
+        frames, kept = FrameBus(redis, store), Kept(redis, store.objects)
+        rebuild = Rebuild(redis, store, sessions, heads, kept)
         collection = Collection(redis, store, heads, settings.collect_grace_s)
         control = cls(
             redis=redis,
@@ -68,6 +71,7 @@ class ControlPlane:
             frames=frames,
             feed=Feed(redis, frames),
             heads=heads,
+            kept=kept,
             lineage=Lineage(redis, sessions, heads),
             branches=Branches(redis, sessions, requests),
             exports=Exports(store, heads),
@@ -75,7 +79,7 @@ class ControlPlane:
             workers=Workers(redis, settings.lease_s),
             collection=collection,
             rebuild=rebuild,
-            sweeper=Sweeper(redis, requests, collection, rebuild, settings.lease_s),
+            sweeper=Sweeper(redis, requests, collection, rebuild, kept, settings.lease_s),
         )
         await control.ping()
         try:

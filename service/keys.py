@@ -19,6 +19,7 @@ GRAVES = f"{PREFIX}:graves"  # zset: deleted sessions whose objects still lie in
 WORKERS = f"{PREFIX}:workers"  # zset: worker -> last heartbeat
 MARKER = f"{PREFIX}:marker"  # the same as in the store; gone when Redis has lost its data
 REBUILDING = f"{PREFIX}:rebuilding"  # held by the process that rebuilds
+KEPT = f"{PREFIX}:kept"  # zset: records in the store that expire -> when
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 

@@ -4,8 +4,9 @@ How: Redis and the store hold the same random marker. Redis without it, beside a
 has lost its data. Each session then continues from its newest head and the unique chain of segments
 that descends from it: a segment names its parent, and is stored only after its parent was
 committed. Where two could be the last and nothing says which was committed, the tip is ambiguous:
-the session is reported and stays shut until somebody chooses (`mirage fsck --choose`). Requests
-that waited in the log are lost; frames that were published are not.
+the session is reported and stays shut until somebody chooses (`mirage fsck --choose`). API keys
+and share links come back, too. Requests that waited in the log are lost; frames that were published
+are not.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from service.errors import (
 )
 from service.frames import ManifestEntry
 from service.heads import Head, Heads
+from service.kept import Kept
 from service.segments import SegmentHeader, SegmentStore, parse_segment
 from service.sessions import Sessions, deleted_path
 
@@ -76,9 +78,16 @@ class Found:
 
 
 class Rebuild:
-    def __init__(self, redis: Redis, store: SegmentStore, sessions: Sessions, heads: Heads) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        store: SegmentStore,
+        sessions: Sessions,
+        heads: Heads,
+        kept: Kept,
+    ) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
-        self._store, self._sessions, self._heads = store, sessions, heads
+        self._store, self._sessions, self._heads, self._kept = store, sessions, heads, kept
         self._marker = ""  # as this process saw it in both places
 
     async def is_needed(self) -> bool:
@@ -138,6 +147,7 @@ class Rebuild:
             )
         LOG.error("redis lost its data", what="rebuilding all worlds from the segment store")
         report = Report()
+        await self._kept.restore()
         for session in await self._store.objects.folders("sessions"):
             await self._redis.pexpire(keys.REBUILDING, LOCK_MS)
             await self.session(session, report)

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from service import keys, scripts
 from service.collection import Collection
 from service.errors import ConfigurationError, Unavailable
+from service.kept import Kept
 from service.rebuild import Rebuild
 from service.requests import RequestLog
 from service.sessions import bury
@@ -34,11 +35,12 @@ class Sweeper:
         requests: RequestLog,
         collection: Collection,
         rebuild: Rebuild,
+        kept: Kept,
         lease_s: float,
     ) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._requests, self._collection, self._rebuild = requests, collection, rebuild
-        self._lease_s = lease_s
+        self._kept, self._lease_s = kept, lease_s
         self._rounds = itertools.count()
         self._scanned = 0  # cursor of the slow scan over all sessions
 
@@ -55,6 +57,7 @@ class Sweeper:
         """One round of every repair."""
         await self._rebuild.ensure()
         await self.expire()
+        await self._kept.expire(time.time(), keys.SWEEP_BATCH)
         await self.wake_orphans()
         await self.empty_graves()
         await self.collect()

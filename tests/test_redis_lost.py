@@ -22,6 +22,10 @@ from test_loop import open_session, pose, read_until, serving
 
 from service import keys
 from service.app import create_app
+from service.auth.grants import Grants
+from service.auth.guard import Guard
+from service.auth.keyring import Keyring, parse_credential
+from service.auth.principal import KEY_SCOPES
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, free_port
@@ -109,6 +113,14 @@ async def test_killed_and_empty_every_world_is_rebuilt_from_the_store(
         fork = await forked(plane, source.id, ForkIn())
         await walk(plane, gone.id, OUT[:1])
         await plane.sessions.delete(gone.id)
+    ring = Keyring(plane.redis, plane.kept)
+    (key, text), (revoked, _) = [
+        await ring.create(who, frozenset(KEY_SCOPES)) for who in ("ann", "bob")
+    ]
+    await ring.revoke(revoked.id)
+    _, share = await Grants(plane.redis, plane.kept).share(
+        key.principal, walked.id, key.scopes, 3600
+    )
     unopened = await open_session(plane, 5)
     before = {one.id: one for one in (await plane.sessions.list()).items}
     await server.restart(empty=True)
@@ -121,6 +133,10 @@ async def test_killed_and_empty_every_world_is_rebuilt_from_the_store(
         assert one.version > before[name].version
     assert [one.name for one in await again.branches.snapshots(rewound.id)] == ["far"]
     assert await again.rebuild.ensure() is None
+    guard = Guard(again.redis, again.kept, required=True)
+    assert [one.id for one in await guard.keyring.list()] == [key.id]
+    assert (await guard.keyring.recognise(*parse_credential(text)[1:])).owner == "ann"
+    assert await guard.shared_world(share) == walked.id
     async with serving(again, settings):
         for one in (walked.id, rewound.id, fork.id, source.id):
             assert images(await walk(again, one, BACK)) == images(whole)

@@ -62,7 +62,7 @@ async def _create(options: argparse.Namespace) -> int:
     lifetime_s = None if options.expires_days is None else options.expires_days * DAY_S
     async with _control(options) as control:
         try:
-            key, text = await Keyring(control.redis).create(
+            key, text = await Keyring(control.redis, control.kept).create(
                 options.owner, scopes, lifetime_s=lifetime_s, **fields
             )
         except ValidationError as error:
@@ -80,7 +80,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 async def _list(options: argparse.Namespace) -> int:
     async with _control(options) as control:
-        for key in await Keyring(control.redis).list():
+        for key in await Keyring(control.redis, control.kept).list():
             print(_line(key))
     return 0
 
@@ -91,7 +91,7 @@ def run_revoke(options: argparse.Namespace) -> int:
 
 async def _revoke(options: argparse.Namespace) -> int:
     async with _control(options) as control:
-        await Keyring(control.redis).revoke(options.id)
+        await Keyring(control.redis, control.kept).revoke(options.id)
     print(f"key {options.id} is revoked")
     return 0
 

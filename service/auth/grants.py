@@ -19,6 +19,7 @@ from service.auth.audit import audit
 from service.auth.keyring import NOBODYS_DIGEST, new_credential
 from service.auth.principal import Principal, Scope
 from service.errors import NotFound, Unauthenticated
+from service.kept import Kept, Record
 
 TICKET_S = 30.0
 SHARE, TICKET = "ms", "mt"
@@ -37,23 +38,33 @@ class Grant(BaseModel):
 
 
 class Grants:
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, kept: Kept) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._kept = kept
 
     async def ticket(self, principal: Principal, session: str) -> tuple[Grant, str]:
         """A way into one stream of one world, for what `principal` may do now."""
-        return await self._make(TICKET, principal, principal.scopes, session, TICKET_S)
+        grant, text = _new(TICKET, principal, principal.scopes, session, TICKET_S)
+        lifetime_ms = int(1000 * TICKET_S)
+        await self._redis.set(keys.grant(grant.id), grant.model_dump_json(), px=lifetime_ms)
+        return grant, text
 
     async def share(
         self, principal: Principal, session: str, scopes: frozenset[Scope], lifetime_s: float
     ) -> tuple[Grant, str]:
         """Access to one world for whoever has the text, which is shown only now."""
-        grant, text = await self._make(
-            SHARE, principal, scopes & principal.scopes, session, lifetime_s
+        grant, text = _new(SHARE, principal, scopes & principal.scopes, session, lifetime_s)
+        await self._kept.put(
+            Record(
+                name=f"{SHARE}-{grant.id}",
+                key=keys.grant(grant.id),
+                value=grant.model_dump_json(),
+                index=keys.shares(session),
+                member=grant.id,
+                score=grant.expires_s,
+                expires_s=grant.expires_s,
+            )
         )
-        await self._redis.zadd(keys.shares(session), {grant.id: grant.expires_s})
-        await self._redis.expireat(keys.shares(session), int(grant.expires_s) + 1, gt=True)
-        await self._redis.expireat(keys.shares(session), int(grant.expires_s) + 1, nx=True)
         audit(
             "share created", share=grant.id, session=session, scopes=",".join(sorted(grant.scopes))
         )
@@ -66,10 +77,10 @@ class Grants:
         return [Grant.model_validate_json(one) for one in found if one]
 
     async def revoke(self, session: str, name: str) -> None:
-        """End one share link; raises NotFound."""
-        if not await self._redis.zrem(keys.shares(session), name):
+        """End one share link; raises NotFound, StoreDown."""
+        if await self._redis.zscore(keys.shares(session), name) is None:
             raise NotFound(f"session {session!r} has no share link {name!r}")
-        await self._redis.delete(keys.grant(name))
+        await self._kept.forget(f"{SHARE}-{name}", keys.grant(name), keys.shares(session), name)
         audit("share revoked", share=name, session=session)
 
     async def recognise(self, kind: str, name: str, digest: str) -> Grant:
@@ -83,24 +94,18 @@ class Grants:
             raise Unauthenticated("This share link or ticket is unknown, used up or expired.")
         return grant
 
-    async def _make(
-        self,
-        kind: str,
-        principal: Principal,
-        scopes: frozenset[Scope],
-        session: str,
-        lifetime_s: float,
-    ) -> tuple[Grant, str]:
-        text, name, digest = new_credential(kind)
-        grant = Grant(
-            id=name,
-            kind=kind,
-            digest=digest,
-            key_id=principal.key_id,
-            scopes=scopes,
-            session=session,
-            expires_s=time.time() + lifetime_s,
-        )
-        lifetime_ms = int(1000 * lifetime_s)
-        await self._redis.set(keys.grant(name), grant.model_dump_json(), px=lifetime_ms)
-        return grant, text
+
+def _new(
+    kind: str, principal: Principal, scopes: frozenset[Scope], session: str, lifetime_s: float
+) -> tuple[Grant, str]:
+    text, name, digest = new_credential(kind)
+    grant = Grant(
+        id=name,
+        kind=kind,
+        digest=digest,
+        key_id=principal.key_id,
+        scopes=scopes,
+        session=session,
+        expires_s=time.time() + lifetime_s,
+    )
+    return grant, text

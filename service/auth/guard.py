@@ -26,6 +26,7 @@ from service.errors import (
     Unauthenticated,
     UnknownSession,
 )
+from service.kept import Kept
 
 BURST_S = 5.0  # a full bucket of requests lasts this long at the key's rate
 DAY_S = 86_400.0
@@ -33,10 +34,10 @@ HOW = "Send it as `Authorization: Bearer mk_...`; `mirage keys create` makes one
 
 
 class Guard:
-    def __init__(self, redis: Redis, required: bool) -> None:
+    def __init__(self, redis: Redis, kept: Kept, required: bool) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._required = required
-        self.keyring, self.grants = Keyring(redis), Grants(redis)
+        self.keyring, self.grants = Keyring(redis, kept), Grants(redis, kept)
 
     async def admit(
         self,

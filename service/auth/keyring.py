@@ -1,4 +1,4 @@
-"""API keys in Redis: made, listed, revoked, and recognised.
+"""API keys: made, listed, revoked, and recognised.
 
 A key reads `mk_<id>_<secret>`. The secret has 256 random bits, so one SHA-256 of it is enough at
 rest; it is compared in constant time, and an id that does not exist costs the same comparison. What
@@ -22,6 +22,7 @@ from service import keys
 from service.auth.audit import audit
 from service.auth.principal import Principal, Quota, Scope
 from service.errors import NotFound, Unauthenticated
+from service.kept import Kept, Record
 
 FORM = re.compile(r"(m[kst])_([0-9a-f]{12})_([\w-]{43})")
 NOBODYS_DIGEST = hashlib.sha256(b"nobody's").hexdigest()
@@ -70,8 +71,9 @@ def parse_credential(text: str) -> tuple[str, str, str]:
 
 
 class Keyring:
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, kept: Kept) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._kept = kept
 
     async def create(
         self,
@@ -94,8 +96,16 @@ class Keyring:
             expires_s=expires_s,
             **fields,
         )
-        await self._redis.set(keys.api_key(name), key.model_dump_json())
-        await self._redis.zadd(keys.API_KEYS, {name: now})
+        await self._kept.put(
+            Record(
+                name=f"mk-{name}",
+                key=keys.api_key(name),
+                value=key.model_dump_json(),
+                index=keys.API_KEYS,
+                member=name,
+                score=now,
+            )
+        )
         audit("key created", key=name, of_owner=owner, scopes=",".join(sorted(scopes)))
         return key, text
 
@@ -106,10 +116,11 @@ class Keyring:
         return [ApiKey.model_validate_json(one) for one in found if one]
 
     async def revoke(self, name: str) -> None:
-        """At once and for good; its share links and tickets end with it."""
-        known = await self._redis.delete(keys.api_key(name))
-        await self._redis.zrem(keys.API_KEYS, name)
-        if not known:
+        """At once and for good; its share links and tickets end with it.
+
+        Raises NotFound, StoreDown.
+        """
+        if not await self._kept.forget(f"mk-{name}", keys.api_key(name), keys.API_KEYS, name):
             raise NotFound(f"there is no key {name!r}; `mirage keys list` shows them")
         audit("key revoked", key=name)
 

@@ -33,7 +33,7 @@ IDENTITY = flat(np.eye(4))
 
 @pytest.fixture
 def gateway(settings: Settings, control: ControlPlane, tmp_path: Any) -> Gateway:
-    guard = Guard(control.redis, required=False)
+    guard = Guard(control.redis, control.kept, required=False)
     shared = Samples(tmp_path), Metrics(), VideoCache(0), Webhooks(control, settings)
     return Gateway(settings, control, guard, *shared, asyncio.Semaphore(2))
 

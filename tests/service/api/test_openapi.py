@@ -37,7 +37,7 @@ async def address(
     """A gateway that requires keys, and a key."""
     port = free_port()
     keyed = settings.model_copy(update={"require_keys": True, "max_sessions": 100_000})
-    _, key = await Keyring(control.redis).create("ann", frozenset(KEY_SCOPES))
+    _, key = await Keyring(control.redis, control.kept).create("ann", frozenset(KEY_SCOPES))
     config = uvicorn.Config(create_app(keyed, samples), port=port, log_config=None)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

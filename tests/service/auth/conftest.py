@@ -30,7 +30,7 @@ def new_key(control: ControlPlane) -> NewKey:
     """Makes a key and returns its text."""
 
     async def make(owner: str, *scopes: Scope, **fields: Any) -> str:
-        keyring = Keyring(control.redis)
+        keyring = Keyring(control.redis, control.kept)
         return (await keyring.create(owner, frozenset(scopes or KEY_SCOPES), **fields))[1]
 
     return make

@@ -66,7 +66,7 @@ async def test_a_share_ends_with_its_key(
     text = await new_key("ann")
     guest = client_of((await shared(client_of(text), anns))["credential"])
     assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 200
-    await Keyring(control.redis).revoke(parse_credential(text)[1])
+    await Keyring(control.redis, control.kept).revoke(parse_credential(text)[1])
     assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 401
 
 

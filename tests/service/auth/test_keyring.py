@@ -15,7 +15,7 @@ READ = frozenset({Scope.READ})
 
 
 async def test_a_key_is_recognised_and_its_secret_is_nowhere(control: ControlPlane) -> None:
-    ring = Keyring(control.redis)
+    ring = Keyring(control.redis, control.kept)
     key, text = await ring.create("ann", READ, label="laptop")
     assert await ring.recognise(*parse_credential(text)[1:]) == key
     secret = text.split("_", 2)[2]
@@ -31,7 +31,7 @@ def test_what_is_no_key_is_told_so(text: str) -> None:
 
 
 async def test_wrong_unknown_revoked_and_expired_keys_get_one_answer(control: ControlPlane) -> None:
-    ring = Keyring(control.redis)
+    ring = Keyring(control.redis, control.kept)
     key, text = await ring.create("ann", READ)
     late, late_text = await ring.create("ann", READ, lifetime_s=0)
     digest = parse_credential(text)[2]
@@ -57,5 +57,5 @@ async def test_wrong_unknown_revoked_and_expired_keys_get_one_answer(control: Co
 )
 async def test_quotas_are_positive(control: ControlPlane, fields: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        await Keyring(control.redis).create("ann", READ, **fields)
-    assert await Keyring(control.redis).list() == []
+        await Keyring(control.redis, control.kept).create("ann", READ, **fields)
+    assert await Keyring(control.redis, control.kept).list() == []
