@@ -22,8 +22,9 @@ NEAR_M, FAR_M = 0.1, 100.0
 @dataclass(frozen=True)
 class DepthConfig:
     channels: int = 16
-    widths: tuple[int, int, int] = (64, 128, 192)
-    num_blocks: int = 2
+    widths: tuple[int, int, int] = (64, 128, 256)  # at 1, 1/2 and 1/4 of the latent grid
+    num_blocks: int = 1  # residual blocks per level, down and up
+    num_layers: int = 4  # attention to the whole picture and a block, at the coarsest level
 
 
 class DepthHead(nn.Module):
@@ -42,10 +43,11 @@ class DepthHead(nn.Module):
         self.down_coarse = nn.Sequential(
             nn.PixelUnshuffle(2),
             conv(4 * mid, coarse, 1),
-            Attention2d(coarse),
-            Stack(coarse, 1),
-            Attention2d(coarse),
-            Stack(coarse, 1),
+            *(
+                layer
+                for _ in range(cfg.num_layers)
+                for layer in (Attention2d(coarse), Stack(coarse, 1))
+            ),
         )
         self.up_mid = nn.Sequential(conv(coarse, 4 * mid, 1, gain=0.5), nn.PixelShuffle(2))
         self.blocks_mid = Stack(mid, cfg.num_blocks)

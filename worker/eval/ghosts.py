@@ -1,10 +1,9 @@
-"""Do moving things leave ghosts? The dynamics filter on held-out worlds in which things move.
+"""Do moving things leave ghosts? The dynamics filter on worlds in which things move.
 
-`python -m worker.eval.ghosts --scenes 10 --json out/ghosts.json`: the outward leg of a closed loop
-is given as RGB-D observations (every third frame) while things move; the return leg is generated.
-Three sessions see the same frames: `filter` (the motion head), `none` (nothing is kept out) and
-`client` (a client that sends the exact mask). Reported for each, mean over scenes with its 95 %
-interval:
+The outward leg of a closed loop is given as RGB-D observations (every third frame) while things
+move; the return leg is generated. Three sessions see the same frames: `filter` (the motion head, if
+the weights have one), `none` (nothing is kept out) and `client` (a client that sends the exact
+mask, so what a perfect filter would bring). Reported for each:
 - rate: share of the memory's points that were written from cells showing a moving thing;
 - psnr_disoccluded: return leg against the same world without movers, on background that a mover
   hid from at least one observation;
@@ -14,29 +13,23 @@ interval:
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from worker.backbones import create_backbone
 from worker.backbones.base import Backbone
 from worker.dynamics import dynamic_cells
-from worker.engine import Engine, EngineConfig
-from worker.eval.metrics import mean_ci95, psnr
+from worker.engine import Engine
+from worker.eval.metrics import psnr
 from worker.eval.protocols import OBSERVE_EVERY, Loop, generate
 from worker.geometry import lift
 from worker.pixels import to_uint8
-from worker.scenes.paths import LOOP_KINDS, LoopKind, sample_cameras
+from worker.scenes.paths import LoopKind, sample_cameras
 from worker.scenes.render import render
-from worker.scenes.scene import HELD_OUT_SEED, sample_scenes
+from worker.scenes.scene import sample_scenes
 from worker.world import World
 
 MOVING_SHARE = 0.25  # of a cell's pixels, from which on it shows a moving thing
@@ -149,44 +142,10 @@ class Blind:
         return torch.zeros_like(evidence[:, 0])
 
 
-def main() -> None:
-    args = parse()
-    torch.set_num_threads(args.threads)
-    backbone = create_backbone("mini", "cpu", args.weights)
-    cfg = EngineConfig(args.height, args.width)
-    seeing, blind = Engine(backbone, cfg), Engine(Blind(backbone), cfg)  # type: ignore[arg-type]
-    scores: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in VARIANTS}
-    for number in tqdm(range(args.scenes), desc="scenes"):
-        kind = LOOP_KINDS[number % len(LOOP_KINDS)]
-        lively = make_lively_loop(args.first_seed + number, kind, args.frames, seeing)
-        for variant in VARIANTS:
-            engine = seeing if variant == "filter" else blind
-            for name, value in run(engine, lively, variant, args.chunk):
-                scores[variant][name].append(value)
-    report: dict[str, object] = {
-        variant: {name: mean_ci95(values) for name, values in figures.items()}
-        for variant, figures in scores.items()
-    }
-    report["settings"] = {"weights": backbone.weights, **vars(args), "json": str(args.json)}
-    report["settings"] = {k: str(v) for k, v in report["settings"].items()}  # type: ignore[attr-defined]
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m worker.eval.ghosts", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=10)
-    parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--height", type=int, default=EngineConfig.height)
-    parser.add_argument("--width", type=int, default=EngineConfig.width)
-    parser.add_argument("--json", type=Path, default=Path("out/ghosts.json"))
-    parser.add_argument("--first-seed", type=int, default=HELD_OUT_SEED)
-    parser.add_argument("--chunk", type=int, default=4, help="frames generated at once")
-    parser.add_argument("--weights", type=Path, help="folder of weights (default: those shipped)")
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()
+def score_ghosts(engine: Engine, lively: LivelyLoop, chunk: int) -> Iterator[tuple[str, float]]:
+    """Every figure of every variant, by its path in the report."""
+    blind = Engine(Blind(engine.backbone), engine.cfg)  # type: ignore[arg-type]
+    for variant in VARIANTS:
+        chosen = engine if variant == "filter" else blind
+        for name, value in run(chosen, lively, variant, chunk):
+            yield f"dynamics.{variant}.{name}", value

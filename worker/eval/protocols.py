@@ -10,6 +10,7 @@
 A baseline sees the same frames with the same weights, seed and noise: `null` has no memory,
 `last-frame` only that of the latest frame; both start from the last observed view. `rgb` remembers
 coloured points of every pixel. `readout` decodes what the latent memory shows, without a denoiser.
+`no-fusion` is the latent memory without recognition (worker/eval/baselines.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from worker.engine import Engine
-from worker.eval.baselines import LastFrameMemory
+from worker.eval.baselines import BASELINES
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras, lift
 from worker.memory.base import Readout
@@ -32,6 +33,7 @@ from worker.scenes.scene import sample_scenes
 from worker.world import Increment, World
 
 OBSERVE_EVERY = 3
+FORGETFUL = ("null", "last-frame")  # these start from the last observed view
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Walk:
     depth: Tensor  # (m, h, w) metres, the head's on the generated latents
     s_per_frame: float
     read_s_per_frame: float  # of it, what the memory took to show itself
+    stages_s: dict[str, float]  # of it, each stage of the engine's step
     memory_bytes: int
     first_visit: dict[int, Tensor]  # frame -> (3, H, W) of the outward leg, where it was generated
 
@@ -79,7 +82,7 @@ def observed(engine: Engine, loop: Loop, method: str, true_depth: bool, chunk: i
     views = list(range(0, loop.num_out, OBSERVE_EVERY))
     memory = {"readout": "latent"}.get(method, method)
     world = open_world(engine, loop, memory)
-    for i in views if memory in ("latent", "rgb") else views[-1:]:
+    for i in views[-1:] if method in FORGETFUL else views:
         image = to_uint8(loop.images[i : i + 1])[0]
         engine.observe(world, image, loop.cameras[i : i + 1], loop.depth[i] if true_depth else None)
     back = list(range(loop.num_out, len(loop.images)))
@@ -101,10 +104,10 @@ def imagined(engine: Engine, loop: Loop, method: str, chunk: int) -> Walk:
 
 
 def open_world(engine: Engine, loop: Loop, memory: str) -> World:
-    if memory != "last-frame":
+    if memory not in BASELINES:
         return engine.open(loop.seed, memory)
     world = engine.open(loop.seed, "null")
-    world.memory = LastFrameMemory(engine.backbone.channels, engine.grid)
+    world.memory = BASELINES[memory](engine.backbone.channels, engine.grid)
     return world
 
 
@@ -126,7 +129,17 @@ def generate(engine: Engine, world: World, loop: Loop, frames: list[int], chunk:
     with torch.inference_mode():
         depth, _ = engine.backbone.depth(latents, loop.cameras[frames], seen.depth)
     num_bytes = world.memory.stats().num_bytes
-    return Walk(frames, images, seen, depth, s_per_frame, read_s_per_frame, num_bytes, {})
+    stages_s = per_stage(increments, len(frames))
+    return Walk(frames, images, seen, depth, s_per_frame, read_s_per_frame, stages_s, num_bytes, {})
+
+
+def per_stage(increments: list[Increment], num_frames: int) -> dict[str, float]:
+    """Seconds per frame of each stage; one increment is one step of one World."""
+    total_ms: dict[str, float] = {}
+    for increment in increments:
+        for stage, spent_ms in increment.timings_ms.items():
+            total_ms[stage] = total_ms.get(stage, 0.0) + spent_ms
+    return {stage: spent_ms / 1000 / num_frames for stage, spent_ms in total_ms.items()}
 
 
 def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int]) -> Walk:
@@ -137,7 +150,7 @@ def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int]) ->
         images = engine.backbone.decode(readout.tokens).clamp(-1, 1)
     s_per_frame, read_s = (time.perf_counter() - started) / len(frames), read_s / len(frames)
     num_bytes = world.memory.stats().num_bytes
-    return Walk(frames, images, readout, readout.depth, s_per_frame, read_s, num_bytes, {})
+    return Walk(frames, images, readout, readout.depth, s_per_frame, read_s, {}, num_bytes, {})
 
 
 def drift(engine: Engine, loop: Loop, rounds: int, chunk: int) -> list[float]:

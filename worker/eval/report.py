@@ -44,9 +44,15 @@ def table(report: Report) -> str:
             cells = [metrics.get(name, {}).get("mean") for name in COLUMNS]
             row = "".join(f"{'-' if c is None else format(c, '.3f'):>15}" for c in cells)
             lines.append(f"{protocol + '.' + method:24}" + row)
-    for name in ("codec", "depth", "steps", "drift", "photographs", "stereo"):
+    for name in ("codec", "depth", "steps", "drift", "dynamics", "photographs", "stereo"):
         if name in report:
             lines.append(f"{name}: " + ", ".join(leaves(report[name])))
+    for name, protocols in report.get("ablations", {}).items():
+        figures = [
+            f"{protocol} {metrics['psnr_gt']['mean']:.2f} dB"
+            for protocol, metrics in protocols.items()
+        ]
+        lines.append(f"{name}: " + ", ".join(figures))
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 from worker.eval.report import Report
@@ -41,6 +42,18 @@ TITLES = {
     "observed_pred": "Observed, depth guessed",
     "imagined": "Imagined: one frame is given",
 }
+ABLATED = {
+    "observed": ("psnr_gt", "psnr_gt_uncovered", "perceptual", "sharpness", "memory_bytes"),
+    "imagined": ("psnr_gt", "psnr_first_visit", "perceptual", "sharpness"),
+}
+GROUPS = ("codec", "depth", "steps", "drift", "dynamics", "photographs", "stereo")
+ABLATIONS_SAY = (
+    "On every sixth world; `whole` is the model as it is on the same worlds. *no coverage*: nobody "
+    "is told what memory covers. *no fusion*: every observed cell is added, nothing is recognised. "
+    "References can't be taken away, as this model is not shown any; what a dynamics filter brings "
+    "is the difference between `none` and `client` (the exact mask) under *dynamics* below; "
+    "numbers of denoising steps stand under *steps*."
+)
 MAX_SHEETS = 3
 SHEET_WIDTH = 1280
 
@@ -49,9 +62,10 @@ def main() -> None:
     args = parse()
     report: Report = json.loads(args.report.read_text())
     args.docs.mkdir(parents=True, exist_ok=True)
-    pictures = [args.docs / "results_drift.webp", args.docs / "results_steps.webp"]
-    plot_drift(report, pictures[0])
-    plot_steps(report, pictures[1])
+    plots = {"drift": plot_drift, "way_back": plot_way_back, "steps": plot_steps}
+    pictures = [args.docs / f"results_{name}.webp" for name in plots]
+    for draw, path in zip(plots.values(), pictures, strict=True):
+        draw(report, path)
     sheets = copy_sheets(args.sheets, args.docs) if args.sheets else []
     (args.docs / "results.md").write_text(page(report, pictures, sheets))
 
@@ -70,6 +84,8 @@ def page(report: Report, pictures: list[Path], sheets: list[Path]) -> str:
     ]
     for protocol, title in TITLES.items():
         parts += [f"## {title}", methods_table(report[protocol])]
+    parts += ["## Where the time goes, seconds per frame", stage_table(report)]
+    parts += ["## One part taken away", ABLATIONS_SAY, ablation_table(report)]
     parts += ["## Parts by themselves", single_table(report)]
     parts += [f"![{path.stem}]({path.name})" for path in (*pictures, *sheets[1:])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -84,15 +100,44 @@ def methods_table(methods: Report) -> str:
     return "\n".join(lines)
 
 
+def stage_table(report: Report) -> str:
+    """What each stage of a step costs, on the way back of the observed protocol."""
+    methods = {name: one for name, one in report["observed"].items() if "stage_s_per_frame" in one}
+    lines = ["| | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    stages = dict.fromkeys(stage for one in methods.values() for stage in one["stage_s_per_frame"])
+    for stage in stages:
+        cells = [cell(one["stage_s_per_frame"].get(stage), 4) for one in methods.values()]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ablation_table(report: Report) -> str:
+    variants = report["ablations"]
+    lines = ["| | " + " | ".join(name.replace("_", " ") for name in variants) + " |"]
+    lines.append("|---" * (len(variants) + 1) + "|")
+    for protocol, metrics in ABLATED.items():
+        for metric in metrics:
+            title, digits = ROWS[metric]
+            cells = [cell(one[protocol].get(metric), digits) for one in variants.values()]
+            lines.append(f"| {protocol}: {title.lstrip('. ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def single_table(report: Report) -> str:
     lines = ["| figure | value |", "|---|---|"]
-    for group in ("codec", "depth", "steps", "drift", "photographs", "stereo", "dynamics"):
-        for name, value in report.get(group, {}).items():
-            leaf = (
-                value if "mean" in value else value["psnr"] if "psnr" in value else value["psnr_gt"]
-            )
-            lines.append(f"| {group}: {name.replace('_', ' ')} | {cell(leaf, 3)} |")
+    for group in GROUPS:
+        for name, value in leaves(report.get(group, {})):
+            lines.append(f"| {group}: {name.replace('_', ' ')} | {cell(value, 3)} |")
     return "\n".join(lines)
+
+
+def leaves(node: Report, prefix: str = "") -> list[tuple[str, Report]]:
+    """Every figure below a node by its path."""
+    if "mean" in node:
+        return [(prefix, node)]
+    return [
+        leaf for name, child in node.items() for leaf in leaves(child, f"{prefix} {name}".strip())
+    ]
 
 
 def cell(figure: Report | None, digits: int) -> str:
@@ -103,7 +148,8 @@ def cell(figure: Report | None, digits: int) -> str:
 
 
 def plot_drift(report: Report, path: Path) -> None:
-    rounds = {int(name.split("_")[1]): value["mean"] for name, value in report["drift"].items()}
+    names = [name for name in report["drift"] if name.startswith("round_")]
+    rounds = {int(name.split("_")[1]): report["drift"][name]["mean"] for name in names}
     plot(path, list(rounds), list(rounds.values()), "round of the same loop", "PSNR, first round")
 
 
@@ -112,11 +158,27 @@ def plot_steps(report: Report, path: Path) -> None:
     plot(path, list(steps), list(steps.values()), "denoising steps", "PSNR, observed")
 
 
+def plot_way_back(report: Report, path: Path) -> None:
+    """PSNR along the way back, in eighths: what is remembered does not fade with distance."""
+    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    for name, metrics in report["observed"].items():
+        parts = [value["mean"] for value in metrics["psnr_gt_part"].values()]
+        axes.plot(range(1, len(parts) + 1), parts, marker="o", label=name)
+    axes.set(xlabel="eighth of the way back", ylabel="PSNR, observed (dB)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    saved(figure, path)
+
+
 def plot(path: Path, x: list[int], y: list[float], name_x: str, name_y: str) -> None:
     figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
     axes.plot(x, y, marker="o")
     axes.set(xlabel=name_x, ylabel=f"{name_y} (dB)", xticks=x)
     axes.grid(alpha=0.3)
+    saved(figure, path)
+
+
+def saved(figure: Figure, path: Path) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=110)
     plt.close(figure)
     Image.open(path.with_suffix(".png")).convert("RGB").save(path, quality=90)

@@ -2,9 +2,10 @@
 
 `python -m worker.eval.revisit --full --json out/revisit.json`: held-out scenes (seeds >=
 1,000,000), the five loop kinds in turn, protocols `observed`, `observed_pred`, `imagined`
-(worker/eval/protocols.py), all memories and baselines, numbers of steps, drift over many rounds,
-photographs. `--quick` is the same with fewer and shorter loops. Every figure is a mean over scenes
-with its 95 % interval.
+(worker/eval/protocols.py), all memories and baselines; on some of the scenes numbers of steps,
+drift over many rounds, ablations (worker/eval/ablations.py) and moving things
+(worker/eval/ghosts.py); photographs. `--quick` is the same with fewer and shorter loops. Every
+figure is a mean over scenes with its 95 % interval.
 
 Each scene's figures are kept in a file of their own, named by weights and settings: a run that was
 stopped goes on where it was, and `--shard 0/2` and `--shard 1/2` share the work between processes
@@ -27,6 +28,8 @@ from tqdm import tqdm
 from worker.backbones import create_backbone
 from worker.backbones.mini import MiniBackbone
 from worker.engine import Engine, EngineConfig
+from worker.eval.ablations import score_ablations
+from worker.eval.ghosts import make_lively_loop, score_ghosts
 from worker.eval.metrics import psnr
 from worker.eval.photographs import score_photographs, score_stereo
 from worker.eval.protocols import Loop, Walk, drift, imagined, make_loop, observed
@@ -52,30 +55,57 @@ class Protocol:
     first_seed: int = HELD_OUT_SEED
     chunk: int = 4
     rounds: int = 4  # of the same loop, for the drift
-    steps_every: int = 6  # scenes; numbers of steps and drift are measured on every sixth
+    steps_every: int = 6  # scenes; numbers of steps, drift and ablations: on every sixth
+    lively_every: int = 3  # and what moving things leave: on every third
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured, and how."""
+
+    engine: Engine
+    others: Mapping[str, Engine]  # with weights of other recipes, by name
+    protocol: Protocol
+    sheets: Path | None
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {name: other.backbone.weights for name, other in self.others.items()}
 
 
 FULL = Protocol(scenes=24, frames=64, height=192, width=320)
-QUICK = Protocol(scenes=5, frames=24, height=192, width=320, rounds=2, steps_every=5)
+QUICK = Protocol(
+    scenes=5, frames=24, height=192, width=320, rounds=2, steps_every=5, lively_every=5
+)
 
 
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    backbone = create_backbone("mini", "cpu", args.weights)
     protocol = args.protocol
-    engine = Engine(backbone, EngineConfig(height=protocol.height, width=protocol.width))
-    folder = args.parts / part_name(protocol, backbone.weights)
+    bench = Bench(
+        engine_of(args.weights, protocol),
+        {name: engine_of(folder, protocol) for name, folder in args.other},
+        protocol,
+        args.sheets,
+    )
+    weights = bench.engine.backbone.weights
+    folder = args.parts / part_name(protocol, weights, bench.names)
     folder.mkdir(parents=True, exist_ok=True)
     index, count = args.shard
     for number in tqdm(range(index, protocol.scenes, count), desc="scenes"):
-        once(folder / f"scene_{number}.json", run_scene(engine, number, protocol, args.sheets))
+        once(folder / f"scene_{number}.json", run_scene(bench, number))
     if args.shard == (0, 1):
-        once(folder / "photographs.json", run_photographs(engine))
-        report = assembled(folder) | {"settings": settings(args, backbone.weights)}
+        once(folder / "photographs.json", run_photographs(bench.engine))
+        report = assembled(folder) | {"settings": settings(args, bench)}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
         print(table(report))
+
+
+def engine_of(weights: Path | None, protocol: Protocol) -> Engine:
+    backbone = create_backbone("mini", "cpu", weights)
+    return Engine(backbone, EngineConfig(height=protocol.height, width=protocol.width))
 
 
 def once(path: Path, scores: Iterator[Score]) -> None:
@@ -87,28 +117,31 @@ def once(path: Path, scores: Iterator[Score]) -> None:
     partial.rename(path)
 
 
-def part_name(protocol: Protocol, weights: str) -> str:
-    return hashlib.sha256(json.dumps([asdict(protocol), weights]).encode()).hexdigest()[:12]
+def part_name(protocol: Protocol, weights: str, others: Mapping[str, str]) -> str:
+    named = [asdict(protocol), weights, dict(others)]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
 
 
-def settings(args: argparse.Namespace, weights: str) -> dict[str, object]:
-    return {"weights": weights, "threads": args.threads, **asdict(args.protocol)}
+def settings(args: argparse.Namespace, bench: Bench) -> dict[str, object]:
+    made = {"weights": bench.engine.backbone.weights, "others": bench.names}
+    return {**made, "threads": args.threads, **asdict(bench.protocol)}
 
 
-def run_scene(
-    engine: Engine, number: int, protocol: Protocol, sheets: Path | None
-) -> Iterator[Score]:
-    kind = LOOP_KINDS[number % len(LOOP_KINDS)]
-    loop = make_loop(protocol.first_seed + number, kind, protocol.frames, engine)
+def run_scene(bench: Bench, number: int) -> Iterator[Score]:
+    engine, protocol = bench.engine, bench.protocol
+    kind, seed = LOOP_KINDS[number % len(LOOP_KINDS)], protocol.first_seed + number
+    loop = make_loop(seed, kind, protocol.frames, engine)
     walks = dict(run_methods(engine, loop, protocol.chunk))
     yield from score_scene(engine, loop, walks)
     if number % protocol.steps_every == 0:
         yield from score_steps(engine, loop, protocol.chunk)
-        again = drift(engine, loop, protocol.rounds, protocol.chunk)
-        for number_of_round, value in enumerate(again, start=2):
-            yield f"drift.round_{number_of_round}", value
-    if sheets:
-        write_sheet(sheets / f"{loop.seed}_{kind}.png", loop, walks)
+        yield from score_drift(engine, loop, protocol)
+        yield from score_ablations(engine, bench.others, loop, walks, protocol.chunk)
+    if number % protocol.lively_every == 0:
+        lively = make_lively_loop(seed, kind, protocol.frames, engine)
+        yield from score_ghosts(engine, lively, protocol.chunk)
+    if bench.sheets:
+        write_sheet(bench.sheets / f"{loop.seed}_{kind}.png", loop, walks)
 
 
 def run_methods(engine: Engine, loop: Loop, chunk: int) -> Iterator[tuple[str, Walk]]:
@@ -134,6 +167,16 @@ def score_steps(engine: Engine, loop: Loop, chunk: int) -> Iterator[Score]:
     backbone.cfg = chosen
 
 
+def score_drift(engine: Engine, loop: Loop, protocol: Protocol) -> Iterator[Score]:
+    """Each round against the first, and how fast they part, in dB per 64 frames."""
+    again = drift(engine, loop, protocol.rounds, protocol.chunk)
+    for number, value in enumerate(again, start=2):
+        yield f"drift.round_{number}", value
+    if len(again) > 1:
+        lost_db = (again[0] - again[-1]) / (len(again) - 1)
+        yield "drift.db_per_64_frames", lost_db * 64 / protocol.frames
+
+
 def run_photographs(engine: Engine) -> Iterator[Score]:
     yield from score_photographs(engine)
     yield from score_stereo(engine)
@@ -147,15 +190,21 @@ def parse() -> argparse.Namespace:
     parser.set_defaults(protocol=QUICK)
     parser.add_argument("--scenes", type=int, help="other than the protocol's")
     parser.add_argument("--frames", type=int)
+    parser.add_argument("--height", type=int, help="of frames in pixels")
+    parser.add_argument("--width", type=int)
     parser.add_argument("--first-seed", type=int, help="500000 and up are for validation")
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N")
     parser.add_argument("--json", type=Path, default=Path("out/revisit.json"))
     parser.add_argument("--parts", type=Path, default=Path("out/revisit"))
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet per scene")
     parser.add_argument("--weights", type=Path, help="folder of weights (default: those shipped)")
+    parser.add_argument(
+        "--other", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
+        help="weights of another recipe to compare with, among the ablations",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    names = ("scenes", "frames", "first_seed")
+    names = ("scenes", "frames", "height", "width", "first_seed")
     given: Mapping[str, int] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     args.protocol = replace(args.protocol, **given)
     return args
@@ -166,6 +215,13 @@ def shard(text: str) -> tuple[int, int]:
     if not match or int(match[1]) >= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, as in 0/2")
     return int(match[1]), int(match[2])
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not re.fullmatch(r"[a-z_]+", name) or not folder or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER with an existing folder")
+    return name, Path(folder)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from worker.eval.perceptual import distance_maps, perceptual
 from worker.eval.protocols import OBSERVE_EVERY, Loop, Walk
 
 PERCEPTUAL_EVERY = 6  # frames; the network that judges is slow
+NUM_PARTS = 8  # of a way back, to see whether it gets worse as it goes on
 
 Score = tuple[str, float]
 
@@ -44,6 +45,16 @@ def score_models(engine: Engine, loop: Loop) -> Iterator[Score]:
     yield "depth.absrel", mean(absrel(depth, loop.cell_depth, loop.cell_valid))
     ratio = torch.maximum(depth / loop.cell_depth, loop.cell_depth / depth)
     yield "depth.delta_1_25", float((ratio < 1.25)[loop.cell_valid].float().mean())
+    yield (
+        "depth.absrel_scaled",
+        mean(absrel(rescaled(depth, loop), loop.cell_depth, loop.cell_valid)),
+    )
+
+
+def rescaled(depth: Tensor, loop: Loop) -> Tensor:
+    """Depth (n, h, w) times each frame's best scale: what is left is error of shape."""
+    ratios = torch.where(loop.cell_valid, loop.cell_depth / depth, torch.nan)
+    return depth * ratios.flatten(1).nanmedian(1).values[:, None, None].nan_to_num(1.0)
 
 
 def score_walk(loop: Loop, walk: Walk, reference: Walk, protocol: str) -> Iterator[Score]:
@@ -53,7 +64,10 @@ def score_walk(loop: Loop, walk: Walk, reference: Walk, protocol: str) -> Iterat
     images, target = walk.images[rows], loop.images[keep]
     known = reference.readout.coverage[[reference.index.index(i) for i in keep]] > 0
     pixels = to_pixels(known, target)
-    yield "psnr_gt", mean(psnr(images, target))
+    every = psnr(images, target)
+    yield "psnr_gt", mean(every)
+    for part, values in enumerate(every.tensor_split(NUM_PARTS)):
+        yield f"psnr_gt_part.{part}", mean(values)
     yield "psnr_gt_covered", mean(psnr(images, target, pixels))
     yield "psnr_gt_uncovered", mean(psnr(images, target, ~pixels))
     yield "ssim_gt", mean(ssim(images, target))
@@ -66,6 +80,8 @@ def score_walk(loop: Loop, walk: Walk, reference: Walk, protocol: str) -> Iterat
     valid = loop.cell_valid[keep] & (walk.depth[rows] > 0)
     yield "depth_absrel", mean(absrel(walk.depth[rows], loop.cell_depth[keep], valid))
     yield "s_per_frame", walk.s_per_frame
+    for stage, spent_s in walk.stages_s.items():
+        yield f"stage_s_per_frame.{stage}", spent_s
     yield "read_s_per_frame", walk.read_s_per_frame
     yield "memory_bytes", float(walk.memory_bytes)
     if walk.first_visit:

@@ -110,7 +110,8 @@ def codec_loss(
     with torch.autocast(images.device.type, torch.bfloat16):
         encoded = codec.encode(torch.cat([images[:, :-1].flatten(0, 1), batch.pictures])).float()
     penalty = encoded.square().mean()
-    noisy = encoded + LATENT_NOISE * torch.randn(encoded.shape, generator=generator)
+    noise = torch.randn(encoded.shape, generator=generator).to(encoded.device)
+    noisy = encoded + LATENT_NOISE * noise
     views = noisy[: b * k].unflatten(0, (b, k))
     with torch.autocast(images.device.type, torch.bfloat16):
         tokens = fetched(views, seen.tokens)
@@ -149,8 +150,7 @@ def train_codec(
         batches(walks, cfg.batch_size, pictures), lambda batch, g: codec_loss(codec, batch, g)
     )
     scenes = torch.arange(min(64, walks.cfg.num_scenes))
+    images = walks.images(scenes, torch.zeros_like(scenes)[:, None])[:, 0]
     with torch.no_grad():
-        codec.normalise_to(
-            codec.encode(walks.images(scenes, torch.zeros_like(scenes)[:, None])[:, 0])
-        )
+        codec.normalise_to(codec.encode(images.to(cfg.device)))
     return codec, progress

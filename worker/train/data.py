@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from worker.geometry import Cameras
@@ -34,12 +35,27 @@ class DataConfig:
     num_frames: int = 12
     height: int = 192
     width: int = 320
+    every: int = 1  # of a walk's frames is kept: fewer frames that differ more
+
+
+class Calls(Dataset[int]):
+    """Renders a few scenes into a set as they are asked for, by the number of the first one."""
+
+    def __init__(self, walks: Walks) -> None:
+        self.walks = walks
+
+    def __getitem__(self, at: int) -> int:
+        cfg = self.walks.cfg
+        count = min(SCENES_PER_CALL, cfg.num_scenes - at)
+        self.walks.render(at, [cfg.first_seed + at + i for i in range(count)])
+        return count
 
 
 class Walks:
     """num_scenes walks of num_frames frames, memory-mapped."""
 
-    def __init__(self, folder: Path, cfg: DataConfig) -> None:
+    def __init__(self, folder: Path, cfg: DataConfig, num_workers: int = 0) -> None:
+        """Renders what is missing, in further processes if told so."""
         self.folder, self.cfg = folder, cfg
         folder.mkdir(parents=True, exist_ok=True)
         shape = (cfg.num_scenes, cfg.num_frames)
@@ -49,7 +65,7 @@ class Walks:
         self.moving = self._array("moving", (*shape, *size), np.bool_)
         self.poses = self._array("poses", (*shape, 4, 4), np.float64)
         self.intrinsics = self._array("intrinsics", (*shape, 4), np.float64)
-        self._render_missing()
+        self._render_missing(num_workers)
 
     def images(self, scenes: Tensor, frames: Tensor) -> Tensor:
         """scenes (b,), frames (b, k) -> (b, k, 3, H, W) float32 in [-1, 1]."""
@@ -85,30 +101,30 @@ class Walks:
             )
         return array
 
-    def _render_missing(self) -> None:
+    def _render_missing(self, num_workers: int) -> None:
         counter = self.folder / "progress.json"
         done = json.loads(counter.read_text())["scenes"] if counter.exists() else 0
         with tqdm(
             total=self.cfg.num_scenes, initial=done, desc=self.folder.name, mininterval=10
         ) as bar:
-            while done < self.cfg.num_scenes:
-                count = min(SCENES_PER_CALL, self.cfg.num_scenes - done)
-                self._render(done, [self.cfg.first_seed + done + i for i in range(count)])
+            calls = range(done, self.cfg.num_scenes, SCENES_PER_CALL)
+            for count in DataLoader(Calls(self), None, sampler=calls, num_workers=num_workers):
                 done += count
                 counter.write_text(json.dumps({"scenes": done}))
                 bar.update(count)
 
     @torch.no_grad()
-    def _render(self, at: int, seeds: Sequence[int]) -> None:
+    def render(self, at: int, seeds: Sequence[int]) -> None:
         # One kind per call: every fourth call walks the five loops in turn.
         call = at // SCENES_PER_CALL
         dynamic = call * 7 % 20 < 20 * DYNAMIC_SHARE  # 7 and 20 share no factor: spread evenly
         scenes = sample_scenes(seeds, dynamic=dynamic)
         kind = LOOP_KINDS[call // 4 % len(LOOP_KINDS)] if call % 4 == 3 else None
-        num_frames = self.cfg.num_frames if kind is None else 2 * self.cfg.num_frames
+        length = self.cfg.num_frames * self.cfg.every
+        num_frames = length if kind is None else 2 * length
         cameras = sample_cameras(
             scenes, kind, num_frames, self.cfg.height, self.cfg.width, list(seeds)
-        )[:, : self.cfg.num_frames]
+        )[:, : length : self.cfg.every]
         frames = render(scenes, cameras)
         there = slice(at, at + len(seeds))
         self.rgb[there] = ((frames.rgb + 1) * 127.5).round().clamp(0, 255).byte().numpy()

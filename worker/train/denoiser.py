@@ -9,6 +9,7 @@ random point of the flow, wherever nothing moves.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,10 +136,9 @@ def batches(
 def denoised(denoiser: Denoiser, batch: Batch, generator: torch.Generator) -> Tensor:
     """The network's guess (b, t, c, h, w) at a random point of each sample's flow."""
     condition, target, _ = batch
-    noise = torch.randn(target.shape, generator=generator)
-    t = torch.tensor(times(NUM_STEPS))[
-        torch.randint(NUM_STEPS, (len(target),), generator=generator)
-    ]
+    noise = torch.randn(target.shape, generator=generator).to(target.device)
+    point = torch.randint(NUM_STEPS, (len(target),), generator=generator)
+    t = torch.tensor(times(NUM_STEPS))[point].to(target.device)
     noisy = interpolate(condition.tokens, condition.coverage, noise, target, t)
     level = noise_level(condition.coverage, t[:, None, None, None])
     with torch.autocast(target.device.type, torch.bfloat16):
@@ -183,6 +183,11 @@ def decode(codec: Codec, latents: Tensor) -> Tensor:
     return images.float()
 
 
+def judging(codec: Codec, device: str) -> Codec:
+    """A copy of the codec, to decode guesses where the denoiser trains."""
+    return copy.deepcopy(codec).requires_grad_(False).to(device)
+
+
 def train_denoiser(
     cfg: RunConfig,
     codec: Codec,
@@ -193,9 +198,9 @@ def train_denoiser(
 ) -> tuple[Denoiser, Progress]:
     torch.manual_seed(cfg.seed)
     denoiser = channels_last(Denoiser(denoiser_cfg or DenoiserConfig()))
-    run = Run(cfg, denoiser, folder)
+    run, judge = Run(cfg, denoiser, folder), judging(codec, cfg.device)
     progress = run.train(
         batches(codec, walks, predicted, cfg.batch_size),
-        lambda batch, g: denoiser_loss(denoiser, codec, batch, g),
+        lambda batch, g: denoiser_loss(denoiser, judge, batch, g),
     )
     return denoiser, progress

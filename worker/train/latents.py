@@ -16,6 +16,7 @@ from worker.depth.head import DepthHead, to_depth
 from worker.geometry import Cameras, lift
 from worker.layers import channels_last
 from worker.train.data import Walks
+from worker.train.mirror import Mirrored
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,17 @@ class LatentWalks:
 
 
 @torch.no_grad()
-def encode_walks(codec: Codec, walks: Walks) -> LatentWalks:
-    """All frames of a set through the encoder, in bfloat16."""
+def encode_walks(codec: Codec, walks: Walks | Mirrored, device: str = "cpu") -> LatentWalks:
+    """All frames of a set through the encoder, in bfloat16; the result is on the CPU."""
     h, w = walks.cfg.height // STRIDE, walks.cfg.width // STRIDE
-    encoder = _bfloat16_copy(codec)
+    encoder = _bfloat16_copy(codec).to(device)
     frames = torch.arange(walks.cfg.num_frames)[None]
     latents, depths, still = [], [], []
     for scene in range(walks.cfg.num_scenes):
         index = torch.tensor([scene])
-        images = walks.images(index, frames)[0].bfloat16()
-        latents.append(encoder.encode(images.contiguous(memory_format=torch.channels_last)))
+        images = walks.images(index, frames)[0].to(device, torch.bfloat16)
+        images = images.contiguous(memory_format=torch.channels_last)
+        latents.append(encoder.encode(images).cpu())
         views, moving = walks.cameras(index, frames)[0], walks.motion_masks(index, frames)[0]
         lifted = lift(walks.depths(index, frames)[0], views, (h, w), moving)
         depths.append(torch.where(lifted.valid, lifted.depth, 0.0))
@@ -51,14 +53,15 @@ def encode_walks(codec: Codec, walks: Walks) -> LatentWalks:
 
 
 @torch.no_grad()
-def predict_depths(head: DepthHead, walks: LatentWalks) -> Tensor:
-    """The head's own z-depth of every frame: (s, t, h, w) float32."""
-    rows = []
+def predict_depths(head: DepthHead, walks: LatentWalks, device: str = "cpu") -> Tensor:
+    """The head's own z-depth of every frame: (s, t, h, w) float32 on the CPU."""
+    rows, head = [], head.to(device)
     for scene in range(len(walks.latents)):
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = walks.latents[scene].float()
-            out = head(latents, view_rays(walks.cameras[scene]), torch.zeros(latents[:, 0].shape))
-        rows.append(to_depth(*out)[0])
+        latents = walks.latents[scene].to(device).float()
+        rays = view_rays(walks.cameras[scene]).to(device)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            out = head(latents, rays, torch.zeros_like(latents[:, 0]))
+        rows.append(to_depth(*out)[0].cpu())
     return torch.stack(rows)
 
 

@@ -10,18 +10,20 @@ same ones.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from worker.geometry import Cameras
 from worker.train.optimiser import MatrixMuon
 
 B = TypeVar("B")
@@ -44,6 +46,7 @@ class RunConfig:
     checkpoint_s: float = 120.0
     log_every: int = 50
     num_workers: int = 1  # processes that make batches ahead; 0: this one does
+    device: str = "cpu"  # that trains; batches are always made on the CPU
 
 
 @dataclass
@@ -77,6 +80,23 @@ def same(batch: B) -> B:
     return batch
 
 
+def on_device(batch: Any, device: str) -> Any:
+    """The same tuple or dataclass with all its tensors on a device, but for cameras."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        return tuple(on_device(part, device) for part in batch)
+    if isinstance(batch, Cameras) or not dataclasses.is_dataclass(batch):
+        return batch
+    return dataclasses.replace(
+        batch,  # type: ignore[type-var]
+        **{
+            one.name: on_device(getattr(batch, one.name), device)
+            for one in dataclasses.fields(batch)
+        },
+    )
+
+
 def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
@@ -92,7 +112,7 @@ class Run:
     """Trains `module` in place and leaves the averaged weights in it."""
 
     def __init__(self, cfg: RunConfig, module: nn.Module, folder: Path) -> None:
-        self.cfg, self.module, self.folder = cfg, module, folder
+        self.cfg, self.module, self.folder = cfg, module.to(cfg.device), folder
         folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress()
         self.ema = [parameter.detach().clone() for parameter in module.parameters()]
@@ -113,7 +133,7 @@ class Run:
         )
         while self.progress.fraction(self.cfg) < 1.0:
             started = time.monotonic()
-            figures = self._step(next(ahead), loss_of)
+            figures = self._step(on_device(next(ahead), cfg.device), loss_of)
             self.progress.step += 1
             self.progress.elapsed_s += time.monotonic() - started
             rows.append(figures)
@@ -173,7 +193,7 @@ class Run:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.cfg.device)
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.ema = state["ema"]

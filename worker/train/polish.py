@@ -18,7 +18,7 @@ from worker.backbones.denoiser import Denoiser
 from worker.codec import Codec, psnr
 from worker.train.codec import difference
 from worker.train.critic import Critic
-from worker.train.denoiser import Batch, batches, decode, denoised, pixels_of
+from worker.train.denoiser import Batch, batches, decode, denoised, judging, pixels_of
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
@@ -82,10 +82,9 @@ def polish(
 ) -> Progress:
     """Train `denoiser` in place. A resumed run starts with a new critic."""
     torch.manual_seed(cfg.seed)
-    codec.requires_grad_(False)
-    critic, chosen = Critic(), polish_cfg or PolishConfig()
-    run = Run(cfg, denoiser, folder)
+    judge, critic = judging(codec, cfg.device), Critic().to(cfg.device)
+    run, chosen = Run(cfg, denoiser, folder), polish_cfg or PolishConfig()
     return run.train(
         batches(codec, walks, predicted, cfg.batch_size),
-        lambda batch, g: polish_loss(denoiser, codec, critic, batch, g, chosen),
+        lambda batch, g: polish_loss(denoiser, judge, critic, batch, g, chosen),
     )

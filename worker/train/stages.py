@@ -27,8 +27,10 @@ from worker.train.codec import train_codec
 from worker.train.data import Walks
 from worker.train.denoiser import train_denoiser
 from worker.train.depth import train_depth
+from worker.train.depth_views import DepthViews, joined, views_of
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
+from worker.train.mirror import Mirrored
 from worker.train.motion import NUM_SAMPLES, gather_views, make_samples, train_motion
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import PolishConfig, polish
@@ -36,10 +38,21 @@ from worker.weights import load_module, save_module
 
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
-    "depth": RunConfig(minutes=18, batch_size=16, learning_rate=2e-3),
+    "depth": RunConfig(
+        minutes=60, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
+    ),
     "motion": RunConfig(minutes=4, batch_size=16, learning_rate=3e-3, ema_decay=0.99),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=13, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
+}
+
+# For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
+GPU_RECIPE = {
+    "codec": RunConfig(minutes=9, batch_size=24, learning_rate=2e-3),
+    "depth": RunConfig(minutes=5, batch_size=64, learning_rate=2e-3, decay_share=0.5),
+    "motion": RunConfig(minutes=2, batch_size=32, learning_rate=3e-3, ema_decay=0.99),
+    "denoiser": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3, decay_share=0.0),
+    "polish": RunConfig(minutes=5, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
 
 
@@ -51,6 +64,8 @@ class Studio:
     folder: Path  # logs, checkpoints, what is not meant for use
     weights: Path
     pictures: Pictures | None = None  # natural ones for the codec
+    further: Walks | None = None  # a few views of many more scenes, for the depth head
+    device: str = "cpu"  # that encodes walks and predicts their depth
 
     def carry_out(self, stage: str, cfg: RunConfig) -> Progress:
         """Train one stage and save its weights; WeightsError if an earlier one is missing."""
@@ -69,12 +84,25 @@ class Studio:
 
     @cached_property
     def latents(self) -> LatentWalks:
-        return encode_walks(self.codec, self.walks)
+        return self.encoded(self.walks)
+
+    def encoded(self, walks: Walks | Mirrored) -> LatentWalks:
+        return encode_walks(self.codec, walks, self.device)
+
+    @cached_property
+    def depth_views(self) -> DepthViews:
+        """The frames of all walks and of the further scenes, each also in the mirror."""
+        parts = []
+        for number, walks in enumerate(one for one in (self.walks, self.further) if one):
+            views = views_of(self.encoded(walks), seed=number)
+            mirrored = self.encoded(Mirrored(walks)).latents.flatten(0, 1)
+            parts += [views, views.mirrored(mirrored)]
+        return joined(parts)
 
     @cached_property
     def predicted(self) -> Tensor:
         head, _ = load_module(self.target("depth"), DepthHead, DepthConfig)
-        return predict_depths(head, self.latents)
+        return predict_depths(head, self.latents, self.device)
 
 
 def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -82,7 +110,7 @@ def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 
 def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    return train_depth(cfg, studio.latents, studio.folder / "depth")
+    return train_depth(cfg, studio.depth_views, studio.folder / "depth")
 
 
 def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -115,8 +143,16 @@ STAGES: dict[str, Stage] = {
 }
 
 
+def described(device: str) -> str:
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}"
+
+
 def card(studio: Studio, stage: str, cfg: RunConfig, progress: Progress) -> dict[str, Any]:
     """How these weights were made."""
+    more = studio.further if stage == "depth" else None
+    further = {"further": dataclasses.asdict(more.cfg)} if more else {}
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {
@@ -126,11 +162,12 @@ def card(studio: Studio, stage: str, cfg: RunConfig, progress: Progress) -> dict
         "seed": cfg.seed,
         "steps": progress.step,
         "minutes": round(progress.elapsed_s / 60, 1),
-        "device": f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}",
+        "device": described(cfg.device),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "data": {
             **dataclasses.asdict(studio.walks.cfg),
+            **further,
             "source": "rendered by worker/scenes",
             "pictures": LICENCES if stage == "codec" and studio.pictures else {},
         },

@@ -4,7 +4,7 @@ import pytest
 import torch
 from boxes import orbit, room_depth
 
-from worker.eval.baselines import LastFrameMemory
+from worker.eval.baselines import LastFrameMemory, UnfusedMemory
 from worker.memory import create_memory
 from worker.projection import quality_of
 
@@ -56,3 +56,33 @@ def test_confidence_and_mask_are_those_of_the_last_frame(memory):
     plain = LastFrameMemory(CHANNELS, GRID).write(tokens, room_depth(views), views, [0, 1])
     ratio = quality_of(delta.quality).max() / quality_of(plain.quality).max()
     assert float(ratio) <= 0.91
+
+
+def test_without_fusion_a_place_seen_twice_is_held_twice():
+    views = orbit(6, 64, 96)
+    unfused, latent = UnfusedMemory(CHANNELS, GRID), create_memory("latent", CHANNELS, GRID)
+    for memory in (unfused, latent):
+        write(memory, views[:1], 0)
+        write(memory, views[:1], 1)
+    cells = GRID[0] * GRID[1]
+    assert unfused.stats().num_points == 2 * cells and latent.stats().num_points == cells
+    assert unfused.read(views[:1]).coverage.mean() > 0.95
+
+
+def test_frames_of_one_write_are_all_held_and_can_be_repeated():
+    views = orbit(6, 64, 96)
+    memory, copy = UnfusedMemory(CHANNELS, GRID), UnfusedMemory(CHANNELS, GRID)
+    for delta in (write(memory, views[:2], 0), write(memory, views[2:3], 2)):
+        copy.apply(delta)
+    assert memory.stats().num_points == 3 * GRID[0] * GRID[1]
+    for name, value in memory.state().items():
+        assert torch.equal(copy.state()[name], value), name
+
+
+def test_without_fusion_generated_frames_still_fill_only_what_is_uncovered():
+    views = orbit(6, 64, 96)
+    memory = UnfusedMemory(CHANNELS, GRID)
+    write(memory, views[:1], 0)
+    tokens = torch.ones(1, CHANNELS, *GRID)
+    memory.write(tokens, room_depth(views[:1].resized(*GRID)), views[:1], [1])
+    assert memory.stats().num_points == GRID[0] * GRID[1]

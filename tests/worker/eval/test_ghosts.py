@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import tiny
@@ -19,9 +16,9 @@ from worker.eval.ghosts import (
     LivelyLoop,
     disoccluded,
     ghost_rate,
-    main,
     make_lively_loop,
     run,
+    score_ghosts,
 )
 from worker.pixels import to_uint8
 from worker.scenes.scene import HELD_OUT_SEED
@@ -91,13 +88,8 @@ def test_every_variant_is_measured(engine, lively):
         assert ("iou" in figures) == (variant == "filter")
 
 
-def test_the_command_writes_a_report(tmp_path: Path, monkeypatch, capsys):
-    folder = tiny.save_weights(tmp_path / "weights")
-    words = ["--weights", folder, "--json", tmp_path / "ghosts.json", "--scenes", 1]
-    words += ["--frames", 9, "--height", 64, "--width", 96, "--threads", 1]
-    monkeypatch.setattr(sys, "argv", ["ghosts", *map(str, words)])
-    main()
-    report = json.loads((tmp_path / "ghosts.json").read_text())
-    assert set(report) == {*VARIANTS, "settings"} and report["settings"]["scenes"] == "1"
-    assert report["none"]["rate"]["mean"] >= 0
-    assert "kept" in capsys.readouterr().out
+def test_the_figures_are_named_by_variant(engine, lively):
+    figures = dict(score_ghosts(engine, lively, 3))
+    assert {name.split(".")[1] for name in figures} == set(VARIANTS)
+    assert figures["dynamics.client.rate"] <= figures["dynamics.none.rate"]
+    assert 0 <= figures["dynamics.filter.kept"] <= 1

@@ -1,5 +1,6 @@
 """The revisit benchmark: what it scores, and the report of one scene from end to end."""
 
+import argparse
 import json
 import math
 import sys
@@ -11,11 +12,11 @@ import torch
 
 from worker.eval.protocols import OBSERVE_EVERY
 from worker.eval.report import COLUMNS, PROTOCOLS, assembled, leaves, table
-from worker.eval.revisit import METHODS, PLACED, STEPS, main, parse
-from worker.eval.scoring import mean, score_models, score_walk, scored, to_pixels
+from worker.eval.revisit import METHODS, PLACED, STEPS, main, named_folder, parse
+from worker.eval.scoring import mean, rescaled, score_models, score_walk, scored, to_pixels
 from worker.scenes.scene import HELD_OUT_SEED
 
-METRICS = {*COLUMNS, "read_s_per_frame"} - {"psnr_first_visit"}
+METRICS = {*COLUMNS, "read_s_per_frame", "psnr_gt_part"} - {"psnr_first_visit"}
 
 
 def test_scored_frames_come_back_to_poses_that_were_not_observed(loop):
@@ -96,7 +97,20 @@ def test_codec_and_depth_are_scored_by_themselves(engine, loop):
 def written(tmp_path_factory: pytest.TempPathFactory):
     """The command on one scene: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("revisit")
-    words = ["--scenes", 1, "--frames", 8, "--threads", 1, "--json", folder / "out" / "report.json"]
+    words = [
+        "--height",
+        64,
+        "--width",
+        96,
+        "--scenes",
+        1,
+        "--frames",
+        8,
+        "--threads",
+        1,
+        "--json",
+        folder / "out" / "report.json",
+    ]
     words += ["--weights", tiny.save_weights(folder / "weights"), "--sheets", folder / "sheets"]
     words += ["--parts", folder / "parts"]
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +121,8 @@ def written(tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_report_has_every_metric_of_every_method(written):
     report = json.loads((written / "out" / "report.json").read_text())
-    alone = {"codec", "depth", "drift", "photographs", "settings", "steps", "stereo"}
+    alone = {"codec", "depth", "drift", "dynamics", "photographs", "settings", "steps", "stereo"}
+    alone |= {"ablations"}
     assert set(report) == {*PROTOCOLS, *alone}
     assert set(report["steps"]) == {str(steps) for steps in STEPS}
     assert set(report["drift"]) == {"round_2"} and len(report["photographs"]) == 6
@@ -117,8 +132,12 @@ def test_the_report_has_every_metric_of_every_method(written):
         assert set(report[protocol]) == methods
         extra = {"psnr_first_visit"} if protocol == "imagined" else set()
         for method in methods:
-            assert set(report[protocol][method]) == {*METRICS, *extra}
-            for metric, value in report[protocol][method].items():
+            figures = report[protocol][method]
+            stages = figures.pop("stage_s_per_frame", {})
+            assert {"denoise", "decode"} <= set(stages) or method == "readout"
+            assert set(figures) == {*METRICS, *extra}
+            for metric, value in figures.items():
+                value = value["0"] if metric == "psnr_gt_part" else value
                 assert set(value) == {"mean", "ci95", "n"}, metric
     assert math.isfinite(report["observed"]["latent"]["psnr_gt"]["mean"])
     assert report["observed"]["latent"]["coverage"]["mean"] > 0.5
@@ -132,12 +151,14 @@ def test_the_report_says_how_it_was_made(written):
         "scenes": 1,
         "frames": 8,
         "first_seed": HELD_OUT_SEED,
-        "height": 192,
-        "width": 320,
+        "height": 64,
+        "width": 96,
         "chunk": 4,
         "threads": 1,
         "rounds": 2,
         "steps_every": 5,
+        "lively_every": 5,
+        "others": {},
     }
 
 
@@ -157,7 +178,20 @@ def test_a_run_goes_on_where_it_was(written, monkeypatch):
     """Figures that exist are not computed again."""
     (part,) = (written / "parts").iterdir()
     (part / "scene_0.json").write_text('{"observed.latent.psnr_gt": 12.5}')
-    words = ["--scenes", 1, "--frames", 8, "--threads", 1, "--shard", "0/2"]
+    words = [
+        "--height",
+        64,
+        "--width",
+        96,
+        "--scenes",
+        1,
+        "--frames",
+        8,
+        "--threads",
+        1,
+        "--shard",
+        "0/2",
+    ]
     words += ["--weights", written / "weights", "--parts", written / "parts"]
     monkeypatch.setattr(sys, "argv", ["revisit", *map(str, words)])
     main()
@@ -170,3 +204,15 @@ def test_a_shard_that_does_not_exist_is_refused(text, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse()
     assert "I from 0 to N - 1" in capsys.readouterr().err
+
+
+def test_weights_of_another_recipe_are_named(tmp_path):
+    assert named_folder(f"before={tmp_path}") == ("before", tmp_path)
+    for wrong in ("before", f"{tmp_path}", f"Be fore={tmp_path}", f"before={tmp_path}/nowhere"):
+        with pytest.raises(argparse.ArgumentTypeError, match="NAME=FOLDER"):
+            named_folder(wrong)
+
+
+def test_depth_of_the_right_shape_has_no_error_but_scale(loop):
+    assert torch.allclose(rescaled(3 * loop.cell_depth, loop)[loop.cell_valid],
+                          loop.cell_depth[loop.cell_valid], rtol=1e-5)  # fmt: skip

@@ -8,7 +8,7 @@ from block_codec import BlockCodec
 from boxes import camera, orbit, room_depth
 from torch import Tensor
 
-from worker.eval.baselines import LastFrameMemory
+from worker.eval.baselines import BASELINES
 from worker.geometry import Cameras
 from worker.memory import MEMORIES, Delta, Memory, Readout, create_memory, read_many
 
@@ -16,12 +16,12 @@ GRID, CHANNELS = (16, 24), 6
 
 
 def create(name: str) -> Memory:
-    if name == "last-frame":  # the baseline of the benchmarks obeys too
-        return LastFrameMemory(CHANNELS, GRID)
+    if name in BASELINES:  # those of the benchmarks obey too
+        return BASELINES[name](CHANNELS, GRID)
     return create_memory(name, CHANNELS, GRID, codec=BlockCodec(CHANNELS))
 
 
-@pytest.fixture(params=[*MEMORIES, "last-frame"])
+@pytest.fixture(params=[*MEMORIES, *BASELINES])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -8,8 +8,16 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from worker.backbones.rays import view_rays
-from worker.train.depth import MAX_RATIO_LOG, batches, depth_loss, ratio, train_depth
+from worker.train.depth import (
+    MAX_RATIO_LOG,
+    batches,
+    depth_loss,
+    ratio,
+    rescaled,
+    shape_error,
+    train_depth,
+)
+from worker.train.depth_views import views_of
 from worker.train.loop import RunConfig
 
 
@@ -29,9 +37,14 @@ class Fixed(nn.Module):
         return self.log_depth, torch.full_like(self.log_depth, self.log_scale)
 
 
+@pytest.fixture(scope="session")
+def views(latent_walks):
+    return views_of(latent_walks, seed=0)
+
+
 @pytest.fixture
-def batch(latent_walks):
-    latents, rays, hints, depth = batches(latent_walks, 6)(generator())
+def batch(views):
+    latents, rays, hints, depth = batches(views, 6)(generator())
     depth[:, 0] = 0.0
     return latents, rays, hints, depth
 
@@ -44,17 +57,15 @@ def loss_of(batch, log_depth: Tensor, log_scale: float = 0.0) -> float:
     return float(depth_loss(Fixed(log_depth, log_scale), batch, generator())[0].detach())
 
 
-def test_a_batch_is_latents_rays_and_depth_of_the_same_views(latent_walks):
-    latents, rays, hints, depth = batches(latent_walks, 6)(generator())
+def test_a_batch_is_latents_rays_and_depth_of_the_same_views(views):
+    latents, rays, hints, depth = batches(views, 6)(generator())
     assert latents.shape == (6, tiny.CHANNELS, 6, 8) and latents.dtype == torch.float32
     assert rays.shape == (6, 2, 6, 8) and depth.shape == hints.shape == (6, 6, 8)
-    every = latent_walks.latents.flatten(0, 1).float()
     for one, ray, cells in zip(latents, rays, depth, strict=True):
-        row = int((every == one).flatten(1).all(1).nonzero()[0])
-        scene, frame = divmod(row, 10)
-        factor = cells / latent_walks.depth[scene, frame]  # one for the whole view
+        row = int((views.latents.float() == one).flatten(1).all(1).nonzero()[0])
+        factor = cells / views.depth[row]  # one for the whole view
         assert factor[cells > 0].std() < 1e-4
-        assert torch.equal(view_rays(latent_walks.cameras[scene, frame : frame + 1])[0], ray)
+        assert torch.equal(views.rays[row], ray)
 
 
 def test_the_truth_costs_least_and_confidence_in_it_pays(batch):
@@ -80,13 +91,32 @@ def test_absrel_is_reported(batch):
     assert figures["absrel_beside_hint"] == pytest.approx(0.1, rel=1e-3)
 
 
-def test_half_of_the_views_get_a_hint_that_sets_their_scale(latent_walks):
+def test_half_of_the_views_get_a_hint_that_sets_their_scale(views):
     """Where the hint shows a surface, the depth asked for is the hint's, but for fine structure."""
-    _, _, hints, depth = batches(latent_walks, 8)(generator(3))
+    _, _, hints, depth = batches(views, 8)(generator(3))
     assert [bool(hint.any()) for hint in hints] == [True] * 4 + [False] * 4
     for shown, asked in zip(hints[:4], depth[:4], strict=True):
         both = (shown > 0) & (asked > 0)
         assert float((shown[both] / asked[both]).median()) == pytest.approx(1, abs=0.02)
+
+
+def test_each_frame_of_a_hint_gets_its_own_factor():
+    source = torch.tensor([[0, 1, 1, 2]], dtype=torch.int8)
+    factors = rescaled(torch.tensor([[2.0, 2.0, 4.0, 0.0]]), source, generator()) / 2
+    assert factors[0, 1] * 2 == factors[0, 2] and factors[0, 0] != factors[0, 1]
+    assert factors[0, 3] == 0  # no surface stays none
+
+
+def test_shape_is_right_whatever_the_scale():
+    true = torch.rand(2, 6, 8, generator=generator())
+    everywhere = torch.ones_like(true, dtype=torch.bool)
+    assert shape_error(torch.full_like(true, 0.7), everywhere) == 0
+    sloped = 0.01 * torch.arange(8).expand(2, 6, 8)
+    assert float(shape_error(sloped, everywhere)) > 0.001
+    half = everywhere.clone()
+    half[..., 4:] = False
+    bent = torch.where(half, 0.0, sloped)
+    assert shape_error(bent, half) == 0  # cells without depth have no shape
 
 
 def test_a_hint_that_shows_little_says_nothing():
@@ -131,7 +161,7 @@ def test_training_improves_depth(latent_walks, tmp_path):
         warmup_steps=4,
         log_every=10,
     )
-    head, progress = train_depth(cfg, latent_walks, tmp_path, tiny.DEPTH)
+    head, progress = train_depth(cfg, views, tmp_path, tiny.DEPTH)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert progress.step == 40 and head.cfg == tiny.DEPTH
     assert log[-1]["loss"] < log[0]["loss"] - 0.1 and log[-1]["absrel"] < log[0]["absrel"]

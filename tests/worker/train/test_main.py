@@ -8,8 +8,8 @@ import pytest
 
 from worker.backbones.mini import create
 from worker.scenes.scene import HELD_OUT_SEED
-from worker.train.__main__ import CHOICES, main, parse
-from worker.train.stages import RECIPE, STAGES
+from worker.train.__main__ import CHOICES, USUAL, main, parse
+from worker.train.stages import GPU_RECIPE, RECIPE, STAGES
 from worker.weights import SHIPPED, checksum, read_card
 
 MINUTES = [f"{stage}=0.01" for stage in STAGES]
@@ -45,6 +45,7 @@ def test_a_time_box_can_be_changed(arguments):
         (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, motion"),
         (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, motion"),
         (["--minutes", "codec"], "--minutes 'codec': MINUTES must be a number above 0"),
+        (["--device", "cuda"], "--device cuda: this torch sees no GPU; leave the option out"),
         (["--minutes", "codec=0"], "--minutes 'codec=0': MINUTES must be a number above 0"),
     ],
 )
@@ -64,7 +65,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *stages: str) -> None:
-    words = [*stages, "--folder", folder, "--weights", folder / "weights", "--scenes", 1]
+    words = [
+        *stages,
+        "--folder",
+        folder,
+        "--weights",
+        folder / "weights",
+        "--scenes",
+        1,
+        "--further",
+        1,
+    ]
     words += ["--height", 64, "--width", 96]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train", *map(str, words), "--minutes", *MINUTES])
@@ -83,12 +94,19 @@ def test_the_cards_say_how_the_weights_were_made(trained):
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
         assert card["recipe"]["minutes"] == 0.01
         assert card["data"]["num_scenes"] == 1 and card["data"]["first_seed"] == 1
+        assert ("further" in card["data"]) == (name == "depth")
         assert {"commit", "minutes", "device", "torch", "date"} <= card.keys()
 
 
 def test_every_stage_keeps_a_checkpoint_and_the_set_is_rendered(trained):
     assert all((trained / name / "checkpoint.pt").exists() for name in RECIPE)
-    assert json.loads((trained / "walks" / "progress.json").read_text()) == {"scenes": 1}
+    for name in ("walks", "further"):
+        assert json.loads((trained / name / "progress.json").read_text()) == {"scenes": 1}
+
+
+def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_25_minutes():
+    assert GPU_RECIPE.keys() == RECIPE.keys()
+    assert sum(GPU_RECIPE[stage].minutes for stage in USUAL if stage != "data") == 25
 
 
 def test_a_finished_stage_run_again_gives_the_same_weights(trained):

@@ -1,0 +1,61 @@
+"""Views for the depth head, and what a mirror makes of them."""
+
+import tiny
+import torch
+
+from worker.backbones.rays import view_rays
+from worker.geometry import lift
+from worker.train.depth_views import MAX_CONTEXT, joined, views_of
+from worker.train.latents import encode_walks
+from worker.train.mirror import Mirrored, developed
+
+
+def test_there_is_a_view_per_frame(latent_walks):
+    views = views_of(latent_walks, seed=0)
+    assert len(views) == 20 and views.source.dtype == torch.int8
+    assert torch.equal(views.latents[13], latent_walks.latents[1, 3])
+    assert torch.equal(views.depth[13], latent_walks.depth[1, 3])
+    assert torch.equal(views.rays[13], view_rays(latent_walks.cameras[1, 3:4])[0])
+
+
+def test_a_hint_is_what_other_frames_saw(latent_walks):
+    """Most of its surfaces are those that the view itself sees."""
+    views = views_of(latent_walks, seed=0)
+    both = (views.hint > 0) & (views.depth > 0)
+    near = (views.hint / views.depth.clamp(min=1e-3) - 1).abs() < 0.2
+    assert both.float().mean() > 0.1 and near[both].float().mean() > 0.7
+    assert 0 <= int(views.source.min()) and int(views.source.max()) < MAX_CONTEXT
+    assert not torch.equal(views.hint, views_of(latent_walks, seed=1).hint)
+
+
+def test_the_mirror_shows_the_same_world_turned_round(walks):
+    """Rays, depth and cells of mirrored views are those of the mirrored walk, lifted anew."""
+    codec = tiny.modules()[0]
+    plain, mirrored = (encode_walks(codec, one) for one in (walks, Mirrored(walks)))
+    views = views_of(plain, seed=0).mirrored(mirrored.latents.flatten(0, 1))
+    assert torch.equal(views.depth, mirrored.depth.flatten(0, 1))
+    rays = torch.cat([view_rays(mirrored.cameras[scene]) for scene in range(2)])
+    torch.testing.assert_close(views.rays, rays, rtol=1e-5, atol=1e-6)
+    assert len(joined([views, views])) == 40
+
+
+def test_points_of_the_mirrored_walk_are_mirrored(walks):
+    scene, frame = torch.tensor([0]), torch.tensor([[4]])
+    mirror = Mirrored(walks)
+    here, there = (
+        lift(one.depths(scene, frame)[0], one.cameras(scene, frame)[0], (6, 8)).positions
+        for one in (walks, mirror)
+    )
+    turned = there.flip(-2) * torch.tensor([-1.0, 1.0, 1.0])
+    torch.testing.assert_close(turned, here, rtol=1e-4, atol=1e-4)
+    assert mirror.motion_masks(scene, frame).shape == (1, 1, 48, 64)
+
+
+def test_some_pictures_are_taken_as_they_are_and_others_exposed_differently(walks):
+    pictures = (walks.images(torch.tensor([0]), torch.arange(10)[None])[0] + 1) / 2
+    taken = developed(pictures, torch.Generator().manual_seed(3))
+    light = taken.mean((1, 2, 3)) / pictures.mean((1, 2, 3))
+    assert taken.min() >= 0 and taken.max() <= 1 and light.std() > 0.05
+    first, again = (Mirrored(walks).images(torch.tensor([0]), torch.arange(10)[None])
+                    for _ in range(2))  # fmt: skip
+    assert torch.equal(first, again)
