@@ -75,8 +75,8 @@ def depth_loss(
     with torch.autocast(latents.device.type, torch.bfloat16):
         log_depth, log_scale = head(latents, rays, hints)
     valid = depth > 0
-    apart = log_depth - depth.clamp(min=1e-3).log()
-    error = apart.abs().clamp(max=MAX_RATIO_LOG)
+    apart = (log_depth - depth.clamp(min=1e-3).log()).clamp(-MAX_RATIO_LOG, MAX_RATIO_LOG)
+    error = apart.abs()
     spread = log_scale[valid]
     loss = (error[valid] * torch.exp(-spread) + spread).mean() + error[valid].mean()
     loss = loss + SHAPE_WEIGHT * shape_error(apart, valid)
@@ -102,7 +102,7 @@ def shape_error(apart: Tensor, valid: Tensor) -> Tensor:
                 continue
             ends = [(part.narrow(axis, 0, length), part.narrow(axis, stride, length))
                     for part in (apart, valid)]  # fmt: skip
-            step = (ends[0][1] - ends[0][0]).abs().clamp(max=MAX_RATIO_LOG)
+            step = (ends[0][1] - ends[0][0]).abs()
             both = ends[1][0] & ends[1][1]
             total = total + (step * both).sum() / both.sum().clamp(min=1)
     return total / (2 * len(SHAPE_STRIDES))

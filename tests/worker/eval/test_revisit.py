@@ -169,9 +169,10 @@ def test_every_scene_gets_its_sheet(written):
 def test_the_table_has_a_line_per_method(written):
     lines = table(json.loads((written / "out" / "report.json").read_text())).splitlines()
     assert any(line.startswith("observed_pred.rgb") for line in lines)
-    names = [line.split(":")[0] for line in lines[-6:]]
-    assert names == ["codec", "depth", "steps", "drift", "photographs", "stereo"]
-    assert len(lines) == 1 + len(METHODS) + len(PLACED) + len(METHODS) - 1 + 6
+    names = [line.split(":")[0] for line in lines[-10:]]
+    groups = ["codec", "depth", "steps", "drift", "dynamics", "photographs", "stereo"]
+    assert sorted(names) == sorted([*groups, "whole", "no_coverage", "no_fusion"])
+    assert len(lines) == 1 + len(METHODS) + len(PLACED) + len(METHODS) - 1 + 10
 
 
 def test_a_run_goes_on_where_it_was(written, monkeypatch):

@@ -152,7 +152,7 @@ def test_the_head_sees_noisy_latents(batch):
     assert (change > 0).all() and change.max() < 0.3 and not torch.equal(*seen)
 
 
-def test_training_improves_depth(latent_walks, tmp_path):
+def test_training_improves_depth(views, tmp_path):
     cfg = RunConfig(
         minutes=1e9,
         num_steps=40,
