@@ -56,7 +56,9 @@ def studio_of(args: argparse.Namespace) -> Studio:
         more = replace(size, first_seed=first, num_scenes=args.further, num_frames=4, every=3)
         further = Walks(args.folder / "further", more, args.workers - 1)
     pictures = Pictures(args.pictures) if args.pictures else None
-    return Studio(walks, args.folder, args.weights, pictures, further, args.device)
+    return Studio(
+        walks, args.folder, args.weights, pictures, further, args.device, args.workers - 1
+    )
 
 
 def parse() -> argparse.Namespace:

@@ -7,14 +7,19 @@ that they have at work is given to them anew each time a view is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from worker.backbones.rays import view_rays
 from worker.memory import create_memory
 from worker.train.latents import LatentWalks
+from worker.train.loop import step_generator
 
 MAX_CONTEXT = 3
 
@@ -44,13 +49,34 @@ def joined(parts: list[DepthViews]) -> DepthViews:
     return DepthViews(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-@torch.no_grad()
-def views_of(walks: LatentWalks, seed: int) -> DepthViews:
+def kept(path: Path, make: Callable[[], DepthViews]) -> DepthViews:
+    """The views in a file, made and written if there is none: making them takes minutes."""
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        save_file({name: part.contiguous() for name, part in vars(make()).items()}, partial)
+        partial.rename(path)
+    return DepthViews(**load_file(path))
+
+
+class Hints(Dataset[tuple[Tensor, Tensor]]):
+    """The hint of each frame of each walk, a function of (seed, frame)."""
+
+    def __init__(self, walks: LatentWalks, seed: int) -> None:
+        self.walks, self.seed = walks, seed
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = step_generator(self.seed, index)
+        return hint(self.walks, *divmod(index, self.walks.latents.shape[1]), generator)
+
+
+def views_of(walks: LatentWalks, seed: int, num_workers: int = 0) -> DepthViews:
     """All frames of all walks, a hint for each."""
     num_scenes, num_frames = walks.latents.shape[:2]
-    generator = torch.Generator().manual_seed(seed)
-    pairs = [(scene, frame) for scene in range(num_scenes) for frame in range(num_frames)]
-    hints = [hint(walks, *pair, generator) for pair in pairs]
+    frames = range(num_scenes * num_frames)
+    loader = DataLoader(Hints(walks, seed), None, sampler=frames, num_workers=num_workers)
+    # Copies, as each tensor of another process holds a file open.
+    hints = [[part.clone() for part in both] for both in loader]
     depth, source = (torch.stack(part) for part in zip(*hints, strict=True))
     rays = torch.cat([view_rays(walks.cameras[scene]) for scene in range(num_scenes)])
     return DepthViews(walks.latents.flatten(0, 1), rays, walks.depth.flatten(0, 1), depth, source)

@@ -43,7 +43,7 @@ class RunConfig:
     ema_decay: float = 0.998
     clip: float = 1.0
     seed: int = 0
-    checkpoint_s: float = 120.0
+    checkpoint_s: float = 60.0
     log_every: int = 50
     num_workers: int = 1  # processes that make batches ahead; 0: this one does
     device: str = "cpu"  # that trains; batches are always made on the CPU

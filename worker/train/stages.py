@@ -27,14 +27,14 @@ from worker.train.codec import train_codec
 from worker.train.data import Walks
 from worker.train.denoiser import train_denoiser
 from worker.train.depth import train_depth
-from worker.train.depth_views import DepthViews, joined, views_of
+from worker.train.depth_views import DepthViews, joined, kept, views_of
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
 from worker.train.motion import NUM_SAMPLES, gather_views, make_samples, train_motion
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import PolishConfig, polish
-from worker.weights import load_module, save_module
+from worker.weights import checksum, load_module, save_module
 
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
@@ -66,6 +66,7 @@ class Studio:
     pictures: Pictures | None = None  # natural ones for the codec
     further: Walks | None = None  # a few views of many more scenes, for the depth head
     device: str = "cpu"  # that encodes walks and predicts their depth
+    num_workers: int = 0  # further processes that make depth views
 
     def carry_out(self, stage: str, cfg: RunConfig) -> Progress:
         """Train one stage and save its weights; WeightsError if an earlier one is missing."""
@@ -89,12 +90,16 @@ class Studio:
     def encoded(self, walks: Walks | Mirrored) -> LatentWalks:
         return encode_walks(self.codec, walks, self.device)
 
-    @cached_property
+    @property
     def depth_views(self) -> DepthViews:
         """The frames of all walks and of the further scenes, each also in the mirror."""
+        codec = checksum(self.target("codec"))[:12]
+        return kept(self.folder / f"depth_views_{codec}.safetensors", self.made_depth_views)
+
+    def made_depth_views(self) -> DepthViews:
         parts = []
         for number, walks in enumerate(one for one in (self.walks, self.further) if one):
-            views = views_of(self.encoded(walks), seed=number)
+            views = views_of(self.encoded(walks), number, self.num_workers)
             mirrored = self.encoded(Mirrored(walks)).latents.flatten(0, 1)
             parts += [views, views.mirrored(mirrored)]
         return joined(parts)

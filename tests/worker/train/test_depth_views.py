@@ -5,7 +5,7 @@ import torch
 
 from worker.backbones.rays import view_rays
 from worker.geometry import lift
-from worker.train.depth_views import MAX_CONTEXT, joined, views_of
+from worker.train.depth_views import MAX_CONTEXT, joined, kept, views_of
 from worker.train.latents import encode_walks
 from worker.train.mirror import Mirrored, developed
 
@@ -26,6 +26,20 @@ def test_a_hint_is_what_other_frames_saw(latent_walks):
     assert both.float().mean() > 0.1 and near[both].float().mean() > 0.7
     assert 0 <= int(views.source.min()) and int(views.source.max()) < MAX_CONTEXT
     assert not torch.equal(views.hint, views_of(latent_walks, seed=1).hint)
+
+
+def test_views_are_made_once_and_kept(latent_walks, tmp_path):
+    made = []
+
+    def make():
+        made.append(views_of(latent_walks, seed=0, num_workers=2))
+        return made[-1]
+
+    first, again = (kept(tmp_path / "views.safetensors", make) for _ in range(2))
+    assert len(made) == 1
+    alone = views_of(latent_walks, seed=0)  # in one process
+    for name, part in vars(alone).items():
+        assert torch.equal(getattr(first, name), part) and torch.equal(getattr(again, name), part)
 
 
 def test_the_mirror_shows_the_same_world_turned_round(walks):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.layers import channels_last, conv
-from worker.train.loop import Progress, Run, RunConfig, learning_rate
+from worker.train.loop import Progress, Run, RunConfig, learning_rate, on_device
 
 CFG = RunConfig(minutes=1e9, num_steps=8, learning_rate=0.05, warmup_steps=2, log_every=4)
 
@@ -144,3 +144,14 @@ def test_a_gradient_that_is_not_finite_names_the_step_and_changes_nothing(tmp_pa
 def test_no_half_written_checkpoint_is_left(tmp_path):
     train(tmp_path, replace(CFG, checkpoint_s=0.0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
+
+
+def test_a_batch_goes_to_a_device_but_its_cameras_stay(latent_walks):
+    cameras = latent_walks.cameras
+    latents, (depth, there) = on_device(
+        (latent_walks.latents, (latent_walks.depth, cameras)), "meta"
+    )
+    assert latents.is_meta and depth.is_meta and there is cameras
+    moved = on_device(latent_walks, "meta")
+    assert moved.still.is_meta and moved.cameras is cameras
+    assert latent_walks.latents.device.type == "cpu"
