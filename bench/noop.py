@@ -91,7 +91,8 @@ class StillEngine(Engine):
         return self._still(world, camera, shown=world.next_frame == 0)
 
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
-        time.sleep(self.backbone.step_s)
+        if self.backbone.step_s:
+            time.sleep(self.backbone.step_s)
         return [self._still(*pair, shown=True) for pair in zip(worlds, cameras, strict=True)]
 
     def _still(self, world: World, views: Cameras, shown: bool) -> Increment:

@@ -16,6 +16,7 @@ import msgspec
 from grpc import aio
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from service.tasks import end
 from service.wire import world_pb2 as pb
 from service.wire.world_pb2_grpc import WorldStub
 
@@ -134,30 +135,32 @@ class GrpcWalker:
         self._clock, self._channel = Clock(run), channel
         self._call = WorldStub(channel).Stream()
         self._session = session
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsent: asyncio.Queue[pb.ClientMessage] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         opening = pb.ClientMessage(open=pb.Open(protocol=1, session=self._session))
         await self._call.write(opening)
         await self._call.read()  # hello
-        self._keep(asyncio.create_task(self._listen()))
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._write())]
 
     def send(self, sequence: int, late_s: float) -> None:
         self._clock.sends(sequence, late_s)
-        self._keep(asyncio.create_task(self._call.write(pose_message(sequence))))
+        self._unsent.put_nowait(pose_message(sequence))
 
     async def close(self) -> None:
         self._call.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self._channel.close()
+
+    async def _write(self) -> None:
+        """One at a time: a call takes no second message before it has taken the first."""
+        while True:
+            await self._call.write(await self._unsent.get())
 
     async def _listen(self) -> None:
         while (message := await self._call.read()) is not aio.EOF:
             hear(self._clock, message)
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def hear(clock: Clock, message: pb.ServerMessage) -> None:

@@ -2,12 +2,15 @@
 
 A busy process makes few round trips to Redis and an idle one waits for nothing. Each caller gets
 its own answer or its own error. Work of different callers has no order among it, that of one caller
-does, as it awaits each. Trade-off: a caller may wait for one round trip of others.
+does, as it awaits each. Trade-off: a caller may wait for one round trip of others, and with a
+`pace` for so long at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +18,7 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
@@ -22,10 +26,16 @@ Command = tuple[Any, ...]  # of arguments
 
 
 class Batches(Generic[T]):
-    """`work` gets a batch and returns as many answers; an exception among them is raised there."""
+    """`work` gets a batch and returns as many answers; an exception among them is raised there.
 
-    def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[Any]]]) -> None:
-        self._work = work
+    Batches begin `pace_s` apart or more: what arrives steadily goes in fewer, larger ones.
+    """
+
+    def __init__(
+        self, work: Callable[[Sequence[T]], Awaitable[Sequence[Any]]], pace_s: float = 0.0
+    ) -> None:
+        self._work, self._pace_s = work, pace_s
+        self._began_s = 0.0
         self._waiting: list[tuple[T, asyncio.Future[Any]]] = []
         self._busy: asyncio.Task[None] | None = None
 
@@ -40,6 +50,7 @@ class Batches(Generic[T]):
     async def _until_empty(self) -> None:
         try:
             while self._waiting:
+                await self._pace()
                 batch, self._waiting = self._waiting, []
                 try:
                     await self._one(batch)
@@ -48,6 +59,12 @@ class Batches(Generic[T]):
                         future.cancel()
         finally:
             self._busy = None
+
+    async def _pace(self) -> None:
+        early_s = self._pace_s - (time.monotonic() - self._began_s)
+        if early_s > 0:
+            await asyncio.sleep(early_s)
+        self._began_s = time.monotonic()
 
     async def _one(self, batch: list[tuple[T, asyncio.Future[Any]]]) -> None:
         answers: Sequence[Any]
@@ -67,19 +84,24 @@ class Batches(Generic[T]):
 class Pipelined:
     """A Redis client's `execute_command`, batched into pipelines.
 
-    Over the client's own connections, but packed in C: its pipeline packs in Python, which took a
-    third of a busy worker's event loop. A cluster, where commands go to several nodes, is left to
-    the client.
+    Over the client's own connections, but packed in C and with one time limit for a batch: its
+    pipeline packs in Python and its commands have a limit and a task each, which took a third of a
+    busy worker's event loop. A cluster, where commands go to several nodes, is left to the client.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, pace_s: float = 0.0) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
-        in_cluster = isinstance(redis, RedisCluster)
-        self._batches: Batches[Command] = Batches(self._spread if in_cluster else self._send)
+        self.in_cluster = isinstance(redis, RedisCluster)
+        send = self._spread if self.in_cluster else self._send
+        self._batches: Batches[Command] = Batches(send, pace_s)
 
     async def execute_command(self, *command: Argument) -> Any:
         """The answer to one command; raises what it raises alone."""
         return await self._batches.do(command)
+
+    async def execute(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """The answers to several, in one round trip of their own; errors are among them."""
+        return await (self._spread if self.in_cluster else self._send)(commands)
 
     async def _spread(self, commands: Sequence[Command]) -> Sequence[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -102,12 +124,19 @@ class Pipelined:
 
     async def _talk(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         packed = b"".join([hiredis.pack_command(command) for command in commands])
-        await connection.send_packed_command(packed)
-        return [await self._answer(connection, command[0]) for command in commands]
+        limit_s, connection.socket_timeout = connection.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit_s):
+                await connection.send_packed_command(packed)
+                return [await self._answer(connection, command[0]) for command in commands]
+        except TimeoutError as error:
+            raise RedisTimeout(f"Redis took longer than {limit_s} s") from error
+        finally:
+            connection.socket_timeout = limit_s
 
     async def _answer(self, connection: Any, name: Argument) -> Any:
         try:
-            answer = await connection.read_response()
+            answer = await connection.read_response(timeout=math.inf)
         except ResponseError as error:
             return error
         callback = self._redis.response_callbacks.get(name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf import message_factory
@@ -112,6 +113,7 @@ def _plain_one(field: FieldDescriptor, value: Any, nested: Any) -> Any:
     return value
 
 
+@cache
 def _is_map(field: FieldDescriptor) -> bool:
     kind = field.message_type
     return kind is not None and bool(kind.GetOptions().map_entry)

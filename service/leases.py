@@ -57,6 +57,15 @@ class Committed:
     cancel_requested: bool  # a client wants this request to end
 
 
+def following(session: Session, change: Commit, version: int) -> Session | None:
+    """The record once a step made it `version`; None if more has happened to it than that."""
+    if version != session.version + 1 or change.segment is None:
+        return None
+    counts = {"version": version, "num_segments": session.num_segments + 1}
+    update = change.record | counts | {"tip": change.segment.id, "error": None}
+    return session.model_copy(update=update)
+
+
 class Leases:
     """The sessions of one worker process."""
 
@@ -99,25 +108,30 @@ class Leases:
         )
         return str(answer.decode())
 
-    async def load(self, session: str) -> Owned:
-        """Everything the owner needs to go on; raises LeaseLost if the session is gone."""
+    async def load(self, session: str, known: Session | None = None) -> Owned:
+        """Everything the owner needs to go on; raises LeaseLost if the session is gone.
+
+        `known`: the record as it was; it is not read again while it is at the same version.
+        """
         names = (keys.record, keys.log, keys.requests, keys.cancels)
+        version = "" if known is None else known.version
         answer = await scripts.run(
-            self._redis, "load", [name(session) for name in names], [LOG_AHEAD]
+            self._redis, "load", [name(session) for name in names], [LOG_AHEAD, version]
         )
         if not answer:
             raise LeaseLost(f"session {session!r} is gone")
-        record = _pairs(answer[0])
-        entries = [_entry(name, _pairs(fields)) for name, fields in answer[1]]
+        record, cursor, done, log, kept, cancels = answer
+        entries = [_entry(name, _pairs(fields)) for name, fields in log]
         progress = {
             entry.id: Progress.model_validate_json(value).model_copy(
                 update={"cancel_requested": bool(cancel)}
             )
-            for entry, value, cancel in zip(entries, answer[2], answer[3], strict=True)
+            for entry, value, cancel in zip(entries, kept, cancels, strict=True)
             if value is not None
         }
-        cursor, done = record[b"cursor"].decode(), int(record[b"cursor_done"])
-        return Owned(parse_record(record), cursor, done, entries, progress)
+        if known is None or record:
+            known = parse_record(_pairs(record))
+        return Owned(known, cursor.decode(), int(done), entries, progress)
 
     async def commit(self, session: str, lease: str, commit: Commit) -> Committed:
         """Publish a step; raises LeaseLost with the reason if it is refused: drop the World,

@@ -130,7 +130,7 @@ def expand(
 
 def flat(pose: Array) -> list[float]:
     """(4, 4) -> 16 numbers, row-major: the form of messages."""
-    return [float(value) for value in pose.reshape(16)]
+    return pose.reshape(16).tolist()
 
 
 def flat_of(pose: ArrayLike) -> list[float]:

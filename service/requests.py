@@ -179,6 +179,7 @@ class RequestLog:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
+        self._appends = Pipelined(redis, pace_s=keys.PACE_S)
         self._waker = Waker(redis, settings.lease_s)
         self._settings = settings
 
@@ -209,7 +210,7 @@ class RequestLog:
         expires_s = now + self._settings.session_idle_s
         names = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
         answer = await scripts.run(
-            self._pipelined,
+            self._appends,
             "append",
             [name(session) for name in names],
             [

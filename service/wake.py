@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service import keys
-from service.batches import Batches
+from service.batches import Argument, Batches, Command, Pipelined
 
 
 class Wake(NamedTuple):
@@ -35,7 +35,7 @@ class Waker:
     """Tells workers that there is work; what many tasks have to tell goes in one round trip."""
 
     def __init__(self, redis: Redis, lease_s: float) -> None:
-        self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._redis = Pipelined(redis)
         self._lease_s = lease_s
         self._batches: Batches[Call] = Batches(self._send)
 
@@ -44,24 +44,35 @@ class Waker:
         await self._batches.do(call)
 
     async def _send(self, calls: Sequence[Call]) -> Sequence[None]:
-        due_s = time.time() + self._lease_s
-        expiries = {one.session: one.expires_s for one in calls if one.expires_s is not None}
-        inboxes: dict[str, set[str]] = {}
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.BUSY, {one.session: due_s for one in calls})
-            if expiries:
-                pipe.zadd(keys.EXPIRY, expiries, xx=True)
-            for one in calls:
-                if one.lease:
-                    inboxes.setdefault(one.lease.rpartition(".")[0], set()).add(one.session)
-                else:
-                    pipe.xadd(keys.WAKE, {"session": one.session}, maxlen=keys.WAKE_LENGTH)
-            for worker, sessions in inboxes.items():
-                news = {"sessions": " ".join(sessions)}
-                pipe.xadd(keys.inbox(worker), news, maxlen=keys.INBOX_LENGTH)
-                pipe.expire(keys.inbox(worker), keys.INBOX_S)
-            await pipe.execute()
+        for answer in await self._redis.execute(self._commands(calls)):
+            if isinstance(answer, Exception):
+                raise answer
         return [None] * len(calls)
+
+    def _commands(self, calls: Sequence[Call]) -> list[Command]:
+        due_s, busy, expiry = time.time() + self._lease_s, list[Argument](), list[Argument]()
+        inboxes: dict[str, set[str]] = {}
+        commands: list[Command] = []
+        for one in calls:
+            busy += (due_s, one.session)
+            if one.expires_s is not None:
+                expiry += (one.expires_s, one.session)
+            if one.lease:
+                inboxes.setdefault(one.lease.rpartition(".")[0], set()).add(one.session)
+            else:
+                added = (*_add(keys.WAKE, keys.WAKE_LENGTH), "session", one.session)
+                commands.append(added)
+        for worker, sessions in inboxes.items():
+            inbox = keys.inbox(worker)
+            commands.append((*_add(inbox, keys.INBOX_LENGTH), "sessions", " ".join(sessions)))
+            commands.append(("EXPIRE", inbox, keys.INBOX_S))
+        if expiry:
+            commands.append(("ZADD", keys.EXPIRY, "XX", *expiry))
+        return [("ZADD", keys.BUSY, *busy), *commands]
+
+
+def _add(stream: str, length: int) -> Command:
+    return ("XADD", stream, "MAXLEN", "~", length, "*")
 
 
 class WakeQueue:

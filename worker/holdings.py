@@ -18,8 +18,8 @@ import structlog
 
 from service.control import ControlPlane
 from service.errors import LeaseLost
-from service.leases import Commit, Leases, Owned
-from service.sessions import SessionState
+from service.leases import Commit, Leases, Owned, following
+from service.sessions import Session, SessionState
 from service.settings import Settings
 from service.wake import Wake, WakeQueue
 from worker.faults import Faults
@@ -41,6 +41,7 @@ class Held:
     wakes: list[str]  # messages to acknowledge once a step is committed
     owned: Owned | None = None  # as it will be when all that is ahead is committed; None: unknown
     is_stale: bool = True  # there is news: read it again
+    known: Session | None = None  # the record as it was last seen, or left by a commit since
     ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
     begun: int = 0  # when the last job began, on a count of all jobs
     committing: asyncio.Task[bool] | None = None  # the youngest of those that were computed
@@ -144,10 +145,15 @@ class Holdings:
         stale = [held for held in self._held.values() if held.is_stale]
         for some in _batched(stale, READ_AT_ONCE):
             await asyncio.gather(*(self._read(held) for held in some))
-        for held in list(self._held.values()):
-            if held.owned is not None and not held.owned.entries and not held.ahead:
-                await self._rest(held, held.owned)
-        by_turn = sorted(self._held.values(), key=lambda held: held.begun)
+        for held, owned in [(one, one.owned) for one in self._held.values() if not one.ahead]:
+            if owned is not None and not owned.entries:
+                held.committed_s = None
+                if held.wakes or self._is_over(held, owned):
+                    await self._rest(held, owned)
+        by_turn = sorted(
+            (one for one in self._held.values() if one.owned and one.owned.entries),
+            key=lambda held: held.begun,
+        )
         found = [(held, self._next(held)) for held in by_turn]
         return [job for held, job in found if job is not None and _may_begin(held, job)]
 
@@ -163,12 +169,13 @@ class Holdings:
         """Read the record and add what is ahead of it."""
         held.is_stale, ahead, owned = False, list(held.ahead), None
         try:
-            owned = await self._leases.load(held.session)
+            owned = await self._leases.load(held.session, held.known)
         except LeaseLost:
             self.forget_this(held)
             return
         finally:
             held.is_stale |= owned is None
+        held.known = owned.session
         for job in ahead:
             if owned.session.num_segments <= job.session.num_segments:
                 owned = after(owned, job)
@@ -176,15 +183,17 @@ class Holdings:
 
     async def _rest(self, held: Held, owned: Owned) -> None:
         """A session with nothing to do is kept for a while, then released; its World stays."""
-        held.committed_s = None
         await self._ack(held)
-        idle_s = time.monotonic() - held.idle_since_s
-        if owned.session.state != SessionState.FAILED and idle_s < self._settings.linger_s:
+        if not self._is_over(held, owned):
             return
         self._held.pop(held.session, None)  # first: a wake that comes in between is taken anew
         if await self._leases.release(held.session, held.lease) == "ahead":
             held.is_stale = True
             self._held.setdefault(held.session, held)
+
+    def _is_over(self, held: Held, owned: Owned) -> bool:
+        idle_s = time.monotonic() - held.idle_since_s
+        return owned.session.state == SessionState.FAILED or idle_s >= self._settings.linger_s
 
     async def queue(self) -> tuple[int, float]:
         """How many sessions wait for an owner, and for how long the first of them has."""
@@ -218,6 +227,8 @@ class Holdings:
             self._metrics.commits_refused.inc()
             self.forget_this(held)
             return False
+        known = held.known
+        held.known = None if known is None else following(known, change, done.version)
         self._faults.at("after_commit")
         if done.cancel_requested:
             held.is_stale, held.cancelled = True, change.request_id

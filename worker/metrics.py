@@ -8,8 +8,8 @@ gateway (a request's place in the log) and of this machine.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -77,15 +77,11 @@ class Metrics:
         server, _ = start_http_server(port, host, self.registry)
         return int(server.server_port)
 
-    @contextmanager
-    def store(self, call: str) -> Iterator[None]:
-        with self.store_s.labels(call).time():
-            yield
+    def store(self, call: str) -> AbstractContextManager[object]:
+        return self.store_s.labels(call).time()
 
-    @contextmanager
-    def redis(self, call: str) -> Iterator[None]:
-        with self.redis_s.labels(call).time():
-            yield
+    def redis(self, call: str) -> AbstractContextManager[object]:
+        return self.redis_s.labels(call).time()
 
     def queue(self, depth: int, age_s: float) -> None:
         self.queue_depth.set(depth)

@@ -33,7 +33,7 @@ from worker.trouble import TRANSIENT, Trouble, attempt
 from worker.world import World
 
 LOG = structlog.get_logger()
-Before = Awaitable[bool] | None  # whether the job before was committed; None: there is none
+Before = asyncio.Task[bool] | None  # whether the job before was committed; None: there is none
 
 
 def _began_ns(timings_ms: Mapping[str, float]) -> int:
@@ -121,11 +121,20 @@ class Publisher:
 
     async def _finish(self, task: Task, made: Made, before: Before) -> str | None:
         increment, began_ns = made.increment, _began_ns(made.increment.timings_ms)
-        frames = await self._beside.run(lambda: self._runner.frames(task.job, increment, made.size))
-        job = await self._in_turn(task, before)
-        if job is None:
-            return None
-        data = await self._beside.run(lambda: self._runner.pack(job, increment, frames))
+        runner, beside = self._runner, self._beside
+        if before is None or before.done():  # its turn is now: pack on the same way
+            job = await self._in_turn(task, before)
+            if job is None:
+                return None
+            now = job
+            frames, data = await beside.run(lambda: runner.encoded(now, increment, made.size))
+        else:
+            frames = await beside.run(lambda: runner.frames(task.job, increment, made.size))
+            job = await self._in_turn(task, before)
+            if job is None:
+                return None
+            then = job
+            data = await beside.run(lambda: runner.pack(then, increment, frames))
         segment = await self._commit(task, job, data, frames, made)
         if segment is not None and frames:
             parent, stages_ms = job.entry.message.trace, frames[0].timings_ms

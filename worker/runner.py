@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from service.errors import GenerationFailed
@@ -142,6 +143,11 @@ class Runner:
             for i, frame in enumerate(increment.frame_indices)
         ]
 
+    def encoded(self, job: Job, increment: Increment, size: WorldSize) -> tuple[list[Frame], bytes]:
+        """Frames and segment at once."""
+        frames = self.frames(job, increment, size)
+        return frames, self.pack(job, increment, frames)
+
     def pack(self, job: Job, increment: Increment, frames: Sequence[Frame]) -> bytes:
         """The segment of an increment."""
         session = job.session
@@ -162,11 +168,10 @@ class Runner:
 
 def cameras(intrinsics: Intrinsics, poses: Sequence[Sequence[float]]) -> Cameras:
     """Cameras (t,) of flat row-major world_from_camera poses."""
-    one = torch.tensor(
-        [intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy], dtype=torch.float64
-    )
-    transforms = torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4)
-    return Cameras(one.expand(len(poses), 4), transforms, intrinsics.height, intrinsics.width)
+    lens = (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy)
+    lenses = torch.from_numpy(np.array([lens] * len(poses), np.float64))
+    transforms = torch.from_numpy(np.array(poses, np.float64).reshape(-1, 4, 4))
+    return Cameras(lenses, transforms, intrinsics.height, intrinsics.width)
 
 
 def _sizes(world: World) -> tuple[WorldSize, int]:

@@ -47,6 +47,8 @@ class Job:
 
     def at(self, tip: str) -> Job:
         """The same job, to be committed onto this tip."""
+        if tip == self.session.tip:
+            return self
         return replace(self, session=self.session.model_copy(update={"tip": tip}))
 
 

@@ -27,8 +27,10 @@ from worker.geometry import Cameras
 from worker.memory.base import Delta
 from worker.world import Increment
 
+TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
 WEBP_EFFORT = 2  # of 0..6: 4 is a tenth smaller and twice as slow
 DELTA = "delta."
+DELTA_NAMES = {one.name: DELTA + one.name for one in fields(Delta)}
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -59,7 +61,7 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
     The same safetensors as the library's, written without its detours: this is done for every
     frame. Widest types first and the table padded, so that every tensor is aligned.
     """
-    tensors = {DELTA + one.name: getattr(increment.delta, one.name) for one in fields(Delta)}
+    tensors = {key: getattr(increment.delta, name) for name, key in DELTA_NAMES.items()}
     tensors |= {
         "latents": increment.latents,
         "coverage": increment.coverage,
@@ -77,17 +79,18 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
         table[name] = _entry(DTYPES[tensor.dtype], list(tensor.shape), begin, end)
     size = sum(map(len, images))
     table[FRAMES] = _entry("U8", [size], end, end + size)
-    text = json.dumps(table, separators=(",", ":")).encode()
+    text = TO_JSON(table).encode()
     text += b" " * (-len(text) % 8)
     parts[:2] = [struct.pack("<Q", len(text)), text]
     return b"".join(parts + images)
 
 
 def _raw(tensor: Tensor) -> bytes:
-    tensor = tensor.detach().cpu()
+    if tensor.numel() == 0:
+        return b""
     if tensor.dtype == torch.bfloat16:  # numpy has no such type
         tensor = tensor.view(torch.int16)
-    return tensor.numpy().tobytes()
+    return tensor.numpy(force=True).tobytes()
 
 
 def _entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, object]:
@@ -99,7 +102,7 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
     header, _ = parse_segment(data)
     try:
         tensors = safetensors.torch.load(data)
-        delta = {one.name: tensors[DELTA + one.name].to(device) for one in fields(Delta)}
+        delta = {name: tensors[key].to(device) for name, key in DELTA_NAMES.items()}
         latents = tensors["latents"].to(device)
         views = (tensors["intrinsics"], tensors["world_from_camera"])
         coverage = tensors["coverage"]

@@ -32,6 +32,8 @@ class Increment:
     depth: Tensor | None = None  # (t, h, w) float16, metres, as estimated; for clients alone
 
     def to(self, device: str) -> Increment:
+        if self.latents.device == torch.device(device):
+            return self
         delta = Delta(*(getattr(self.delta, one.name).to(device) for one in fields(Delta)))
         return replace(self, delta=delta, latents=self.latents.to(device))
 

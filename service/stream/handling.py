@@ -104,9 +104,10 @@ async def _handle(talk: Talk, message: AnyMessage) -> None:  # noqa: C901 one ca
 
 async def _live(talk: Talk, message: PoseMessage) -> None:
     pose, now_s = message.pose(message.axes, "pose"), time.monotonic()
-    clock_s = now_s if message.client_time_ms is None else message.client_time_ms / 1000
-    lead_s = (talk.latency.median_s or 0.0) if talk.opening.extrapolate else 0.0
-    pose = talk.motion.predicted(message.camera, Sighting(pose, clock_s), lead_s)
+    if talk.opening.extrapolate:
+        clock_s = now_s if message.client_time_ms is None else message.client_time_ms / 1000
+        lead_s = talk.latency.median_s or 0.0
+        pose = talk.motion.predicted(message.camera, Sighting(pose, clock_s), lead_s)
     talk.places[message.camera] = pose
     await _show(talk, message, pose, now_s)
 
