@@ -6,7 +6,8 @@ whose model costs nothing.
 process. Latency is from just before a pose is sent to the last byte of its frame. The rate rises
 until the bar no longer holds. The same clients ask bare echo servers, so that the overhead is a
 ratio. The folder's file system counts too: ext4 makes a new file in 10 us, but in 300 us beside
-thousands deleted in the last half minute (`--folder /dev/shm` for none). All processes share this machine's cores: `taskset -c 0,1` makes them two.
+thousands deleted in the last half minute (`--folder /dev/shm` for none). All processes share this
+machine's cores: `taskset -c 0,1` makes them two.
 """
 
 from __future__ import annotations
