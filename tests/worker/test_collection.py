@@ -166,6 +166,6 @@ async def sweep_all(control: ControlPlane, living: list[str]) -> None:
 
 def test_heads_are_written_ever_more_rarely() -> None:
     due = [n for n in range(1, 40_001) if is_due(n)]
-    assert due[:3] == [16, 32, 48]
+    assert due[:3] == [64, 128, 192]
     assert sum(due) < 25 * 40_000  # entries written per segment stay bounded
-    assert all(after - at <= max(16, at / 4) for at, after in itertools.pairwise(due))
+    assert all(after - at <= max(64, at / 4) for at, after in itertools.pairwise(due))
