@@ -27,7 +27,7 @@ from service.control import ControlPlane
 from service.errors import MirageError
 from service.operators import add_operators_commands
 from service.runtime import settle_heap
-from service.server import serve
+from service.server import check_port, serve
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack
 from service.telemetry import configure_logging
@@ -153,6 +153,8 @@ def run_gateway(options: argparse.Namespace) -> int:
 
 async def _check(settings: Settings) -> None:
     """Say what is missing in one line rather than in a traceback of the server."""
+    if settings.grpc_port:
+        check_port(settings.host, settings.grpc_port)
     control = await ControlPlane.open(settings)
     await control.close()
 

@@ -14,4 +14,5 @@ MAX_WAIT_S = 20.0  # a long poll; what the frame bus waits at most
 MAX_STREAM_MESSAGE_BYTES = 1_000_000  # one WebSocket message from a client
 MAX_VIDEO_CACHE_BYTES = 64 << 20  # finished MP4s kept for players that ask for them in parts
 MAX_HEAVY = 2  # uploads decoded and videos made at a time, up to 300 MB each
+RETURN_S = 1.0  # when a client whose gateway stops should come back
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer

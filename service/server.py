@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from service.errors import ConfigurationError
 from service.gateway import Gateway
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.settings import Settings
@@ -60,6 +61,18 @@ def serve(app: FastAPI, settings: Settings) -> bool:
     server = GatewayServer(config, app)
     server.run(sockets=[listening(config)])
     return server.started
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ConfigurationError if nobody may listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"port {port} of {host} can't be listened on ({error.strerror}): stop what uses it, or "
+            "choose another (MIRAGE_GRPC_PORT; 0: no gRPC)"
+        ) from error
 
 
 def listening(config: uvicorn.Config, untaken_ms: int = UNTAKEN_MS) -> socket.socket:

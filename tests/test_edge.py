@@ -310,6 +310,19 @@ async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
         one.process.wait()
 
 
+async def follow_first_request(url: str, session: str, begun: asyncio.Event) -> list[str]:
+    """The lines of server-sent events until they end."""
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        listed = (await client.get(f"/v1/sessions/{session}/generations")).json()["generations"]
+        events = f"/v1/sessions/{session}/generations/{listed[0]['id']}/events"
+        lines = []
+        async with client.stream("GET", events) as answer:
+            async for line in answer.aiter_lines():
+                lines.append(line)
+                begun.set()
+        return [line for line in lines if line]
+
+
 async def test_sigterm_says_goodbye_and_the_next_gateway_goes_on(
     settings: Settings, control: ControlPlane
 ) -> None:
@@ -324,8 +337,14 @@ async def test_sigterm_says_goodbye_and_the_next_gateway_goes_on(
             call = world_pb2_grpc.WorldStub(channel).Stream()
             await call.write(pb.ClientMessage(open=pb.Open(session=session, after=-1)))
             assert (await call.read()).HasField("hello")
+            begun = asyncio.Event()
+            following = asyncio.create_task(follow_first_request(one.url, session, begun))
+            await asyncio.wait_for(begun.wait(), 10)
             one.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(60):
+                retry, event, data = (await following)[-3:]
+                assert (retry, event) == ("retry: 1000", "event: goodbye")
+                assert json.loads(data.removeprefix("data: "))["retry_after_s"] == 1
                 while (said := json.loads(await text.recv()))["type"] != "goodbye":
                     pass
                 assert said["after"] == -1 and said["retry_after_s"] > 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
@@ -19,13 +19,12 @@ from service.limits import MAX_WAIT_S
 from service.requests import Progress, RequestState
 from service.rest.answers import generation_out, snapshot_out
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
-from service.rest.sessions import version_of
 from service.schemas import GenerationOut, SnapshotList
 
 router = APIRouter(prefix="/v1", tags=["branches"], responses=RESPONSES)
 
-IfMatch = Annotated[str | None, Header(description="an ETag")]
 WaitS = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="for it to be done")]
 DEFAULT_WAIT_S = 5.0
 ANSWERS: dict[int | str, dict[str, object]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
@@ -17,16 +18,18 @@ from service.errors import (
     FramesGone,
     InvalidRequest,
     MirageError,
+    Unavailable,
     UnknownFrame,
     problem_document,
 )
 from service.frames import Frame
 from service.gateway import Gateway, GatewayDep
-from service.limits import MAX_PAGE
+from service.limits import MAX_PAGE, RETURN_S
 from service.paths import path_request
 from service.requests import Generate, Progress, new_request_id
 from service.rest.answers import frame_out, generation_out
 from service.rest.idempotency import IdempotencyKey, fingerprint, once, request_id_of
+from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.schemas import GenerationIn, GenerationList, GenerationOut
@@ -38,7 +41,7 @@ router = APIRouter(
 )
 
 FETCHED_AT_ONCE = 16
-EVENT_WAIT_S = 1.0
+EVENT_WAIT_S = 1.0  # less than a gateway that stops has for goodbyes
 
 
 @router.post("", status_code=202, response_model=GenerationOut)
@@ -48,16 +51,18 @@ async def create_generation(
     path: GenerationIn,
     gateway: GatewayDep,
     principal: PrincipalDep,
+    if_match: IfMatch = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Render every pose of a path, in order. Give `poses`, or `actions` that continue from the
     camera's last planned place. Returns at once; follow the answer's Location."""
+    version = version_of(if_match)
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
         request = await path_request(gateway.control, session_id, path, limit)
         await gateway.guard.spend_frames(principal, len(request.poses))
         progress = await append_and_tell(
-            gateway, principal, session_id, request, request_id, path.webhook
+            gateway, principal, session_id, request, request_id, path.webhook, version
         )
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
@@ -75,17 +80,19 @@ async def append_and_tell(
     request: Generate,
     request_id: str | None,
     webhook: str | None,
+    if_version: int | None = None,
 ) -> Progress:
     """Ask for a path; `webhook` hears of its end. Raises what the request log raises, and
     InvalidRequest."""
+    append = gateway.control.requests.append
     if webhook is None:
-        return await gateway.control.requests.append(session_id, request, request_id)
+        return await append(session_id, request, request_id, if_version)
     gateway.webhooks.check(webhook)
     name = request_id or new_request_id()
     errand = Errand(session=session_id, request=name, target=webhook, owner=principal.owner)
     await gateway.webhooks.expect(errand)
     try:
-        return await gateway.control.requests.append(session_id, request, name)
+        return await append(session_id, request, name, if_version)
     except MirageError:
         await gateway.webhooks.forget(errand)
         raise
@@ -139,7 +146,8 @@ async def follow_generation(
     ] = None,
 ) -> StreamingResponse:
     """Server-sent events: `progress` whenever it changes, `frame` for each new frame (without its
-    picture; its number is the event's id), and the end of the stream once the generation is final.
+    picture; its number is the event's id), and the end of the stream once the generation is final;
+    `goodbye`, a problem, when the gateway stops before.
     A reader that comes back sends Last-Event-ID, as browsers do by themselves, and misses nothing
     that is still kept."""
     progress = await gateway.control.requests.get(session_id, generation_id)
@@ -230,6 +238,18 @@ async def _events(
     gateway: Gateway, session_id: str, progress: Progress, after: int
 ) -> AsyncIterator[str]:
     """The request's frames and its progress; what it ended as comes after its last frame."""
+    with gateway.streaming():
+        async with aclosing(_until_final(gateway, session_id, progress, after)) as events:
+            async for event in events:
+                yield event
+                if gateway.closing.is_set():
+                    yield _goodbye()
+                    return
+
+
+async def _until_final(
+    gateway: Gateway, session_id: str, progress: Progress, after: int
+) -> AsyncGenerator[str, None]:
     yield _event("progress", generation_out(progress).model_dump_json())
     told = progress
     try:
@@ -260,6 +280,12 @@ async def _next(gateway: Gateway, session_id: str, after: int, wait_s: float) ->
         return await gateway.control.frames.read(session_id, after, wait_s=wait_s)
     except FramesGone as error:
         return await gateway.control.frames.read(session_id, error.first_available - 1)
+
+
+def _goodbye() -> str:
+    """Browsers come back by themselves, after `retry` milliseconds."""
+    why = Unavailable("This gateway stops: follow again.", retry_after_s=RETURN_S)
+    return f"retry: {int(1000 * RETURN_S)}\n" + _event("goodbye", json.dumps(problem_document(why)))
 
 
 def _event(name: str, data: str) -> str:

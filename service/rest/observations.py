@@ -13,6 +13,7 @@ from service.requests import Observe
 from service.rest.answers import generation_out
 from service.rest.forms import ObservationForm, observe, read_source, upload_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import GenerationOut
 
@@ -28,11 +29,13 @@ async def create_observation(
     form: Annotated[ObservationForm, Form(media_type="multipart/form-data")],
     gateway: GatewayDep,
     principal: PrincipalDep,
+    if_match: IfMatch = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Write a picture, its depth if there is one, into the memory, as seen from `pose`. It makes no
     frame; frames that come later know it. The picture must show at least what the world's camera
     sees; the rest is cropped. Returns at once; follow the answer's Location."""
+    version = version_of(if_match)
     pose = flat(form.place().pose(form.axes, "pose"))
     session = await gateway.control.sessions.get(session_id)
     source = await read_source(form, gateway)
@@ -42,7 +45,7 @@ async def create_observation(
         observation = await observe(source, form, gateway, session.intrinsics)
         blob = await gateway.control.segments.put_upload(session_id, upload_of(observation))
         request = Observe(blob=blob, pose=pose, scale_m=form.scale_m)
-        progress = await gateway.control.requests.append(session_id, request)
+        progress = await gateway.control.requests.append(session_id, request, if_version=version)
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 

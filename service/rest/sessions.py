@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, Query, Response
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
-from service.errors import FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
 from service.rest.answers import etag, session_out
 from service.rest.forms import SessionForm, Source, observe, read_source, upload_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import MemoryOut, SessionList, SessionOut, UploadOut
 from service.sessions import Intrinsics, NewSession
 from service.uploads.images import Observation
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=RESPONSES)
-
-VERSION = re.compile(r'"(\d{1,18})"')
 
 
 @router.post("", status_code=201, response_model=SessionOut)
@@ -90,7 +87,7 @@ async def delete_session(
     session_id: str,
     gateway: GatewayDep,
     response: Response,
-    if_match: Annotated[str | None, Header(description="an ETag")] = None,
+    if_match: IfMatch = None,
 ) -> None:
     """Delete a world and all it remembers; with If-Match only if it is still at that version. What
     forks of it use stays until they are gone: the header Mirage-Used-By-Forks counts those."""
@@ -143,14 +140,3 @@ def _upload_out(observation: Observation) -> UploadOut:
             "has_depth": observation.depth_m is not None,
         }
     )
-
-
-def version_of(if_match: str | None) -> int | None:
-    """The version that an If-Match header names, if any; raises InvalidRequest."""
-    if if_match is None or if_match == "*":
-        return None
-    match = VERSION.fullmatch(if_match)
-    if match is None:
-        problem = FieldProblem("If-Match", if_match[:60], 'one ETag, as in "3", or *')
-        raise InvalidRequest("The If-Match header can't be used.", fields=(problem,))
-    return int(match[1])

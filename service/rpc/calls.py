@@ -25,7 +25,7 @@ from service.wire import world_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["World"]
 PASSED_ON = ("authorization", "x-request-id", "idempotency-key", "traceparent")
 SESSION = "/v1/sessions/{session}"
-FILES = ("image", "depth", "mask")
+FILES = ("image", "depth", "mask", "input_reference")
 CHUNK_BYTES = 1 << 18
 
 Context = Any  # grpc.aio.ServicerContext; its stubs are generic in types that handlers don't share
@@ -62,6 +62,16 @@ ROUTES = {
     "GetVideo": Route("GET", f"{SESSION}/generations/{{id}}/video.mp4"),
     "ListFrames": Route("GET", f"{SESSION}/frames"),
     "GetFrame": Route("GET", f"{SESSION}/frames/{{frame}}"),
+    "CreateShare": Route("POST", f"{SESSION}/shares", "json"),
+    "ListShares": Route("GET", f"{SESSION}/shares"),
+    "RevokeShare": Route("DELETE", f"{SESSION}/shares/{{id}}"),
+    "CreateTicket": Route("POST", f"{SESSION}/tickets"),
+    "GetWebhookSecret": Route("GET", "/v1/webhook-secret"),
+    "CreateVideo": Route("POST", "/v1/videos", "form"),
+    "ListVideos": Route("GET", "/v1/videos"),
+    "GetVideoJob": Route("GET", "/v1/videos/{id}"),
+    "GetVideoContent": Route("GET", "/v1/videos/{id}/content"),
+    "DeleteVideo": Route("DELETE", "/v1/videos/{id}"),
     "ListSamples": Route("GET", "/v1/samples"),
     "GetSamplePicture": Route("GET", "/v1/samples/{name}.png"),
 }
@@ -98,12 +108,16 @@ class Calls:
         frame.image = image
         return frame
 
-    async def video(self, request: pb.GetVideoRequest, context: Context) -> AsyncIterator[pb.Chunk]:
-        """A file in pieces."""
-        async with asked(self._app, _ask("GetVideo", request, context)) as answer:
-            body = await _checked(answer, context)
-        for start in range(0, len(body), CHUNK_BYTES):
-            yield pb.Chunk(data=body[start : start + CHUNK_BYTES])
+    def file(self, name: str) -> Callable[[Message, Context], AsyncIterator[pb.Chunk]]:
+        """One request, a file in pieces."""
+
+        async def handle(request: Message, context: Context) -> AsyncIterator[pb.Chunk]:
+            async with asked(self._app, _ask(name, request, context)) as answer:
+                body = await _checked(answer, context)
+            for start in range(0, len(body), CHUNK_BYTES):
+                yield pb.Chunk(data=body[start : start + CHUNK_BYTES])
+
+        return handle
 
     async def export(self, request: pb.ExportRequest, context: Context) -> AsyncIterator[pb.Chunk]:
         """A world as it is read from the store: never all of it in memory."""
@@ -136,7 +150,7 @@ class Calls:
                     yield pb.GenerationEvent(progress=filled(pb.Generation, values))
                 elif kind == "frame":
                     yield pb.GenerationEvent(frame=filled(pb.Frame, _head(values)))
-                elif kind == "error":
+                elif kind in ("error", "goodbye"):
                     await refuse_document(context, values)
 
 
@@ -159,13 +173,14 @@ def _ask(name: str, request: Message, context: Context) -> Ask:
     }
     path = route.path.format(**in_path)
     if route.rest == "json":
-        return Ask(route.method, path, json=values.pop("path", values), headers=headers)
+        return Ask(route.method, path, json=values.pop("path", {}) | values, headers=headers)
     if route.rest == "form":
         values |= values.pop("observation", {})
         files: dict[str, bytes] = {one: values.pop(one) for one in FILES if one in values}
         values |= values.pop("intrinsics", {})
-        if "pose" in values:
-            values["pose"] = json.dumps(values["pose"])
+        for one in ("pose", "poses"):
+            if one in values:
+                values[one] = json.dumps(values[one])
         form = {key: str(value) for key, value in values.items()}
         return Ask(route.method, path, form=form, files=files, headers=headers)
     return Ask(route.method, path, query=values, headers=headers)

@@ -69,7 +69,8 @@ def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any
     calls = Calls(app)
     special: dict[str, tuple[Any, Any]] = {
         "Stream": (grpc.stream_stream_rpc_method_handler, Walk(gateway).stream),
-        "GetVideo": (grpc.unary_stream_rpc_method_handler, calls.video),
+        "GetVideo": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideo")),
+        "GetVideoContent": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideoContent")),
         "Export": (grpc.unary_stream_rpc_method_handler, calls.export),
         "Import": (grpc.stream_unary_rpc_method_handler, calls.take_in),
         "WatchGeneration": (grpc.unary_stream_rpc_method_handler, calls.watch),

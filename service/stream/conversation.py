@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from service.auth.principal import Principal
 from service.gateway import Gateway
+from service.limits import RETURN_S
 from service.stream import answers
 from service.stream.following import follow
 from service.stream.handling import feed_paths, listen, move_cameras
@@ -21,8 +22,6 @@ from service.stream.messages import Incoming, OpenMessage
 from service.stream.talk import Talk
 from service.tasks import end
 from service.wire import world_pb2 as pb
-
-RETURN_S = 1.0  # when a client whose gateway stops should come back
 
 
 async def converse(

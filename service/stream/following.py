@@ -24,12 +24,11 @@ FRAMES_AT_ONCE = 8
 FRAMES_BEHIND = 32  # looked at when some of them may be left out
 STATISTICS_S = 1.0
 LATE_S = 0.1  # a send that waited so long: the client is slow
-LIVE_FRAMES_SPENT = 16  # at a time, of the key's frames
 
 
 async def follow(talk: Talk) -> None:
     """Frames as they are pushed; now and then, or when there are none, whatever else changed."""
-    figures, looked_s, unspent = Figures(), 0.0, 0
+    figures, looked_s = Figures(), 0.0
     limit = FRAMES_BEHIND if talk.opening.adaptive else FRAMES_AT_ONCE
     async with talk.control.feed.watch(talk.session_id) as watch:
         while True:
@@ -39,12 +38,8 @@ async def follow(talk: Talk) -> None:
                 continue
             for frame in _worth_sending(talk, frames):
                 await _send(talk, frame, figures)
-                unspent += frame.kind == "live"
             if frames:
                 talk.after = max(talk.after, frames[-1].frame)
-            if unspent >= LIVE_FRAMES_SPENT:
-                await talk.gateway.guard.spend_frames(talk.principal, unspent)
-                unspent = 0
             now_s = time.monotonic()
             if not frames or talk.requests or now_s - looked_s > FRAME_WAIT_S:
                 looked_s = now_s
@@ -76,7 +71,8 @@ async def _send(talk: Talk, frame: Frame, figures: Figures) -> None:
     await talk.say(frame=message)
     now_s = time.monotonic()
     talk.pictures.adaptation.sent(was_late=now_s - before_s > LATE_S)
-    talk.latency.answered(frame.request_id, now_s)
+    if talk.latency.answered(frame.request_id, now_s):
+        talk.budget.shown()
     talk.after = frame.frame
     talk.num_sent += 1
     figures.sent_s.append(now_s)

@@ -119,6 +119,7 @@ async def _show(talk: Talk, message: PoseMessage | InputMessage, pose: Array, no
         sequence=message.sequence,
         client_time_ms=message.client_time_ms,
     )
+    await talk.budget.claim()
     progress = await talk.control.requests.append(talk.session_id, live)
     talk.latency.asked(progress.id, now_s)
 

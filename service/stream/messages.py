@@ -49,7 +49,7 @@ class OpenMessage(Closed):
 
     type: Literal["open"] = "open"
     sequence: Sequence = 0
-    protocol: int = Field(PROTOCOL, ge=0, description="the newest version the client speaks")
+    protocol: int = Field(PROTOCOL, ge=PROTOCOL, description="the newest version the client speaks")
     session: str = ""
     after: int | None = Field(None, ge=-1, le=MAX_FRAME, description="last frame the client has")
     cameras: list[Camera] = Field([], description="frames of these only; none: of all")

@@ -11,6 +11,7 @@ from service.gateway import Gateway
 from service.poses import Array
 from service.requests import Progress
 from service.sessions import Session, SessionState
+from service.stream.budget import LiveBudget
 from service.stream.inputs import Held
 from service.stream.messages import InputMessage, OpenMessage
 from service.stream.motion import Latency, Motion
@@ -43,6 +44,7 @@ class Talk:
 
         self.player = Player(opening.frames_per_s)
         self.motion, self.latency = Motion(), Latency()
+        self.budget = LiveBudget(gateway.guard, principal)
         self.pictures = Pictures(opening.format, opening.quality, opening.adaptive)
         self.planes = Planes(self.control, session.id, opening.planes)
 

@@ -1,6 +1,7 @@
 // The REST calls the viewer makes. Every failure becomes an ApiError with the server's own title and detail.
 
 import { describe } from "./dom.js";
+import * as key from "./key.js";
 
 export class ApiError extends Error {
   constructor(title, detail) {
@@ -13,11 +14,12 @@ export class ApiError extends Error {
 async function request(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers: { ...options.headers, ...key.headers() } });
   } catch (error) {
     throw new ApiError("The server does not answer", `${error.message}. Is it still running?`);
   }
   if (response.ok) return response;
+  if (response.status === 401) key.ask();
   const problem = await response.json().catch(() => ({}));
   throw new ApiError(problem.title ?? `HTTP ${response.status}`, describe({ detail: response.statusText, ...problem }));
 }
@@ -63,6 +65,19 @@ export function createSession(options) {
     if (value !== undefined && value !== null && value !== "") form.append(name, value);
   }
   return json("v1/sessions", { method: "POST", body: form });
+}
+
+/** A picture, or what else is a file; null if it is not there (any more). */
+export async function file(path) {
+  const response = await fetch(path, { headers: key.headers() });
+  return response.ok ? response.blob() : null;
+}
+
+/** What a WebSocket's address needs where keys are required: browsers send no header with it. */
+export async function ticketQuery(id) {
+  if (!key.isKnown()) return "";
+  const { ticket } = await post(`${sessionUrl(id)}/tickets`, {});
+  return `&ticket=${encodeURIComponent(ticket)}`;
 }
 
 /** {ready, reason}: whether work can be done now, and if not, why. */

@@ -1,6 +1,6 @@
 // The first page: sample worlds, an upload, and the worlds that already exist.
 
-import { createSession, frameUrl, listSamples, listSessions } from "./api.js";
+import { createSession, file, frameUrl, listSamples, listSessions } from "./api.js";
 import { alertUser, byId, element, guarded } from "./dom.js";
 
 const MAX_UPLOAD_BYTES = 20 * 1024 * 1024;
@@ -65,8 +65,10 @@ export class Gallery {
   }
 
   #sampleCard(sample) {
+    const picture = element("img", { alt: "" });
+    showFile(picture, sample.image);
     const card = element("button", { className: "card", title: sample.description ?? "" },
-      element("img", { src: sample.image, alt: "", loading: "lazy" }),
+      picture,
       element("strong", { textContent: sample.title ?? sample.name }),
       element("span", { textContent: sample.description ?? "" }));
     card.onclick = () => this.#create({ sample: sample.name });
@@ -74,8 +76,9 @@ export class Gallery {
   }
 
   #worldRow(session) {
-    const thumbnail = element("img", { alt: "", loading: "lazy", src: session.num_frames ? frameUrl(session.id, session.num_frames - 1) : "data:," });
-    thumbnail.onerror = () => thumbnail.classList.add("missing"); // none yet, or none any more
+    const thumbnail = element("img", { alt: "", loading: "lazy" });
+    if (session.num_frames) showFile(thumbnail, frameUrl(session.id, session.num_frames - 1));
+    else thumbnail.classList.add("missing");
     const facts = [`${session.num_frames} frames`, `memory: ${session.memory}`, session.state];
     const row = element("button", { className: "row" }, thumbnail,
       element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${when(session.created_at)}` }),
@@ -83,6 +86,17 @@ export class Gallery {
     row.onclick = () => this.openWorld(session.id);
     return row;
   }
+}
+
+/** Pictures are fetched, as an address in `src` could carry no key. */
+async function showFile(image, path) {
+  const blob = await file(path).catch(() => null);
+  if (blob === null) {
+    image.classList.add("missing"); // none yet, or none any more
+    return;
+  }
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(blob);
 }
 
 function fill(box, items, whenEmpty) {

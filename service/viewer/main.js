@@ -3,6 +3,7 @@
 import { readiness } from "./api.js";
 import { byId, guarded } from "./dom.js";
 import { Gallery } from "./gallery.js";
+import { onEntered } from "./key.js";
 import { World } from "./world.js";
 
 const READINESS_MS = 4000;
@@ -33,6 +34,7 @@ async function watchServer() {
 }
 
 addEventListener("hashchange", route);
+onEntered(route);
 setInterval(watchServer, READINESS_MS);
 watchServer();
 route();

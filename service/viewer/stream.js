@@ -1,7 +1,7 @@
 // One session's WebSocket: poses out, frames in. Reconnects by itself and asks for what it has not seen yet.
 // A frame is two messages: a JSON header, then the encoded picture.
 
-import { sessionUrl } from "./api.js";
+import { sessionUrl, ticketQuery } from "./api.js";
 
 const RETRY_MS = [250, 500, 1000, 2000, 5000];
 const NOT_WORTH_RETRYING = 4000; // close codes from here on are the server's decision
@@ -18,7 +18,7 @@ export class Stream {
   }
 
   get connected() {
-    return this.socket.readyState === WebSocket.OPEN;
+    return this.socket?.readyState === WebSocket.OPEN;
   }
 
   send(message) {
@@ -29,11 +29,18 @@ export class Stream {
   close() {
     this.closed = true;
     clearTimeout(this.timer);
-    this.socket.close();
+    this.socket?.close();
   }
 
-  #connect() {
-    const url = new URL(`${sessionUrl(this.sessionId)}/stream?after=${this.lastFrame}`, location.href.split("#")[0]);
+  async #connect() {
+    const ticket = await ticketQuery(this.sessionId).catch(() => null);
+    if (this.closed) return;
+    if (ticket === null) {
+      this.#retry({ code: 0 });
+      return;
+    }
+    const place = `${sessionUrl(this.sessionId)}/stream?after=${this.lastFrame}${ticket}`;
+    const url = new URL(place, location.href.split("#")[0]);
     url.protocol = url.protocol.replace("http", "ws");
     this.socket = new WebSocket(url);
     this.socket.binaryType = "blob";

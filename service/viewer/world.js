@@ -14,6 +14,12 @@ const REFRESH_MS = 1500;
 const RECALLED_FRAMES = 200; // of an earlier visit
 const FINISHED = ["done", "failed", "cancelled"];
 
+function save(blob, name) {
+  const href = URL.createObjectURL(blob);
+  element("a", { href, download: name }).click();
+  URL.revokeObjectURL(href);
+}
+
 export class World {
   constructor(id, leave) {
     this.id = id;
@@ -66,8 +72,8 @@ export class World {
     const last = frames.at(-1);
     this.camera.set(last.matrix);
     this.lastFrame = last.frame;
-    const response = await fetch(api.frameUrl(this.id, last.frame));
-    if (response.ok) await this.stage.show(await response.blob());
+    const picture = await api.file(api.frameUrl(this.id, last.frame));
+    if (picture) await this.stage.show(picture);
     this.hud.frame(last, null);
   }
 
@@ -88,9 +94,9 @@ export class World {
   /** Show, small, what this place looked like when it was first seen (if the server still has that frame). */
   async #compare(matrix) {
     const frame = this.visits.firstFrame(matrix, this.walk.before);
-    const response = frame === null ? null : await fetch(api.frameUrl(this.id, frame));
-    byId("first-visit").hidden = !response?.ok;
-    if (response?.ok) await this.inset.show(await response.blob());
+    const picture = frame === null ? null : await api.file(api.frameUrl(this.id, frame));
+    byId("first-visit").hidden = picture === null;
+    if (picture) await this.inset.show(picture);
   }
 
   #message(message) {
@@ -137,7 +143,11 @@ export class World {
       },
       "walk-back": () => this.#walkBack(),
       stop: () => api.cancelGeneration(this.id, this.walk.generation),
-      video: () => element("a", { href: api.videoUrl(this.id, this.finished), download: `${this.id}.mp4` }).click(),
+      video: async () => {
+        const video = await api.file(api.videoUrl(this.id, this.finished));
+        if (video === null) throw new api.ApiError("No video", "It could not be made: its frames are no longer kept.");
+        save(video, `${this.id}.mp4`);
+      },
       leave: () => this.leave(),
       delete: async () => {
         if (!confirm("Delete this world and everything it remembers?")) return;

@@ -169,6 +169,27 @@ PLANE_KIND_COVERAGE: PlaneKind.ValueType  # 2
 """uint8: 0 = the memory knew nothing here, 255 = all"""
 Global___PlaneKind: _TypeAlias = PlaneKind  # noqa: Y015
 
+class _VideoStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VideoStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VideoStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VIDEO_STATUS_UNSPECIFIED: _VideoStatus.ValueType  # 0
+    VIDEO_STATUS_QUEUED: _VideoStatus.ValueType  # 1
+    VIDEO_STATUS_IN_PROGRESS: _VideoStatus.ValueType  # 2
+    VIDEO_STATUS_COMPLETED: _VideoStatus.ValueType  # 3
+    VIDEO_STATUS_FAILED: _VideoStatus.ValueType  # 4
+
+class VideoStatus(_VideoStatus, metaclass=_VideoStatusEnumTypeWrapper): ...
+
+VIDEO_STATUS_UNSPECIFIED: VideoStatus.ValueType  # 0
+VIDEO_STATUS_QUEUED: VideoStatus.ValueType  # 1
+VIDEO_STATUS_IN_PROGRESS: VideoStatus.ValueType  # 2
+VIDEO_STATUS_COMPLETED: VideoStatus.ValueType  # 3
+VIDEO_STATUS_FAILED: VideoStatus.ValueType  # 4
+Global___VideoStatus: _TypeAlias = VideoStatus  # noqa: Y015
+
 @_typing.final
 class Intrinsics(_message.Message):
     """A pinhole lens, in pixels, corner origin (the centre of the first pixel lies at 0.5)."""
@@ -804,7 +825,13 @@ class CreateGenerationRequest(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     session: _builtins.str
+    if_version: _builtins.int
+    """only if the session is still at this version"""
+    webhook: _builtins.str
+    """hears of its end; at or under a target that the server allows"""
     @_builtins.property
     def path(self) -> Global___Path: ...
     def __init__(
@@ -812,12 +839,21 @@ class CreateGenerationRequest(_message.Message):
         *,
         session: _builtins.str = ...,
         path: Global___Path | None = ...,
+        if_version: _builtins.int | None = ...,
+        webhook: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "_webhook", b"_webhook", "if_version", b"if_version", "path", b"path", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "_webhook", b"_webhook", "if_version", b"if_version", "path", b"path", "session", b"session", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
+    _WhichOneofReturnType__webhook: _TypeAlias = _typing.Literal["webhook"]  # noqa: Y015
+    _WhichOneofArgType__webhook: _TypeAlias = _typing.Literal["_webhook", b"_webhook"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__webhook) -> _WhichOneofReturnType__webhook | None: ...
 
 Global___CreateGenerationRequest: _TypeAlias = CreateGenerationRequest  # noqa: Y015
 
@@ -920,7 +956,9 @@ class CreateObservationRequest(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     OBSERVATION_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
     session: _builtins.str
+    if_version: _builtins.int
     @_builtins.property
     def observation(self) -> Global___Observation: ...
     def __init__(
@@ -928,12 +966,15 @@ class CreateObservationRequest(_message.Message):
         *,
         session: _builtins.str = ...,
         observation: Global___Observation | None = ...,
+        if_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["observation", b"observation", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version", "observation", b"observation", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
 
 Global___CreateObservationRequest: _TypeAlias = CreateObservationRequest  # noqa: Y015
 
@@ -1616,6 +1657,456 @@ class Frame(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence) -> _WhichOneofReturnType__sequence | None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
+
+@_typing.final
+class CreateShareRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    MAY_FIELD_NUMBER: _builtins.int
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    may: _builtins.str
+    """"look" (default) or "walk": also move the camera"""
+    lifetime_s: _builtins.int
+    """a day, if not given"""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        may: _builtins.str = ...,
+        lifetime_s: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lifetime_s", b"_lifetime_s", "lifetime_s", b"lifetime_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lifetime_s", b"_lifetime_s", "lifetime_s", b"lifetime_s", "may", b"may", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lifetime_s: _TypeAlias = _typing.Literal["lifetime_s"]  # noqa: Y015
+    _WhichOneofArgType__lifetime_s: _TypeAlias = _typing.Literal["_lifetime_s", b"_lifetime_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lifetime_s) -> _WhichOneofReturnType__lifetime_s | None: ...
+
+Global___CreateShareRequest: _TypeAlias = CreateShareRequest  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    MAY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    may: _builtins.str
+    credential: _builtins.str
+    """used like a key; only in the answer to CreateShare"""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        may: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        credential: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "expires_at", b"expires_at", "id", b"id", "may", b"may"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class ListSharesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSharesRequest: _TypeAlias = ListSharesRequest  # noqa: Y015
+
+@_typing.final
+class ListSharesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]: ...
+    def __init__(
+        self,
+        *,
+        shares: _abc.Iterable[Global___Share] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSharesResponse: _TypeAlias = ListSharesResponse  # noqa: Y015
+
+@_typing.final
+class RevokeShareRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeShareRequest: _TypeAlias = RevokeShareRequest  # noqa: Y015
+
+@_typing.final
+class CreateTicketRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTicketRequest: _TypeAlias = CreateTicketRequest  # noqa: Y015
+
+@_typing.final
+class Ticket(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ticket: _builtins.str
+    """for `?ticket=` of one WebSocket's URL, once"""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        ticket: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ticket: _TypeAlias = Ticket  # noqa: Y015
+
+@_typing.final
+class WebhookSecret(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """for any Standard Webhooks library"""
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookSecret: _TypeAlias = WebhookSecret  # noqa: Y015
+
+@_typing.final
+class CreateVideoRequest(_message.Message):
+    """`actions` or `poses`; what is not given is as the server is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_REFERENCE_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    POSES_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    FOV_DEG_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    SCALE_M_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    input_reference: _builtins.bytes
+    """PNG, JPEG or WebP"""
+    actions: _builtins.str
+    """as in `forward 1.5, yaw 30`: metres and degrees"""
+    axes: Global___Axes.ValueType
+    """of `poses`"""
+    prompt: _builtins.str
+    model: _builtins.str
+    size: _builtins.str
+    """as in `320x192`"""
+    seconds: _builtins.float
+    """plays the path's frames in this time"""
+    webhook: _builtins.str
+    fov_deg: _builtins.float
+    depth: _builtins.bytes
+    scale_m: _builtins.float
+    seed: _builtins.int
+    @_builtins.property
+    def poses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pose]: ...
+    def __init__(
+        self,
+        *,
+        input_reference: _builtins.bytes = ...,
+        actions: _builtins.str = ...,
+        poses: _abc.Iterable[Global___Pose] | None = ...,
+        axes: Global___Axes.ValueType = ...,
+        prompt: _builtins.str = ...,
+        model: _builtins.str = ...,
+        size: _builtins.str = ...,
+        seconds: _builtins.float | None = ...,
+        webhook: _builtins.str = ...,
+        fov_deg: _builtins.float | None = ...,
+        depth: _builtins.bytes = ...,
+        scale_m: _builtins.float | None = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_scale_m", b"_scale_m", "_seconds", b"_seconds", "_seed", b"_seed", "fov_deg", b"fov_deg", "scale_m", b"scale_m", "seconds", b"seconds", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg", "_scale_m", b"_scale_m", "_seconds", b"_seconds", "_seed", b"_seed", "actions", b"actions", "axes", b"axes", "depth", b"depth", "fov_deg", b"fov_deg", "input_reference", b"input_reference", "model", b"model", "poses", b"poses", "prompt", b"prompt", "scale_m", b"scale_m", "seconds", b"seconds", "seed", b"seed", "size", b"size", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fov_deg: _TypeAlias = _typing.Literal["fov_deg"]  # noqa: Y015
+    _WhichOneofArgType__fov_deg: _TypeAlias = _typing.Literal["_fov_deg", b"_fov_deg"]  # noqa: Y015
+    _WhichOneofReturnType__scale_m: _TypeAlias = _typing.Literal["scale_m"]  # noqa: Y015
+    _WhichOneofArgType__scale_m: _TypeAlias = _typing.Literal["_scale_m", b"_scale_m"]  # noqa: Y015
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fov_deg) -> _WhichOneofReturnType__fov_deg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale_m) -> _WhichOneofReturnType__scale_m | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___CreateVideoRequest: _TypeAlias = CreateVideoRequest  # noqa: Y015
+
+@_typing.final
+class VideoProblem(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VideoProblem: _TypeAlias = VideoProblem  # noqa: Y015
+
+@_typing.final
+class Video(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    model: _builtins.str
+    status: Global___VideoStatus.ValueType
+    progress: _builtins.int
+    """percent"""
+    created_at: _builtins.int
+    """seconds since 1970"""
+    expires_at: _builtins.int
+    seconds: _builtins.str
+    size: _builtins.str
+    prompt: _builtins.str
+    session: _builtins.str
+    """the world it was made in"""
+    @_builtins.property
+    def error(self) -> Global___VideoProblem: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        status: Global___VideoStatus.ValueType = ...,
+        progress: _builtins.int = ...,
+        created_at: _builtins.int = ...,
+        expires_at: _builtins.int = ...,
+        seconds: _builtins.str = ...,
+        size: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        error: Global___VideoProblem | None = ...,
+        session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "id", b"id", "model", b"model", "progress", b"progress", "prompt", b"prompt", "seconds", b"seconds", "session", b"session", "size", b"size", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Video: _TypeAlias = Video  # noqa: Y015
+
+@_typing.final
+class ListVideosRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    after: _builtins.str
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int | None = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___ListVideosRequest: _TypeAlias = ListVideosRequest  # noqa: Y015
+
+@_typing.final
+class ListVideosResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    FIRST_ID_FIELD_NUMBER: _builtins.int
+    LAST_ID_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    first_id: _builtins.str
+    last_id: _builtins.str
+    has_more: _builtins.bool
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___Video]: ...
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[Global___Video] | None = ...,
+        first_id: _builtins.str = ...,
+        last_id: _builtins.str = ...,
+        has_more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "first_id", b"first_id", "has_more", b"has_more", "last_id", b"last_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVideosResponse: _TypeAlias = ListVideosResponse  # noqa: Y015
+
+@_typing.final
+class GetVideoJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVideoJobRequest: _TypeAlias = GetVideoJobRequest  # noqa: Y015
+
+@_typing.final
+class GetVideoContentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    variant: _builtins.str
+    """"video" (default) or "thumbnail" """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVideoContentRequest: _TypeAlias = GetVideoContentRequest  # noqa: Y015
+
+@_typing.final
+class DeleteVideoRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVideoRequest: _TypeAlias = DeleteVideoRequest  # noqa: Y015
 
 @_typing.final
 class Sample(_message.Message):

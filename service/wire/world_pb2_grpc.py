@@ -151,6 +151,56 @@ class WorldStub:
                 request_serializer=service_dot_wire_dot_world__pb2.GetFrameRequest.SerializeToString,
                 response_deserializer=service_dot_wire_dot_world__pb2.Frame.FromString,
                 _registered_method=True)
+        self.CreateShare = channel.unary_unary(
+                '/mirage.v1.World/CreateShare',
+                request_serializer=service_dot_wire_dot_world__pb2.CreateShareRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Share.FromString,
+                _registered_method=True)
+        self.ListShares = channel.unary_unary(
+                '/mirage.v1.World/ListShares',
+                request_serializer=service_dot_wire_dot_world__pb2.ListSharesRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.ListSharesResponse.FromString,
+                _registered_method=True)
+        self.RevokeShare = channel.unary_unary(
+                '/mirage.v1.World/RevokeShare',
+                request_serializer=service_dot_wire_dot_world__pb2.RevokeShareRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.CreateTicket = channel.unary_unary(
+                '/mirage.v1.World/CreateTicket',
+                request_serializer=service_dot_wire_dot_world__pb2.CreateTicketRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Ticket.FromString,
+                _registered_method=True)
+        self.GetWebhookSecret = channel.unary_unary(
+                '/mirage.v1.World/GetWebhookSecret',
+                request_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.WebhookSecret.FromString,
+                _registered_method=True)
+        self.CreateVideo = channel.unary_unary(
+                '/mirage.v1.World/CreateVideo',
+                request_serializer=service_dot_wire_dot_world__pb2.CreateVideoRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Video.FromString,
+                _registered_method=True)
+        self.ListVideos = channel.unary_unary(
+                '/mirage.v1.World/ListVideos',
+                request_serializer=service_dot_wire_dot_world__pb2.ListVideosRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.ListVideosResponse.FromString,
+                _registered_method=True)
+        self.GetVideoJob = channel.unary_unary(
+                '/mirage.v1.World/GetVideoJob',
+                request_serializer=service_dot_wire_dot_world__pb2.GetVideoJobRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Video.FromString,
+                _registered_method=True)
+        self.GetVideoContent = channel.unary_stream(
+                '/mirage.v1.World/GetVideoContent',
+                request_serializer=service_dot_wire_dot_world__pb2.GetVideoContentRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.DeleteVideo = channel.unary_unary(
+                '/mirage.v1.World/DeleteVideo',
+                request_serializer=service_dot_wire_dot_world__pb2.DeleteVideoRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.ListSamples = channel.unary_unary(
                 '/mirage.v1.World/ListSamples',
                 request_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
@@ -328,6 +378,74 @@ class WorldServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateShare(self, request, context):
+        """Lets others look at or walk in this world for a while, without a key of their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShares(self, request, context):
+        """Those that are still good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeShare(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTicket(self, request, context):
+        """A browser's way into one WebSocket of this world.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWebhookSecret(self, request, context):
+        """What the signatures of your webhooks are checked with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateVideo(self, request, context):
+        """One image and a path in, one video out: a session with one generation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVideos(self, request, context):
+        """Newest first; pass `last_id` as `after` for the next page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVideoJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVideoContent(self, request, context):
+        """The finished MP4 or its first frame, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVideo(self, request, context):
+        """Its world goes, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSamples(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -465,6 +583,56 @@ def add_WorldServicer_to_server(servicer, server):
                     servicer.GetFrame,
                     request_deserializer=service_dot_wire_dot_world__pb2.GetFrameRequest.FromString,
                     response_serializer=service_dot_wire_dot_world__pb2.Frame.SerializeToString,
+            ),
+            'CreateShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateShare,
+                    request_deserializer=service_dot_wire_dot_world__pb2.CreateShareRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Share.SerializeToString,
+            ),
+            'ListShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShares,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ListSharesRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.ListSharesResponse.SerializeToString,
+            ),
+            'RevokeShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeShare,
+                    request_deserializer=service_dot_wire_dot_world__pb2.RevokeShareRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'CreateTicket': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTicket,
+                    request_deserializer=service_dot_wire_dot_world__pb2.CreateTicketRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Ticket.SerializeToString,
+            ),
+            'GetWebhookSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWebhookSecret,
+                    request_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.WebhookSecret.SerializeToString,
+            ),
+            'CreateVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateVideo,
+                    request_deserializer=service_dot_wire_dot_world__pb2.CreateVideoRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Video.SerializeToString,
+            ),
+            'ListVideos': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVideos,
+                    request_deserializer=service_dot_wire_dot_world__pb2.ListVideosRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.ListVideosResponse.SerializeToString,
+            ),
+            'GetVideoJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVideoJob,
+                    request_deserializer=service_dot_wire_dot_world__pb2.GetVideoJobRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Video.SerializeToString,
+            ),
+            'GetVideoContent': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetVideoContent,
+                    request_deserializer=service_dot_wire_dot_world__pb2.GetVideoContentRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Chunk.SerializeToString,
+            ),
+            'DeleteVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVideo,
+                    request_deserializer=service_dot_wire_dot_world__pb2.DeleteVideoRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'ListSamples': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSamples,
@@ -1104,6 +1272,276 @@ class World:
             '/mirage.v1.World/GetFrame',
             service_dot_wire_dot_world__pb2.GetFrameRequest.SerializeToString,
             service_dot_wire_dot_world__pb2.Frame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/CreateShare',
+            service_dot_wire_dot_world__pb2.CreateShareRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Share.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/ListShares',
+            service_dot_wire_dot_world__pb2.ListSharesRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.ListSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/RevokeShare',
+            service_dot_wire_dot_world__pb2.RevokeShareRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTicket(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/CreateTicket',
+            service_dot_wire_dot_world__pb2.CreateTicketRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Ticket.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWebhookSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/GetWebhookSecret',
+            google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            service_dot_wire_dot_world__pb2.WebhookSecret.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/CreateVideo',
+            service_dot_wire_dot_world__pb2.CreateVideoRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Video.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVideos(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/ListVideos',
+            service_dot_wire_dot_world__pb2.ListVideosRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.ListVideosResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVideoJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/GetVideoJob',
+            service_dot_wire_dot_world__pb2.GetVideoJobRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Video.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVideoContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mirage.v1.World/GetVideoContent',
+            service_dot_wire_dot_world__pb2.GetVideoContentRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mirage.v1.World/DeleteVideo',
+            service_dot_wire_dot_world__pb2.DeleteVideoRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

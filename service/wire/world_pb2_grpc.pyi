@@ -84,6 +84,24 @@ class WorldStub:
     """Frames after a number, without pictures; waits up to `wait_s` while there are none."""
     GetFrame: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetFrameRequest, _world_pb2.Frame]
     """One frame with its picture, as the worker encoded it."""
+    CreateShare: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateShareRequest, _world_pb2.Share]
+    """Lets others look at or walk in this world for a while, without a key of their own."""
+    ListShares: _grpc.UnaryUnaryMultiCallable[_world_pb2.ListSharesRequest, _world_pb2.ListSharesResponse]
+    """Those that are still good."""
+    RevokeShare: _grpc.UnaryUnaryMultiCallable[_world_pb2.RevokeShareRequest, _empty_pb2.Empty]
+    CreateTicket: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateTicketRequest, _world_pb2.Ticket]
+    """A browser's way into one WebSocket of this world."""
+    GetWebhookSecret: _grpc.UnaryUnaryMultiCallable[_empty_pb2.Empty, _world_pb2.WebhookSecret]
+    """What the signatures of your webhooks are checked with."""
+    CreateVideo: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateVideoRequest, _world_pb2.Video]
+    """One image and a path in, one video out: a session with one generation."""
+    ListVideos: _grpc.UnaryUnaryMultiCallable[_world_pb2.ListVideosRequest, _world_pb2.ListVideosResponse]
+    """Newest first; pass `last_id` as `after` for the next page."""
+    GetVideoJob: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetVideoJobRequest, _world_pb2.Video]
+    GetVideoContent: _grpc.UnaryStreamMultiCallable[_world_pb2.GetVideoContentRequest, _world_pb2.Chunk]
+    """The finished MP4 or its first frame, in pieces."""
+    DeleteVideo: _grpc.UnaryUnaryMultiCallable[_world_pb2.DeleteVideoRequest, _empty_pb2.Empty]
+    """Its world goes, too."""
     ListSamples: _grpc.UnaryUnaryMultiCallable[_empty_pb2.Empty, _world_pb2.ListSamplesResponse]
     GetSamplePicture: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetSamplePictureRequest, _world_pb2.Chunk]
     """A sample's picture (PNG)."""
@@ -136,6 +154,24 @@ class WorldAsyncStub(WorldStub):
     """Frames after a number, without pictures; waits up to `wait_s` while there are none."""
     GetFrame: _aio.UnaryUnaryMultiCallable[_world_pb2.GetFrameRequest, _world_pb2.Frame]  # type: ignore[assignment]
     """One frame with its picture, as the worker encoded it."""
+    CreateShare: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateShareRequest, _world_pb2.Share]  # type: ignore[assignment]
+    """Lets others look at or walk in this world for a while, without a key of their own."""
+    ListShares: _aio.UnaryUnaryMultiCallable[_world_pb2.ListSharesRequest, _world_pb2.ListSharesResponse]  # type: ignore[assignment]
+    """Those that are still good."""
+    RevokeShare: _aio.UnaryUnaryMultiCallable[_world_pb2.RevokeShareRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    CreateTicket: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateTicketRequest, _world_pb2.Ticket]  # type: ignore[assignment]
+    """A browser's way into one WebSocket of this world."""
+    GetWebhookSecret: _aio.UnaryUnaryMultiCallable[_empty_pb2.Empty, _world_pb2.WebhookSecret]  # type: ignore[assignment]
+    """What the signatures of your webhooks are checked with."""
+    CreateVideo: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateVideoRequest, _world_pb2.Video]  # type: ignore[assignment]
+    """One image and a path in, one video out: a session with one generation."""
+    ListVideos: _aio.UnaryUnaryMultiCallable[_world_pb2.ListVideosRequest, _world_pb2.ListVideosResponse]  # type: ignore[assignment]
+    """Newest first; pass `last_id` as `after` for the next page."""
+    GetVideoJob: _aio.UnaryUnaryMultiCallable[_world_pb2.GetVideoJobRequest, _world_pb2.Video]  # type: ignore[assignment]
+    GetVideoContent: _aio.UnaryStreamMultiCallable[_world_pb2.GetVideoContentRequest, _world_pb2.Chunk]  # type: ignore[assignment]
+    """The finished MP4 or its first frame, in pieces."""
+    DeleteVideo: _aio.UnaryUnaryMultiCallable[_world_pb2.DeleteVideoRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Its world goes, too."""
     ListSamples: _aio.UnaryUnaryMultiCallable[_empty_pb2.Empty, _world_pb2.ListSamplesResponse]  # type: ignore[assignment]
     GetSamplePicture: _aio.UnaryUnaryMultiCallable[_world_pb2.GetSamplePictureRequest, _world_pb2.Chunk]  # type: ignore[assignment]
     """A sample's picture (PNG)."""
@@ -323,6 +359,84 @@ class WorldServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_world_pb2.Frame, _abc.Awaitable[_world_pb2.Frame]]:
         """One frame with its picture, as the worker encoded it."""
+
+    @_abc_1.abstractmethod
+    def CreateShare(
+        self,
+        request: _world_pb2.CreateShareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Share, _abc.Awaitable[_world_pb2.Share]]:
+        """Lets others look at or walk in this world for a while, without a key of their own."""
+
+    @_abc_1.abstractmethod
+    def ListShares(
+        self,
+        request: _world_pb2.ListSharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.ListSharesResponse, _abc.Awaitable[_world_pb2.ListSharesResponse]]:
+        """Those that are still good."""
+
+    @_abc_1.abstractmethod
+    def RevokeShare(
+        self,
+        request: _world_pb2.RevokeShareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateTicket(
+        self,
+        request: _world_pb2.CreateTicketRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Ticket, _abc.Awaitable[_world_pb2.Ticket]]:
+        """A browser's way into one WebSocket of this world."""
+
+    @_abc_1.abstractmethod
+    def GetWebhookSecret(
+        self,
+        request: _empty_pb2.Empty,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.WebhookSecret, _abc.Awaitable[_world_pb2.WebhookSecret]]:
+        """What the signatures of your webhooks are checked with."""
+
+    @_abc_1.abstractmethod
+    def CreateVideo(
+        self,
+        request: _world_pb2.CreateVideoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Video, _abc.Awaitable[_world_pb2.Video]]:
+        """One image and a path in, one video out: a session with one generation."""
+
+    @_abc_1.abstractmethod
+    def ListVideos(
+        self,
+        request: _world_pb2.ListVideosRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.ListVideosResponse, _abc.Awaitable[_world_pb2.ListVideosResponse]]:
+        """Newest first; pass `last_id` as `after` for the next page."""
+
+    @_abc_1.abstractmethod
+    def GetVideoJob(
+        self,
+        request: _world_pb2.GetVideoJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_world_pb2.Video, _abc.Awaitable[_world_pb2.Video]]: ...
+
+    @_abc_1.abstractmethod
+    def GetVideoContent(
+        self,
+        request: _world_pb2.GetVideoContentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_world_pb2.Chunk], _abc.AsyncIterator[_world_pb2.Chunk]]:
+        """The finished MP4 or its first frame, in pieces."""
+
+    @_abc_1.abstractmethod
+    def DeleteVideo(
+        self,
+        request: _world_pb2.DeleteVideoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Its world goes, too."""
 
     @_abc_1.abstractmethod
     def ListSamples(

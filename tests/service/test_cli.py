@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,21 @@ def test_the_gateway_says_what_is_missing() -> None:
     process = start("gateway", MIRAGE_COLOUR="red")
     words, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "MIRAGE_COLOUR" in words
+
+
+def test_a_port_that_is_taken_is_one_line(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(
+            "gateway",
+            MIRAGE_REDIS_URL=settings.redis_url,
+            MIRAGE_DATA_DIR=str(settings.data_dir),
+            MIRAGE_GRPC_PORT=str(port),
+        )
+        words, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert words.startswith(f"mirage: port {port} of 127.0.0.1 can't be listened on")
+    assert "MIRAGE_GRPC_PORT" in words and len(words.splitlines()) == 1
 
 
 async def test_the_gateway_serves_until_sigterm(settings: Settings) -> None:

@@ -271,6 +271,33 @@ async def test_versions(http: httpx.AsyncClient, session: str, settings: Setting
     assert gone.status_code == 410 and gone.json()["type"].endswith("session-deleted")
 
 
+async def test_work_for_another_version_is_refused(
+    http: httpx.AsyncClient, session: str, settings: Settings
+) -> None:
+    url = f"/v1/sessions/{session}"
+    old = {"If-Match": (await http.get(url)).headers["etag"]}
+    async with working(FakeWorker(settings)):
+        assert (await http.get(f"{url}/frames?wait_s=5")).json()["frames"]
+    path = {"poses": [{"matrix": IDENTITY}]}
+    seen = {"image": png()}, {"pose": json.dumps({"matrix": IDENTITY})}
+    for ask in (
+        lambda headers: http.post(f"{url}/generations", json=path, headers=headers),
+        lambda headers: http.post(
+            f"{url}/observations", files=seen[0], data=seen[1], headers=headers
+        ),
+    ):
+        before = (await http.get(url)).headers["etag"]
+        refused = await ask(old)
+        assert refused.status_code == 412, refused.text
+        assert refused.json()["type"].endswith("version-conflict")
+        malformed = await ask({"If-Match": "W/x"})
+        assert malformed.json()["errors"][0]["field"] == "If-Match"
+        assert (await http.get(url)).headers["etag"] == before
+        assert (await ask({"If-Match": before})).status_code == 202
+    kinds = [one["kind"] for one in (await http.get(f"{url}/generations")).json()["generations"]]
+    assert kinds == ["init", "generate", "observe"]
+
+
 async def test_keep_alive_moves_the_expiry(http: httpx.AsyncClient, session: str) -> None:
     url = f"/v1/sessions/{session}"
     before = (await http.get(url)).json()["expires_at"]

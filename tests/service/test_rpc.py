@@ -179,6 +179,67 @@ async def test_unary_calls_do_what_rest_does(served: Served, settings: Settings)
     assert gone.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+async def test_videos(served: Served, settings: Settings) -> None:
+    world = served.world
+    pose = pb.Pose(matrix=IDENTITY)
+    async with working(FakeWorker(settings)):
+        for path in ({"actions": "forward 0.5, yaw 8"}, {"poses": [pose] * 7}):
+            asked = pb.CreateVideoRequest(input_reference=png(), seconds=0.7, seed=3, **path)
+            job = await world.CreateVideo(asked)
+            assert (job.status, job.seconds, job.size) == (pb.VIDEO_STATUS_QUEUED, "0.70", "64x32")
+            named = pb.GetVideoJobRequest(id=job.id)
+            async with asyncio.timeout(20):
+                while job.status != pb.VIDEO_STATUS_COMPLETED:
+                    await asyncio.sleep(0.02)
+                    job = await world.GetVideoJob(named)
+            content = world.GetVideoContent(pb.GetVideoContentRequest(id=job.id))
+            over_rest = (await served.http.get(f"/v1/videos/{job.id}/content")).content
+            assert b"".join([one.data async for one in content]) == over_rest
+    page = await world.ListVideos(pb.ListVideosRequest(limit=1))
+    assert ([one.id for one in page.data], page.has_more) == ([job.id], True)
+    await world.DeleteVideo(pb.DeleteVideoRequest(id=job.id))
+    with pytest.raises(aio.AioRpcError) as gone:
+        await world.GetVideoJob(named)
+    assert gone.value.code() == grpc.StatusCode.NOT_FOUND
+    with pytest.raises(aio.AioRpcError) as refused:
+        await world.CreateVideo(pb.CreateVideoRequest(input_reference=png(), actions="jump 3"))
+    assert problem_of_call(refused.value).errors[0].field == "actions"
+
+
+async def test_a_generation_for_another_version_or_a_strange_webhook_is_refused(
+    served: Served,
+) -> None:
+    session = await served.open()
+    path = pb.Path(poses=[pb.Pose(matrix=IDENTITY)])
+    for values, code in (
+        ({"if_version": 77}, "ABORTED"),
+        ({"webhook": "https://evil.example"}, "INVALID_ARGUMENT"),
+    ):
+        asked = pb.CreateGenerationRequest(session=session, path=path, **values)
+        with pytest.raises(aio.AioRpcError) as refused:
+            await served.world.CreateGeneration(asked)
+        assert refused.value.code().name == code
+    now = await served.world.GetSession(pb.GetSessionRequest(session=session))
+    asked = pb.CreateGenerationRequest(session=session, path=path, if_version=now.version)
+    assert (await served.world.CreateGeneration(asked)).total == 1
+
+
+async def test_who_follows_a_generation_hears_that_the_gateway_stops(served: Served) -> None:
+    session = await served.open()
+    path = pb.Path(poses=[pb.Pose(matrix=IDENTITY)])
+    walk = await served.world.CreateGeneration(
+        pb.CreateGenerationRequest(session=session, path=path)
+    )
+    call = served.world.WatchGeneration(pb.WatchGenerationRequest(session=session, id=walk.id))
+    assert (await call.read()).progress.state == pb.GENERATION_STATE_QUEUED
+    served.app.state.gateway.closing.set()
+    with pytest.raises(aio.AioRpcError) as ended:
+        while await call.read() is not aio.EOF:
+            pass
+    assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert problem_of_call(ended.value).retry_after_s == 1
+
+
 async def test_what_is_wrong_with_a_request_is_told(served: Served) -> None:
     with pytest.raises(aio.AioRpcError) as refused:
         await served.world.CreateSession(pb.CreateSessionRequest(image=b"hello"))

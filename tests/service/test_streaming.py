@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ from fake_worker import FakeWorker, working
 from PIL import Image
 from test_conversation import IDENTITY, Client, gateway, session
 
+from service.auth.principal import LOCAL, Quota
 from service.control import ControlPlane
 from service.gateway import Gateway
 from service.settings import Settings
@@ -239,6 +241,29 @@ async def test_statistics_tell_rate_and_latency(
         await client.close()
     assert figures["frames_per_s"] > 1 and figures["latency_ms"] >= 20
     assert figures["frames_skipped"] == 0
+
+
+async def test_who_moves_the_camera_pays_for_live_frames_until_the_day_is_used_up(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    walker = replace(LOCAL, key_id="k1", quota=Quota(frames_per_day=5))
+    client = Client(gateway, session, after=-1, principal=walker)
+    watcher = Client(gateway, session, after=-1, principal=walker)
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+        for number in range(1, 6):
+            client.send(type="pose", matrix=moved(0.1 * number), sequence=number)
+            assert (await client.get("frame")).head["sequence"] == number
+            while (await watcher.get("frame")).head["sequence"] != number:
+                pass
+        client.send(type="pose", matrix=moved(0.6), sequence=6)
+        refused = (await client.get("error")).head
+        assert (refused["status"], refused["reply_to"]) == (429, 6)
+        assert refused["retry_after_s"] > 0 and "frames are used up" in refused["detail"]
+        client.send(type="ping")
+        await client.get("pong")  # the stream goes on
+    await client.close()
+    await watcher.close()
 
 
 async def test_a_newer_client_learns_which_protocol_is_spoken(

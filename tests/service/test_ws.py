@@ -86,7 +86,10 @@ async def test_close_codes_say_what_happened(server_url: str, session: str) -> N
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4410
 
 
-@pytest.mark.parametrize("query", ["?after=x", "?format=gif", "?cameras=0,99", "?speed=2"])
+@pytest.mark.parametrize(
+    "query",
+    ["?after=x", "?format=gif", "?cameras=0,99", "?speed=2", "?protocol=0", "?protocol=new"],
+)
 async def test_a_bad_query_is_refused(server_url: str, session: str, query: str) -> None:
     async with websockets.connect(address(server_url, session, query)) as socket:
         error = await message(socket, "error")

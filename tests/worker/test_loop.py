@@ -22,6 +22,7 @@ from worker.faults import NoFaults
 from worker.loop import Worker
 from worker.preparer import EMPTY_WORLD_BYTES
 from worker.runner import Encoding, Runner
+from worker.snapshot import unpack_segment
 
 PATIENCE_S = 60.0  # of what takes milliseconds on a quiet machine
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=WIDTH, height=HEIGHT)
@@ -153,6 +154,28 @@ async def test_an_observation_shows_no_frame_and_informs_the_memory(
     kinds = [entry.kind for entry in await control.frames.manifest(session.id)]
     assert kinds == ["init", "observe", "generate"]
     assert frames[1].coverage > 0.5
+
+
+@pytest.mark.parametrize("centre_m", [0.8, 7.5])
+async def test_a_known_distance_scales_what_an_image_and_an_observation_leave(
+    control: ControlPlane, settings: Settings, centre_m: float
+) -> None:
+    new = NewSession(seed=7, intrinsics=INTRINSICS)
+    session = await control.sessions.create(new, picture(), scale_m=centre_m)
+    blob = await control.segments.put_upload(session.id, picture(1))
+    seen = Observe(blob=blob, pose=pose(40), scale_m=2 * centre_m)
+    await control.requests.append(session.id, seen)
+    await control.requests.append(session.id, Generate(poses=[pose(40)]))
+    async with serving(control, settings):
+        await read_until(control, session.id, 1)
+    entries = await control.frames.manifest(session.id)
+    for entry, expected_m in zip(entries, (centre_m, 2 * centre_m), strict=False):
+        _, increment = unpack_segment(await control.segments.get(session.id, entry.id))
+        ids, depth_m = increment.delta.ids.tolist(), increment.delta.depth
+        rows, columns = HEIGHT // NoopBackbone.stride, WIDTH // NoopBackbone.stride
+        middle = rows // 2 * columns + columns // 2
+        at = [one % (rows * columns) for one in ids].index(middle)
+        assert float(depth_m[at]) == pytest.approx(expected_m, rel=0.05)
 
 
 async def test_an_image_that_cannot_be_read_fails_its_session_alone(
