@@ -59,6 +59,7 @@ class MirageError(Exception):
         self.detail = detail
         self.fields = fields
         self.retry_after_s = retry_after_s
+        self.limit = ""  # the name of one that was reached, for the metric
 
 
 class ConfigurationError(MirageError):
@@ -108,6 +109,7 @@ class SessionDeleted(MirageError):
 class FramesGone(MirageError):
     def __init__(self, detail: str, first_available: int) -> None:
         super().__init__(detail)
+        self.limit = "frames_kept"
         self.first_available = first_available
 
 
@@ -122,7 +124,7 @@ class VersionConflict(Conflict):
 class TooManyRequests(MirageError):
     def __init__(self, detail: str, *, retry_after_s: float | None = None, limit: str = "") -> None:
         super().__init__(detail, retry_after_s=retry_after_s)
-        self.limit = limit  # its name, for the metric
+        self.limit = limit or "rate"
 
 
 class Unavailable(MirageError):

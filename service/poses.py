@@ -141,7 +141,9 @@ def flat_of(pose: ArrayLike) -> list[float]:
 def check_length(num_poses: int, max_poses: int) -> None:
     """Refuse a path that is too long for one generation."""
     if num_poses > max_poses:
-        raise _invalid("poses", f"{num_poses} poses", f"1 to {max_poses} per generation")
+        error = _invalid("poses", f"{num_poses} poses", f"1 to {max_poses} per generation")
+        error.limit = "path_poses"
+        raise error
 
 
 def _walk(start: Array, action: Action, count: int) -> Array:

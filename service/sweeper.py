@@ -43,6 +43,7 @@ class Sweeper:
         self._kept, self._lease_s = kept, lease_s
         self._rounds = itertools.count()
         self._scanned = 0  # cursor of the slow scan over all sessions
+        self.num_expired, self.num_removed = 0, 0  # sessions, objects; by this process
 
     async def forever(self) -> None:
         """Sweep until cancelled; an unreachable Redis or store is waited out."""
@@ -68,7 +69,9 @@ class Sweeper:
         """Bury sessions that are past their expiry."""
         now = time.time()
         for name in await self._due(keys.EXPIRY, now):
-            if await bury(self._redis, name, "", now) == "alive":
+            said = await bury(self._redis, name, "", now)
+            self.num_expired += said == "ok"
+            if said == "alive":
                 expires_s = await self._redis.hget(keys.record(name), "expires_s")
                 if expires_s is not None:
                     await self._redis.zadd(keys.EXPIRY, {name: float(expires_s)}, xx=True)
@@ -77,6 +80,7 @@ class Sweeper:
         """Remove the objects of deleted sessions."""
         for name in await self._due(keys.GRAVES, time.time()):
             num_objects = await self._collection.bury(name)
+            self.num_removed += num_objects
             LOG.info("session removed", session=name, num_objects=num_objects)
 
     async def collect(self) -> None:
@@ -86,6 +90,7 @@ class Sweeper:
             if await self._redis.set(lock, "", nx=True, ex=keys.CREATION_S):
                 num_objects = await self._collection.collect(name)
                 await self._redis.delete(lock)
+                self.num_removed += num_objects
                 if num_objects:
                     LOG.info("objects collected", session=name, num_objects=num_objects)
 

@@ -17,12 +17,17 @@ from typing import TextIO
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.tracing import end_request, request_span
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADER = b"x-request-id"
+LIMITS = (
+    "sessions", "sessions_per_key", "backlog", "rate", "path_poses", "body_bytes", "upload_bytes",
+    "image_pixels", "frames_kept",
+)  # fmt: skip
 LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 
 
@@ -59,6 +64,8 @@ class Metrics:
             ["limit"],
             registry=self.registry,
         )
+        for limit in LIMITS:
+            self.refusals.labels(limit)
         self.sessions = Gauge("mirage_sessions", "Sessions that exist", registry=self.registry)
         self.limits = Gauge(
             "mirage_limit", "What is set: counts, seconds", ["limit"], registry=self.registry
@@ -79,6 +86,13 @@ class Metrics:
             ["worker"],
             registry=self.registry,
         )
+
+    def refused(self, error: Exception) -> None:
+        """Count it, if a limit was the reason."""
+        is_large = isinstance(error, HTTPException) and error.status_code == 413
+        limit = "body_bytes" if is_large else getattr(error, "limit", "")
+        if limit:
+            self.refusals.labels(limit).inc()
 
     def delivered(self, via: str, num_bytes: int) -> None:
         self.frames.labels(via).inc()

@@ -99,6 +99,7 @@ async def stream(
     except WebSocketDisconnect:
         pass  # the client has gone; so may we
     except MirageError as error:
+        gateway.metrics.refused(error)
         await socket.refuse(await gateway.control.rebuild.doubted(error))
     except RedisError as error:
         await socket.refuse(control_plane_down(error))

@@ -142,6 +142,7 @@ class Worker:
         self.metrics.queue(depth, age_s)
         self.metrics.residency(self._residency, self._runner.engine.cfg.device)
         self.metrics.owned(self._holdings.states())
+        self.metrics.swept(self._control.sweeper.num_expired, self._control.sweeper.num_removed)
 
     def _lost(self, session: str) -> None:
         self._residency.drop(session)

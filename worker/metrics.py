@@ -62,6 +62,8 @@ class Metrics:
         self.memory_budget_bytes = gauge("memory_budget_bytes", "What they may take", "tier")
         self.residents = gauge("resident_worlds", "Worlds at hand", "tier")
         self.evictions = gauge("evictions", "Worlds dropped for others, since the start")
+        self.expired = gauge("sessions_expired", "Sessions that expired, since the start")
+        self.removed = gauge("objects_removed", "Objects removed from the store, since the start")
         self.restore_s = histogram("restore_seconds", "Restoring a world", STEP_S)
         self.refusals = counter("admission_refusals", "Worlds that fit into no budget")
         self.out_of_memory = counter("out_of_memory", "Steps that ran out of memory")
@@ -97,6 +99,10 @@ class Metrics:
         self.memory_budget_bytes.labels(tier).set(residency.budget_bytes)
         self.residents.labels(tier).set(len(residency))
         self.evictions.set(residency.num_evicted)
+
+    def swept(self, num_expired: int, num_removed: int) -> None:
+        self.expired.set(num_expired)
+        self.removed.set(num_removed)
 
     def live_frame(self, age_s: float) -> None:
         """A live frame was committed this long after its pose was asked for."""

@@ -123,6 +123,7 @@ async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Excepti
     try:
         await socket.accept()  # else a browser learns nothing of the reason
         if isinstance(error, MirageError):
+            socket.app.state.gateway.metrics.refused(error)
             told: MirageError = await socket.app.state.gateway.control.rebuild.doubted(error)
             document = problem_document(told)
             message = {**document, "problem": document["type"], "type": "error"}

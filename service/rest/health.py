@@ -15,6 +15,10 @@ from service.rest.problems import RESPONSES
 
 router = APIRouter(tags=["health"], responses=RESPONSES)
 
+LIMITS = (
+    "max_sessions", "max_sessions_per_key", "max_backlog", "max_path_poses", "max_upload_bytes",
+    "max_import_bytes", "max_image_pixels", "frames_kept", "session_idle_s", "collect_grace_s",
+)  # fmt: skip
 NO_WORKER = "No worker is alive: sessions can be opened, but they wait. Start `mirage worker`."
 
 
@@ -52,9 +56,7 @@ async def _refresh(gateway: Gateway) -> None:
     metrics = gateway.metrics
     metrics.worker_sessions.clear()
     metrics.worker_memory_bytes.clear()
-    for limit in ("max_sessions", "max_sessions_per_key", "max_backlog", "frames_kept"):
-        metrics.limits.labels(limit).set(getattr(gateway.settings, limit))
-    for limit in ("session_idle_s", "collect_grace_s"):
+    for limit in LIMITS:
         metrics.limits.labels(limit).set(getattr(gateway.settings, limit))
     try:
         alive = await gateway.control.workers.alive()

@@ -24,7 +24,6 @@ from service.errors import (
     FieldProblem,
     InvalidRequest,
     MirageError,
-    TooManyRequests,
     Unauthenticated,
     problem_document,
 )
@@ -102,8 +101,7 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(told.retry_after_s)))
     if isinstance(told, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(told, TooManyRequests):
-        gateway.metrics.refusals.labels(told.limit or "rate").inc()
+    gateway.metrics.refused(told)
     return answer(request, problem_document(told), headers)
 
 
@@ -119,6 +117,7 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     """What routing and the limits raise: 404, 405, 412, 413, ..."""
     assert isinstance(error, HTTPException)
+    request.app.state.gateway.metrics.refused(error)
     phrase = http.HTTPStatus(error.status_code).phrase
     document = {
         "type": f"urn:mirage:problem:{phrase.lower().replace(' ', '-')}",

@@ -38,6 +38,7 @@ class Walk:
                     async for message in messages:
                         yield message
         except MirageError as error:
+            self._gateway.metrics.refused(error)
             truth = await self._gateway.control.rebuild.doubted(error)
             await refuse(context, truth, request_id)
         except RedisError as error:

@@ -68,6 +68,7 @@ async def listen(talk: Talk, incoming: AsyncIterator[Incoming]) -> None:
                 raise message
             await _handle(talk, message)
         except MirageError as error:
+            talk.gateway.metrics.refused(error)
             await talk.say(sequence, error=answers.problem(error))
 
 

@@ -39,7 +39,9 @@ def open_picture(
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             if image.width * image.height > limits.max_pixels:
-                raise _invalid(field, f"{image.width} x {image.height} pixels", many)
+                raise _invalid(
+                    field, f"{image.width} x {image.height} pixels", many, "image_pixels"
+                )
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(field, str(error), many) from error
@@ -52,7 +54,8 @@ def open_picture(
 def check_size(data: bytes, limits: UploadLimits, field: str) -> None:
     """Refuse a file by its number of bytes."""
     if not 0 < len(data) <= limits.max_bytes:
-        raise _invalid(field, f"{len(data):,} bytes", f"1 to {limits.max_bytes:,} bytes")
+        allowed = f"1 to {limits.max_bytes:,} bytes"
+        raise _invalid(field, f"{len(data):,} bytes", allowed, "upload_bytes")
 
 
 def check_aspect(shape: tuple[int, ...], width: int, height: int, field: str) -> None:
@@ -64,7 +67,8 @@ def check_aspect(shape: tuple[int, ...], width: int, height: int, field: str) ->
         raise _invalid(field, seen, allowed)
 
 
-def _invalid(field: str, seen: str, allowed: str) -> InvalidUpload:
-    return InvalidUpload(
-        f"The {field} can't be used: {seen}.", fields=(FieldProblem(field, seen, allowed),)
-    )
+def _invalid(field: str, seen: str, allowed: str, limit: str = "") -> InvalidUpload:
+    problem = FieldProblem(field, seen, allowed)
+    error = InvalidUpload(f"The {field} can't be used: {seen}.", fields=(problem,))
+    error.limit = limit
+    return error

@@ -9,12 +9,14 @@ import httpx
 import pytest
 from fake_worker import FakeWorker, working
 from redis.asyncio import Redis
+from uploads_made import png
 
 from service.app import create_app
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
 from service.settings import Settings
-from service.workers import WorkerRecord
+from service.telemetry import LIMITS
+from service.workers import WorkerRecord, Workers
 
 
 async def test_alive_without_a_worker_but_not_ready(
@@ -44,11 +46,12 @@ async def test_not_ready_while_every_worker_waits_something_out(
         started_s=0,
         problem="the store is full",
     )
-    await control.workers.beat(record)
+    workers = Workers(control.redis, lease_s=300)
+    await workers.beat(record)
     answer = await http.get("/readyz")
     assert answer.status_code == 503
     assert "worker w1: the store is full" in answer.json()["detail"]
-    await control.workers.beat(record.model_copy(update={"id": "w2", "problem": ""}))
+    await workers.beat(record.model_copy(update={"id": "w2", "problem": ""}))
     assert (await http.get("/readyz")).status_code == 200
 
 
@@ -75,6 +78,32 @@ async def test_metrics_name_routes_not_paths(http: httpx.AsyncClient, session: s
     assert 'route="/v1/sessions/{session_id}",status="200"' in text
     assert 'route="unmatched",status="404"' in text
     assert session not in text
+
+
+async def test_every_limit_that_was_reached_is_counted(
+    http: httpx.AsyncClient, session: str, settings: Settings
+) -> None:
+    url, step = f"/v1/sessions/{session}/generations", {"actions": [{"yaw_deg": 4}]}
+    large = png() + bytes(settings.max_upload_bytes)
+    poses = [{"position": [0, 0, 0], "quaternion": [0, 0, 0, 1]}] * (settings.max_path_poses + 1)
+    tried = {
+        "upload_bytes": await http.post("/v1/sessions", files={"image": large}),
+        "body_bytes": await http.post(url, content=b" " * 10_000_000),
+        "path_poses": await http.post(url, json={"poses": poses}),
+    }
+    while (answer := await http.post(url, json=step)).status_code == 202:
+        pass
+    tried["backlog"] = answer
+    assert [one.status_code for one in tried.values()] == [422, 413, 422, 429]
+    lines = (await http.get("/metrics")).text.splitlines()
+    counted = {
+        limit: float(line.rpartition(" ")[2])
+        for line in lines
+        for limit in LIMITS
+        if line.startswith(f'mirage_limit_refusals_total{{limit="{limit}"}}')
+    }
+    assert counted == dict.fromkeys(LIMITS, 0.0) | dict.fromkeys(tried, 1.0)
+    assert f'mirage_limit{{limit="max_backlog"}} {settings.max_backlog:.1f}' in lines
 
 
 async def test_request_ids(http: httpx.AsyncClient) -> None:
