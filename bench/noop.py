@@ -117,8 +117,9 @@ def noop_engine(
     height: int = HEIGHT,
     width: int = WIDTH,
     still: bool = False,
+    deterministic: bool = True,
 ) -> Engine:
-    cfg = EngineConfig(height=height, width=width, deterministic=True)
+    cfg = EngineConfig(height=height, width=width, deterministic=deterministic)
     return (StillEngine if still else Engine)(backbone or NoopBackbone(), cfg)
 
 
@@ -126,7 +127,9 @@ def serve_noop(settings: Settings, fault: str = "", step_s: float = 0.0) -> None
     """A worker until SIGTERM, in this process."""
     torch.set_num_threads(1)
     configure_logging(settings.log_level)
-    engine = noop_engine(NoopBackbone(step_s), settings.frame_height, settings.frame_width)
+    size = settings.frame_height, settings.frame_width
+    backbone = NoopBackbone(step_s)
+    engine = noop_engine(backbone, *size, deterministic=settings.deterministic)
     run(serve(settings, engine, parse_fault(fault)))
 
 

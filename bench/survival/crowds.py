@@ -114,8 +114,9 @@ async def resident(
     num_resident: int, num_active: int, step_s: float = 0.05, rounds: int = 3
 ) -> dict[str, Any]:
     """Frames per second of a few active sessions, alone and among many that rest in memory."""
-    async with fleet(linger_s=600.0, lease_s=5.0) as running:
-        running.worker(step_s=step_s, max_batch=num_active)
+    limits = {"linger_s": 600.0, "lease_s": 5.0, "max_batch": num_active}
+    async with fleet(**limits, deterministic=False) as running:  # batches are computed together
+        worker = running.worker(step_s=step_s)
         active = await walkers(running.control, num_active)
         await asyncio.gather(*(one.read(1) for one in active))
         alone = [await _throughput(active) for _ in range(rounds)]
@@ -124,9 +125,12 @@ async def resident(
             await asyncio.gather(*(one.walk() for one in crowd[first : first + AT_ONCE]))
         among = [await _throughput(active) for _ in range(rounds)]
         (record,) = await running.control.workers.alive()
+        steps = await running.metric(worker, "mirage_batch_sessions_count")
+        stepped = await running.metric(worker, "mirage_batch_sessions_sum")
     return {
         "resident": record.num_sessions,
         "active": num_active,
+        "sessions_per_step": round(stepped / steps, 1),
         "frames_per_s_alone": round(max(alone), 1),
         "frames_per_s_among": round(max(among), 1),
         "ratio": round(max(among) / max(alone), 3),

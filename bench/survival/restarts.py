@@ -54,7 +54,7 @@ class Streamer:
         self._url = f"ws://127.0.0.1:{port}/v1/sessions/{walker.session}/stream"
 
     async def run(self, count: int) -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             while len(self.walker.images) < count:
                 try:
                     await self._follow(count)

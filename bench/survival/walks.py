@@ -29,7 +29,7 @@ from worker.runner import Encoding, Runner
 
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 STEPS = [*range(12), *range(12, 0, -1)]  # out and back, so that memory matters
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def pose(step: float) -> list[float]:
