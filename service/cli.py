@@ -29,7 +29,7 @@ from service.operators import add_operators_commands
 from service.runtime import settle_heap
 from service.server import check_port, serve
 from service.settings import Settings, load_settings
-from service.stack import environment, running_stack
+from service.stack import environment, running_stack, tell
 from service.telemetry import configure_logging
 from service.tracing import configure_tracing
 from service.words import parse_actions
@@ -106,10 +106,9 @@ async def _up(settings: Settings) -> int:
     check_exposure(settings)
     print("starting a worker and a gateway ...", flush=True)
     async with running_stack(settings) as stack:
-        print(
+        tell(
             f"ready: {stack.url} (API: {stack.url}/docs)\n"
-            f"worlds and logs are in {settings.data_dir.absolute()}; Ctrl-C stops everything",
-            flush=True,
+            f"worlds and logs are in {settings.data_dir.absolute()}; Ctrl-C stops everything"
         )
         await stack.watch()
     return 0
@@ -218,8 +217,8 @@ def _until_signal(work: Coroutine[Any, Any, int]) -> int:
             nonlocal stopped
             if not stopped:
                 stopped = True
-                print("\nstopping ...", flush=True)
                 task.cancel()
+                tell("\nstopping ...")
 
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(name, stop)

@@ -32,6 +32,12 @@ LAST_LINES = 15
 PR_SET_PDEATHSIG = 1
 
 
+def tell(words: str) -> None:
+    """To whoever reads on: a terminal that is gone must not stop what runs, or keep it running."""
+    with contextlib.suppress(OSError):
+        print(words, flush=True)
+
+
 @dataclass
 class Child:
     """One of our processes and the file it prints to."""
@@ -102,7 +108,7 @@ class Stack:
                     end.cancel()
             if self.gateway.died:
                 raise self.gateway.obituary()
-            print(f"{self.worker.obituary().detail}\nstarting another one", file=sys.stderr)
+            tell(f"{self.worker.obituary().detail}\nstarting another one")
             self.worker = await self._spawn("worker", *self._worker_command)
             await self._until_ready()
 

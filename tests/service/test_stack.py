@@ -58,6 +58,9 @@ class Up:
         """The process whose command line has this word."""
         return next(pid for pid in children(self.process.pid) if word in command(pid))
 
+    def family(self) -> list[int]:
+        return children(self.process.pid) if self.process.poll() is None else []
+
     def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
         self.process.communicate(timeout=60)
@@ -112,6 +115,20 @@ def test_up_stops_without_a_trace_and_worlds_are_there_the_next_time(folder: Pat
         assert second.child("-m worker") != old
     family = children(second.process.pid)
     assert second.end(signal.SIGKILL) == -signal.SIGKILL  # the parent is lost: nobody stays behind
+    assert until(lambda: not [pid for pid in family if command(pid)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_terminal_that_is_gone_keeps_nothing_running(folder: Path) -> None:
+    up = Up(folder)
+    assert up.process.stdout is not None
+    up.process.stdout.close()  # what is said from now on fails
+    old = up.child("-m worker")
+    os.kill(old, signal.SIGKILL)
+    assert until(lambda: any(one != old and "-m worker" in command(one) for one in up.family()))
+    family = up.family()
+    up.process.send_signal(signal.SIGTERM)
+    up.process.wait(60)
     assert until(lambda: not [pid for pid in family if command(pid)])
 
 
