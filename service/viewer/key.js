@@ -24,6 +24,7 @@ export function onEntered(changed) {
     else sessionStorage.removeItem(NAME);
     byId("key-text").value = "";
     byId("key-text").placeholder = text ? "another key" : "mk_...";
+    byId("alerts").replaceChildren(); // about the key that was there before
     changed();
   };
 }

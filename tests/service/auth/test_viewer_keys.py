@@ -23,7 +23,8 @@ VISIT = """
 const [base, credential, session] = process.argv.slice(2);
 const places = {};
 const stored = {};
-globalThis.document = { getElementById: (id) => (places[id] ??= { hidden: true, focus() {} }) };
+const place = () => ({ hidden: true, focus() {}, replaceChildren() {} });
+globalThis.document = { getElementById: (id) => (places[id] ??= place()) };
 globalThis.sessionStorage = {
   getItem: (name) => stored[name] ?? null,
   setItem: (name, value) => (stored[name] = value),
