@@ -1,7 +1,8 @@
 """Work off the event loop, for many sessions in one go.
 
-Waking a thread costs as much as encoding a small frame, so what all sessions of a step have to do
-is handed over together. A large frame costs far more: as soon as it is worth waking another thread,
+Waking a thread costs as much as encoding a small frame, and taking turns with it at the interpreter
+costs more, so what all sessions of a step have to do is handed over together, or, if it is next to
+nothing, done at once. A large frame costs far more: as soon as it is worth waking another thread,
 the work is shared among them.
 """
 
@@ -18,6 +19,7 @@ from service.batches import Batches
 from worker.trouble import attempt
 
 WORTH_A_THREAD_S = 0.002
+AT_ONCE_S = 0.002  # for so long the event loop may be busy with it
 T = TypeVar("T")
 Work = Callable[[], Any]
 
@@ -35,6 +37,8 @@ class Beside:
 
     async def _all(self, works: Sequence[Work]) -> list[Any]:
         """The result of each, or its error."""
+        if 0.0 < self._each_s * len(works) < AT_ONCE_S:
+            return await self._here(works)
         worth = math.ceil(len(works) * self._each_s / WORTH_A_THREAD_S)
         shares = min(max(1, worth), self._num_threads, len(works))
         started_s = time.perf_counter()
@@ -49,8 +53,19 @@ class Beside:
             results[first::shares] = part
         return results
 
+    async def _here(self, works: Sequence[Work]) -> list[Any]:
+        """On the event loop; how long it took decides where the next is done."""
+        started_s = time.perf_counter()
+        results = [await attempt(_done(work)) for work in works]
+        self._each_s = (time.perf_counter() - started_s) / len(works)
+        return results
+
     async def _try(self, work: Callable[..., Any], *args: object) -> Any:
         return await attempt(asyncio.get_running_loop().run_in_executor(self._pool, work, *args))
+
+
+async def _done(work: Work) -> Any:
+    return work()
 
 
 def _in_order(works: Sequence[Work]) -> list[Any]:
