@@ -89,11 +89,10 @@ class Pipelined:
     busy worker's event loop. A cluster, where commands go to several nodes, is left to the client.
     """
 
-    def __init__(self, redis: Redis, pace_s: float = 0.0) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self.in_cluster = isinstance(redis, RedisCluster)
-        send = self._spread if self.in_cluster else self._send
-        self._batches: Batches[Command] = Batches(send, pace_s)
+        self._batches: Batches[Command] = Batches(self.execute)
 
     async def execute_command(self, *command: Argument) -> Any:
         """The answer to one command; raises what it raises alone."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from redis.asyncio import Redis
 
 from service import keys, scripts
+from service.appends import Appends
 from service.auth.audit import audit
 from service.batches import Pipelined
 from service.errors import (
@@ -179,8 +180,8 @@ class RequestLog:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
-        self._appends = Pipelined(redis, pace_s=keys.PACE_S)
         self._waker = Waker(redis, settings.lease_s)
+        self._appends = Appends(redis, self._waker)
         self._settings = settings
 
     async def append(
@@ -208,25 +209,19 @@ class RequestLog:
         )
         kept = "" if isinstance(message, LivePose) else progress.model_dump_json()
         expires_s = now + self._settings.session_idle_s
-        names = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
-        answer = await scripts.run(
-            self._appends,
-            "append",
-            [name(session) for name in names],
-            [
-                *(progress.id, message.kind, message.model_dump_json(), kept),
-                *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
-                getattr(message, "camera", 0),
-                "" if if_version is None else if_version,
-            ],
+        args = (
+            *(progress.id, message.kind, message.model_dump_json(), kept),
+            *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
+            getattr(message, "camera", 0),
+            "" if if_version is None else if_version,
         )
+        answer = await self._appends.run(session, args, expires_s)
         if answer[0] == b"version":
             raise VersionConflict(
                 f"session {session!r} is at version {answer[1].decode()}, no longer at "
                 f"{if_version}; read it again"
             )
         self._raise_unless_ok(session, answer[0])
-        await self.wake(session, lease=answer[1].decode(), expires_s=expires_s)
         if kept:
             audit("request appended", session=session, request=progress.id, kind=message.kind)
         return Progress.model_validate_json(answer[2]) if answer[2] else progress

@@ -44,12 +44,13 @@ class Waker:
         await self._batches.do(call)
 
     async def _send(self, calls: Sequence[Call]) -> Sequence[None]:
-        for answer in await self._redis.execute(self._commands(calls)):
+        for answer in await self._redis.execute(self.commands(calls)):
             if isinstance(answer, Exception):
                 raise answer
         return [None] * len(calls)
 
-    def _commands(self, calls: Sequence[Call]) -> list[Command]:
+    def commands(self, calls: Sequence[Call]) -> list[Command]:
+        """What wakes all of these; not for a cluster, where keys of many sessions lie apart."""
         due_s, busy, expiry = time.time() + self._lease_s, list[Argument](), list[Argument]()
         inboxes: dict[str, set[str]] = {}
         commands: list[Command] = []

@@ -28,6 +28,7 @@ from worker.scheduler import Job, after, next_job
 
 LOG = structlog.get_logger()
 READ_AT_ONCE = 32
+REST_EVERY_S = 0.05
 BEGUN = itertools.count(1)
 MAX_AHEAD = 2  # jobs begun and not committed: one that is being committed, one ahead of it
 
@@ -87,6 +88,7 @@ class Holdings:
         self._leases = Leases(control.redis, worker_id, settings.lease_s, settings.frames_kept)
         self._wakes = WakeQueue(control.redis, worker_id, settings.lease_s)
         self._held: dict[str, Held] = {}
+        self._rested_s = 0.0
         self._on_lost = on_lost
         self.news = asyncio.Event()
 
@@ -145,17 +147,24 @@ class Holdings:
         stale = [held for held in self._held.values() if held.is_stale]
         for some in _batched(stale, READ_AT_ONCE):
             await asyncio.gather(*(self._read(held) for held in some))
-        for held, owned in [(one, one.owned) for one in self._held.values() if not one.ahead]:
-            if owned is not None and not owned.entries:
-                held.committed_s = None
-                if held.wakes or self._is_over(held, owned):
-                    await self._rest(held, owned)
+        await self._rest_all()
         by_turn = sorted(
             (one for one in self._held.values() if one.owned and one.owned.entries),
             key=lambda held: held.begun,
         )
         found = [(held, self._next(held)) for held in by_turn]
         return [job for held, job in found if job is not None and _may_begin(held, job)]
+
+    async def _rest_all(self) -> None:
+        """Now and then: most sessions of many rest, and a turn is short."""
+        if time.monotonic() - self._rested_s < REST_EVERY_S:
+            return
+        self._rested_s = time.monotonic()
+        for held, owned in [(one, one.owned) for one in self._held.values() if not one.ahead]:
+            if owned is not None and not owned.entries:
+                held.committed_s = None
+                if held.wakes or self._is_over(held, owned):
+                    await self._rest(held, owned)
 
     def _next(self, held: Held) -> Job | None:
         if held.owned is None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from service.batches import Argument, Pipelined
+from service.batches import Argument, Command, Pipelined
 from service.errors import Conflict, SessionDeleted, UnknownSession
 
 
@@ -24,15 +24,20 @@ def _text_and_sha(name: str) -> tuple[str, str]:
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+def command(name: str, keys: Sequence[str], args: Sequence[Argument]) -> Command:
+    """The call of `name`.lua alone, for pipelines; NoScriptError where `run` was never."""
+    return ("EVALSHA", _text_and_sha(name)[1], len(keys), *keys, *args)
+
+
 async def run(
     redis: Redis | Pipelined, name: str, keys: Sequence[str], args: Sequence[Argument]
 ) -> Any:
     """Run `name`.lua; a server that does not know it yet is sent the text."""
-    text, sha = _text_and_sha(name)
     call = cast(Any, redis)
     try:
-        return await call.execute_command("EVALSHA", sha, len(keys), *keys, *args)
+        return await call.execute_command(*command(name, keys, args))
     except NoScriptError:
+        text, _ = _text_and_sha(name)
         return await call.execute_command("EVAL", text, len(keys), *keys, *args)
 
 
