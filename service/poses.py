@@ -96,7 +96,8 @@ def pose_from_quaternion(
         raise _invalid(
             f"{field}.quaternion", str(quaternion.tolist()), "4 finite numbers x, y, z, w"
         )
-    norm = float(np.linalg.norm(quaternion))
+    with np.errstate(over="ignore"):  # what is that long is refused below
+        norm = float(np.linalg.norm(quaternion))
     if abs(norm - 1.0) > RIGID_TOLERANCE:
         raise _invalid(
             f"{field}.quaternion", f"length {norm:.6g}", f"length 1 within {RIGID_TOLERANCE:g}"

@@ -13,6 +13,7 @@ import json
 import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -32,6 +33,11 @@ PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
 DTYPES = {"F32": "<f4", "F16": "<f2"}  # of those, in safetensors' words and numpy's
 # What a table of anything but the expected shape raises, one nested too deep among them
 PARSE_ERRORS = (struct.error, KeyError, TypeError, ValueError, ValidationError, RecursionError)
+# What numpy and zipfile raise for a file that is cut, encrypted or packed in another way
+UPLOAD_ERRORS = (
+    ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,20 @@ def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
     """
     header, _ = parse_segment(data)
     (length,) = struct.unpack("<Q", data[:8])
-    table, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    stored = {}
-    for name in PLANES:
-        if name in table:
-            values = np.frombuffer(_tensor(table, body, name), DTYPES[table[name]["dtype"]])
-            stored[name] = values.reshape(table[name]["shape"]).astype(np.float32)
-    return {
-        frame.frame: {name: values[i] for name, values in stored.items()}
-        for i, frame in enumerate(header.frames)
-    }
+    try:
+        table, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+        stored = {name: _plane(table, body, name) for name in PLANES if name in table}
+        return {
+            frame.frame: {name: values[i] for name, values in stored.items()}
+            for i, frame in enumerate(header.frames)
+        }
+    except (*PARSE_ERRORS, IndexError) as error:
+        raise SegmentCorrupt(f"a segment's planes can't be read: {error}") from error
+
+
+def _plane(table: Mapping[str, Any], body: bytes, name: str) -> NDArray[np.float32]:
+    values = np.frombuffer(_tensor(table, body, name), DTYPES[table[name]["dtype"]])
+    return values.reshape(table[name]["shape"]).astype(np.float32)
 
 
 def _tensor(table: Mapping[str, Any], body: bytes, name: str) -> bytes:
@@ -140,7 +150,7 @@ def unpack_upload(data: bytes) -> Upload:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         return Upload(**found)
-    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+    except UPLOAD_ERRORS as error:
         raise SegmentCorrupt(f"a stored upload can't be read: {error}") from error
 
 

@@ -108,6 +108,7 @@ def test_a_bad_matrix_is_refused_with_what_was_seen(values: list[float], seen: s
         ([0, 0, 0], [0, 0, 1], "pose.quaternion"),
         ([0, 0, 0], [0, 0, 0, 2], "pose.quaternion"),
         ([0, 0, 0], [0, 0, 0, math.inf], "pose.quaternion"),
+        ([0, 0, 0], [0, 0, 1e308, 1e308], "pose.quaternion"),
     ],
 )
 def test_a_bad_quaternion_is_refused(

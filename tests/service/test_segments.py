@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 from service.segments import (
+    FrameMeta,
+    SegmentHeader,
     SegmentStore,
     Upload,
     pack_upload,
     parse_segment,
+    read_planes,
     segment_id,
     unpack_upload,
 )
@@ -102,6 +108,37 @@ DEEP = b"\xff" * 2 + bytes(6) + b"[" * 65535
 def test_rubbish_is_no_segment(data: bytes) -> None:
     with pytest.raises(SegmentCorrupt):
         parse_segment(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", pack_upload(UPLOAD)[:-9], b"\x93NUMPY\x01\x00"])
+def test_rubbish_is_no_upload(data: bytes) -> None:
+    with pytest.raises(SegmentCorrupt):
+        unpack_upload(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("dtype", "I64"), ("shape", [9, 9]), ("shape", None), ("data_offsets", [0]), ("dtype", [])],
+)
+def test_planes_of_another_shape_are_a_corrupt_segment(field: str, value: object) -> None:
+    meta = FrameMeta(
+        frame=0, branch=1, pose=[0.0] * 16, coverage=0, request_id="r", kind="init",
+        media_type="image/webp", created_s=0,
+    )  # fmt: skip
+    header = SegmentHeader(
+        session="s", index=0, parent="", kind="init", weights="w@0", branch=1, frame_indices=[0],
+        frames=[meta], intrinsics={}, created_s=0,
+    )  # fmt: skip
+    tensors = {"frames": np.zeros(3, np.uint8), "frame_sizes": np.array([3])}
+    tensors["depth"] = np.ones((1, 2, 2), np.float16)
+    data = save(tensors, metadata={"header": header.model_dump_json()})
+    assert read_planes(data)[0]["depth"].shape == (2, 2)
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    table["depth"][field] = value
+    text = json.dumps(table).encode()
+    with pytest.raises(SegmentCorrupt, match="planes"):
+        read_planes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
 async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ an input that takes more than ten seconds, a leak or more than a gigabyte ends i
 from __future__ import annotations
 
 import argparse
+import random
 import re
 import subprocess
 import sys
@@ -67,7 +68,14 @@ def fuzz(name: str, flags: list[str]) -> int:
     with atheris.instrument_imports(include=["service"]):
         from targets import TARGETS
 
-    atheris.Setup([sys.argv[0], *flags], TARGETS[name])
+    target = TARGETS[name]
+
+    def mutated(data: bytes, max_size: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        other = target.changed(data, rng) if rng.random() < 0.5 else None
+        return bytes(atheris.Mutate(data, max_size)) if other is None else other[:max_size]
+
+    atheris.Setup([sys.argv[0], *flags], target, custom_mutator=mutated)
     atheris.Fuzz()
     return 0
 

@@ -9,29 +9,44 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import random
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.numpy import save
 from starlette.exceptions import HTTPException
+from trees import EXPORT, JSON, PACKED, Form, changed
+from trees import SEGMENT as TABLE
 from uploads_made import encoded, npy, png
 
 from service.auth.keyring import parse_credential
 from service.errors import MirageError
 from service.exports import WORLD, member_name
 from service.frames import ManifestEntry
-from service.heads import Head
+from service.heads import Head, pack, unpack
 from service.imports import Members, check_segment, parse_world
 from service.objects import sha256
 from service.poses import flat
+from service.rest.preconditions import version_of
 from service.rest.ranges import ranged
 from service.schemas import PathIn
-from service.segments import FRAMES, SIZES, FrameMeta, SegmentHeader, parse_segment
+from service.segments import (
+    FRAMES,
+    SIZES,
+    FrameMeta,
+    SegmentHeader,
+    Upload,
+    pack_upload,
+    parse_segment,
+    read_planes,
+    unpack_upload,
+)
 from service.sessions import Intrinsics, NewSession
 from service.stream.messages import PathMessage, PoseMessage, from_bytes, from_text
 from service.uploads.depth_maps import decode_depth
@@ -40,6 +55,7 @@ from service.uploads.masks import decode_mask
 from service.uploads.pictures import UploadLimits
 from service.wire import world_pb2 as pb
 from service.words import parse_actions
+from service.ws import opening_of
 
 LIMITS = UploadLimits(max_bytes=1 << 20, max_pixels=1 << 18)
 IDENTITY = np.eye(4)
@@ -88,6 +104,28 @@ def segment(data: bytes) -> None:
     parse_segment(data)
 
 
+def planes(data: bytes) -> None:
+    read_planes(data)
+
+
+def stored_upload(data: bytes) -> None:
+    """Of our own store, which may be damaged."""
+    unpack_upload(data)
+
+
+def head(data: bytes) -> None:
+    unpack(data)
+
+
+def opening(data: bytes) -> None:
+    """A stream's address."""
+    opening_of("s1", parse_qsl(data.decode("latin-1"), keep_blank_values=True))
+
+
+def if_match(data: bytes) -> None:
+    version_of(data.decode("latin-1"))
+
+
 def range_header(data: bytes) -> None:
     with suppress(HTTPException):
         ranged(b"0123456789", "video/mp4", {}, data.decode("latin-1"), None)
@@ -118,8 +156,8 @@ async def read_export(data: bytes) -> None:
     await members.end()
 
 
-def small_export() -> tuple[bytes, bytes, bytes]:
-    """A file of one frame: its world.json, its segment, and all of it."""
+def small_export() -> tuple[bytes, bytes, bytes, bytes]:
+    """A file of one frame: its world.json, its segment, all of it, and a segment with planes."""
     lens = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
     picture = encoded(PLAIN.resize((64, 32)), "WEBP")
     meta = FrameMeta(
@@ -132,6 +170,8 @@ def small_export() -> tuple[bytes, bytes, bytes]:
     )  # fmt: skip
     tensors = {FRAMES: np.frombuffer(picture, np.uint8), SIZES: np.array([len(picture)])}
     part = save(tensors, metadata={"header": header.model_dump_json()})
+    seen = {"coverage": np.ones((1, 4, 8), np.float32), "depth": np.ones((1, 4, 8), np.float16)}
+    with_planes = save(tensors | seen, metadata={"header": header.model_dump_json()})
     entry = ManifestEntry(
         id=f"{0:08d}-w1.1-{sha256(part)}", kind="init", branch=1, first_frame=0, num_frames=1,
         num_bytes=len(part),
@@ -147,7 +187,7 @@ def small_export() -> tuple[bytes, bytes, bytes]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    return document, part, buffer.getvalue()
+    return document, part, buffer.getvalue(), with_planes
 
 
 def protos() -> tuple[bytes, ...]:
@@ -166,11 +206,16 @@ def protos() -> tuple[bytes, ...]:
 class Target:
     parse: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
+    form: Form | None = None  # of the JSON within
 
     def __call__(self, data: bytes) -> None:
         """Raises whatever is not an answer to a client."""
         with suppress(MirageError):
             self.parse(data)
+
+    def changed(self, data: bytes, rng: random.Random) -> bytes | None:
+        """Another file of this form; None where there is none or it is too damaged."""
+        return None if self.form is None else changed(self.form, data, rng)
 
 
 PATHS = (
@@ -184,21 +229,27 @@ MESSAGES = (
     {"type": "cancel", "id": "r_1"},
     {"type": "ping"},
 )
-WORLD_JSON, SEGMENT, FILE = small_export()
+WORLD_JSON, SEGMENT, FILE, PLANES = small_export()
 DEPTH = np.full((64, 96), 2.5, np.float32)
+PIXELS = np.zeros((64, 96, 3), np.uint8)
 MILLIMETRES = encoded(Image.fromarray(np.full((64, 96), 2500, np.uint16)), "PNG")
 PICTURES = (encoded(PLAIN, "PNG"), encoded(PLAIN, "JPEG"), encoded(PLAIN, "WEBP"), png(40, 32))
 TARGETS = {
     "image": Target(image, PICTURES),
     "depth": Target(depth, (npy(DEPTH), npy(np.asfortranarray(DEPTH)), MILLIMETRES)),
     "mask": Target(mask, (encoded(PLAIN.convert("L"), "PNG"), encoded(PLAIN, "WEBP"))),
-    "path": Target(path, tuple(json.dumps(one).encode() for one in PATHS)),
+    "path": Target(path, tuple(json.dumps(one).encode() for one in PATHS), JSON),
     "words": Target(words, (b"forward 1.5, yaw -30,left 0.2 , back 1",)),
-    "stream_text": Target(stream_text, tuple(json.dumps(one).encode() for one in MESSAGES)),
+    "stream_text": Target(stream_text, tuple(json.dumps(one).encode() for one in MESSAGES), JSON),
     "stream_proto": Target(stream_proto, protos()),
-    "world": Target(world, (WORLD_JSON,)),
-    "segment": Target(segment, (SEGMENT,)),
-    "export": Target(export, (FILE,)),
+    "world": Target(world, (WORLD_JSON,), JSON),
+    "segment": Target(segment, (SEGMENT,), TABLE),
+    "planes": Target(planes, (SEGMENT, PLANES), TABLE),
+    "export": Target(export, (FILE,), EXPORT),
+    "head": Target(head, (pack(Head.model_validate_json(WORLD_JSON)),), PACKED),
+    "stored_upload": Target(stored_upload, (pack_upload(Upload(PIXELS, DEPTH, DEPTH > 1)),)),
+    "opening": Target(opening, (b"after=3&format=h264&cameras=0,2&planes=depth&frames_per_s=9.5",)),
+    "if_match": Target(if_match, (b'"3"', b"*")),
     "range_header": Target(range_header, (b"bytes=0-9", b"bytes=-5")),
     "credential": Target(credential, (b"mk_000000000000_" + b"a" * 43,)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import pytest
@@ -48,6 +49,12 @@ def test_no_bytes_get_through_a_parser(name: str) -> None:
     def check(data: bytes) -> None:
         target(data)
 
+    rng = random.Random(name)
+    others = [target.changed(rng.choice(target.seeds), rng) for _ in range(300)]
+    made = [one for one in others if one is not None]
+    assert len(made) > 100 or target.form is None
+    for one in made:
+        target(one)
     tracemalloc.start()
     try:
         check()
