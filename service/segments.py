@@ -127,7 +127,8 @@ def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
 
 def _plane(table: Mapping[str, Any], body: bytes, name: str) -> NDArray[np.float32]:
     values = np.frombuffer(_tensor(table, body, name), DTYPES[table[name]["dtype"]])
-    return values.reshape(table[name]["shape"]).astype(np.float32)
+    num_frames, height, width = table[name]["shape"]
+    return values.reshape(num_frames, height, width).astype(np.float32)
 
 
 def _tensor(table: Mapping[str, Any], body: bytes, name: str) -> bytes:
