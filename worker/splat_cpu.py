@@ -1,6 +1,9 @@
 """Reads points on a CPU with the compiled kernels, on as many threads as torch may use.
 
-Small reads stay on the calling thread: waking another costs more than it saves.
+Views that come in whole multiples of the threads are shared out, so that nobody waits for anybody;
+of the others the points are, and minima merged. A few views at a time share what their points have
+in common; more would push each other's tables out of the cache. Small reads stay on the calling
+thread: waking another costs more than it saves. None of this changes a bit.
 
 Axis legend: n points, t cameras, h w the latent grid, c channels.
 """
@@ -11,18 +14,26 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worker import splat_kernels as kernels
+from worker import splat_tokens
 from worker.geometry import Cameras
 from worker.splat import FRONT_RATIO, Mode
-from worker.splat_kernels import NOTHING, Array, Blocks, Frames, Rows, Rules, Scene, Views
+from worker.splat_kernels import NOTHING, SPARE, Array, Blocks, Frames, Rows, Rules, Scene, Views
 
 MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
+TOGETHER = 4  # views
+
+Items = TypeVar("Items", Array, range)
+Points = tuple[Rows, Blocks, Frames]
+# (n, c) int16 bits of bfloat16, or (n, c) int8 and (n,) float32 scale; the others have no rows
+Stored = tuple[Array, Array, Array]
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -42,18 +53,16 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """(n, c) bfloat16, or int8 with a scale (n,) float32 per point."""
+class Shown:
+    """What views show, as the kernels write it."""
 
-    values: Tensor
-    scale: Tensor | None = None
+    numbers: Array  # (t, 7, h * w) float32 coverage, quality, depth, offset (2), span (2)
+    winner: Array  # (t, h * w) int64
+    source: Array  # (t, h * w) int64
+    tokens: Array  # (t, c, h * w) float32
 
-    def arrays(self) -> tuple[Array, Array, Array]:
-        if self.scale is None:
-            bits = self.values.view(torch.int16).numpy()
-            return bits, np.empty((0, bits.shape[1]), np.int8), np.empty(0, np.float32)
-        small = self.values.numpy()
-        return np.empty((0, small.shape[1]), np.int16), small, self.scale.numpy()
+    def __getitem__(self, views: slice) -> Shown:
+        return Shown(*(value[views] for value in vars(self).values()))
 
 
 def views_of(cameras: Cameras) -> Views:
@@ -77,35 +86,59 @@ def read(
     frames: Frames,
     cameras: Cameras,  # (t,) at the latent grid's size
     mode: Mode,
-    tokens: Tokens | None = None,
+    tokens: Stored | None = None,
 ) -> Surface:
-    views = views_of(cameras)
-    num_cells = len(views.pose) * views.height * views.width
-    parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS)
-    fronts = np.full((len(parts), num_cells), np.inf, np.float32)
+    points, views = (rows, blocks, frames), views_of(cameras)
+    t, size = len(views.pose), views.height * views.width
+    channels = 0 if tokens is None else tokens[0].shape[1]
+    shown = Shown(
+        np.empty((t, 7, size), np.float32),
+        np.empty((t, size), np.int64),
+        np.empty((t, size), np.int64),
+        np.empty((t, channels, size), np.float32),
+    )
+    threads = torch.get_num_threads()
+    share = t // threads if threads > 1 else 0
+
+    def look(first: int, last: int, threads: int) -> None:
+        for begin in range(first, last, TOGETHER):
+            some = slice(begin, min(begin + TOGETHER, last))
+            part = views._replace(pose=views.pose[some], intrinsics=views.intrinsics[some])
+            _show(points, part, mode, tokens, shown[some], threads)
+
+    if share:
+        _each(lambda i: look(i * share, (i + 1) * share, 1), threads)
+    look(threads * share, t, threads)
+    return _surface(shown, views.height, views.width)
+
+
+def _show(
+    points: Points, views: Views, mode: Mode, tokens: Stored | None, shown: Shown, threads: int
+) -> None:
+    rows, blocks, frames = points
+    num_cells, winner = shown.winner.size, shown.winner.reshape(-1)
+    parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
+    front = np.full((len(parts), num_cells + SPARE), np.inf, np.float32)
     _each(
-        lambda i: kernels.nearest_depths(rows, blocks, frames, views, parts[i], fronts[i]),
+        lambda i: kernels.nearest_depths(rows, blocks, frames, views, parts[i], front[i]),
         len(parts),
     )
-    front = fronts.min(axis=0)
-    limit = np.where(front == np.inf, np.float32(0), front) * np.float32(1 + FRONT_RATIO)
+    limit = kernels.limits(front, np.float32(1 + FRONT_RATIO))
     rank = np.full((len(parts), num_cells), NOTHING, np.int64)
     distance = np.empty((len(parts), num_cells), np.float32)
-    winner, place = np.empty_like(rank), np.empty((len(parts), 5, num_cells), np.float32)
+    best, place = np.empty_like(rank), np.empty((len(parts), num_cells, 5), np.float32)
 
     def choose(i: int) -> None:
-        table = (rank[i], distance[i], winner[i], place[i])
+        table = (rank[i], distance[i], best[i], place[i])
         kernels.best_points(rows, blocks, frames, views, parts[i], limit, *table)
 
     _each(choose, len(parts))
-    kernels.merge(rank, distance, winner, place)
-    numbers = np.empty((len(views.pose), 7, views.height * views.width), np.float32)
-    indices = np.empty((2, num_cells), np.int64)
-    kernels.describe(rank[0], winner[0], place[0], limit, numbers, indices)
-    channels = 0 if tokens is None else tokens.values.shape[1]
-    shown = np.empty((len(views.pose), channels, views.height * views.width), np.float32)
+    if len(parts) > 1:
+        splat_tokens.merge(rank, distance, best, place)
+    source = shown.source.reshape(-1)
+    splat_tokens.describe(rank[0], best[0], place[0], limit, shown.numbers, winner, source)
     if tokens is not None and mode == "nearest":
-        _nearest(tokens.arrays(), indices[0], shown)
+        _nearest(tokens, winner, shown.tokens, threads)
     elif tokens is not None:
         totals = np.zeros((len(parts), num_cells), np.int64)
         found: list[Array] = [np.empty(0)] * len(parts)
@@ -116,13 +149,23 @@ def read(
             )
 
         _each(spread, len(parts))
-        _blend(tokens.arrays(), found, totals.sum(axis=0), shown)
-    grid = (len(views.pose), views.height, views.width)
-    known = torch.from_numpy(numbers).reshape(grid[0], 7, *grid[1:])
-    row, source = torch.from_numpy(indices).reshape(2, *grid)
-    seen = torch.from_numpy(shown).reshape(grid[0], channels, *grid[1:])
-    coverage, quality, z = (known[:, i] for i in range(3))
-    return Surface(row, source, coverage, z, quality, known[:, 3:5], known[:, 5:7], seen)
+        _blend(tokens, found, totals.sum(axis=0), shown.tokens, threads)
+
+
+def _surface(shown: Shown, h: int, w: int) -> Surface:
+    t, c, _ = shown.tokens.shape
+    known = torch.from_numpy(shown.numbers).view(t, 7, h, w)
+    coverage, quality, depth, offset, span = known.split((1, 1, 1, 2, 2), dim=1)
+    return Surface(
+        winner=torch.from_numpy(shown.winner).view(t, h, w),
+        source=torch.from_numpy(shown.source).view(t, h, w),
+        coverage=coverage[:, 0],
+        depth=depth[:, 0],
+        quality=quality[:, 0],
+        offset=offset,
+        span=span,
+        tokens=torch.from_numpy(shown.tokens).view(t, c, h, w),
+    )
 
 
 def judge(
@@ -131,7 +174,8 @@ def judge(
     """(m, 2) int64 rows and kinds, in any order; see worker/memory/verdicts.py."""
     views = views_of(cameras)
     arrays = Scene(*(value.numpy() for value in scene))
-    parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS)
+    threads = torch.get_num_threads()
+    parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
     found: list[Array] = [np.empty((0, 2), np.int64)] * len(parts)
 
     def look(i: int) -> None:
@@ -141,33 +185,33 @@ def judge(
     return torch.from_numpy(np.concatenate(found))
 
 
-def _nearest(tokens: tuple[Array, ...], winner: Array, shown: Array) -> None:
-    parts = _split(np.arange(len(winner)), MIN_CELLS)
-    _each(lambda i: kernels.gather(tokens, winner, *_ends(parts[i]), shown), len(parts))
+def _nearest(tokens: Stored, winner: Array, shown: Array, threads: int) -> None:
+    parts = _split(range(len(winner)), MIN_CELLS, threads)
+    _each(lambda i: splat_tokens.gather(tokens, winner, *_ends(parts[i]), shown), len(parts))
 
 
-def _blend(tokens: tuple[Array, ...], found: list[Array], total: Array, shown: Array) -> None:
+def _blend(tokens: Stored, found: list[Array], total: Array, shown: Array, threads: int) -> None:
     count = np.zeros(len(total) + 1, np.int64)
     for fragments in found:
         count[1:] += np.bincount(fragments[:, 0], minlength=len(total))
     begin = count.cumsum()
     place, ordered = begin.copy(), np.empty((begin[-1], 2), np.int32)
     for fragments in found:
-        kernels.order(fragments, place, ordered)
-    parts = _split(np.arange(len(total)), MIN_CELLS)
+        splat_tokens.order(fragments, place, ordered)
+    parts = _split(range(len(total)), MIN_CELLS, threads)
     _each(
-        lambda i: kernels.blend(tokens, begin, ordered, total, *_ends(parts[i]), shown),
+        lambda i: splat_tokens.blend(tokens, begin, ordered, total, *_ends(parts[i]), shown),
         len(parts),
     )
 
 
-def _ends(part: Array) -> tuple[int, int]:
-    return (int(part[0]), int(part[-1]) + 1) if len(part) else (0, 0)
+def _ends(part: range) -> tuple[int, int]:
+    return part.start, part.stop
 
 
-def _split(items: Array, least: int) -> list[Array]:
-    """Contiguous parts, one per thread, of at least `least` items."""
-    num = max(1, min(torch.get_num_threads(), len(items) // least))
+def _split(items: Items, least: int, threads: int) -> list[Items]:
+    """Contiguous parts, at most one per thread, of at least `least` items."""
+    num = max(1, min(threads, len(items) // least))
     return [items[len(items) * i // num : len(items) * (i + 1) // num] for i in range(num)]
 
 

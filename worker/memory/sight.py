@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from worker.geometry import Cameras, Convention
 from worker.memory.points import Points
 from worker.projection import quality_of
 from worker.splat import Mode, accumulate, splat
-from worker.splat_cpu import Surface, Tokens
+from worker.splat_cpu import Stored, Surface
 from worker.splat_kernels import Blocks, Frames, Rows
 
 HAS_TRITON = find_spec("triton") is not None
@@ -38,8 +39,8 @@ def see(
     if device == "cuda" and is_fused(mode if with_tokens else "nearest", convention):
         return see_together([points], cameras.reshape(1, -1), with_tokens)
     if device == "cpu" and convention == "centre":
-        tokens = Tokens(points["tokens"], points["scale"] if "scale" in points.rows else None)
-        return splat_cpu.read(*columns(points), cameras, mode, tokens if with_tokens else None)
+        tokens = stored(points) if with_tokens else None
+        return splat_cpu.read(*columns(points), cameras, mode, tokens)
     return seen_by_torch(points, cameras, mode, convention, with_tokens)
 
 
@@ -57,18 +58,26 @@ def see_together(sessions: Sequence[Points], cameras: Cameras, with_tokens: bool
 
 def columns(points: Points) -> tuple[Rows, Blocks, Frames]:
     """The points as the compiled kernels take them."""
-    frames, height_width = points.frames, points.grid
+    rows, blocks, frames = points.rows, points.blocks, points.frames
     return (
-        Rows(*(points[name].numpy() for name in Rows._fields)),
-        Blocks(*(points.blocks[name].numpy() for name in Blocks._fields)),
+        Rows(*(rows.array(name) for name in Rows._fields)),
+        Blocks(*(blocks.array(name) for name in Blocks._fields)),
         Frames(
-            frames["world_from_camera"].numpy(),
-            frames["intrinsics"].numpy(),
-            frames["source"].numpy(),
+            frames.array("world_from_camera"),
+            frames.array("intrinsics"),
+            frames.array("source"),
             points.offset,
-            height_width[1],
+            points.grid[1],
         ),
     )
+
+
+def stored(points: Points) -> Stored:
+    """Their tokens, likewise."""
+    tokens, channels = points.rows.array("tokens"), points["tokens"].shape[1]
+    if points.token_format == "int8":
+        return np.empty((0, channels), np.int16), tokens, points.rows.array("scale")
+    return tokens, np.empty((0, channels), np.int8), np.empty(0, np.float32)
 
 
 def seen_by_torch(

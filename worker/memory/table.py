@@ -1,9 +1,16 @@
-"""Columns of equal length that grow by doubling: appending costs what is added, amortised."""
+"""Columns of equal length that grow by doubling: appending costs what is added, amortised.
+
+Slices of the columns are kept until the number of rows changes, as compiled kernels ask for all of
+them with every read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MIN_ROWS = 1024
@@ -13,13 +20,25 @@ class Table:
     def __init__(self, columns: Mapping[str, Tensor]) -> None:  # empty ones of the right type
         self._columns = dict(columns)
         self._num_rows = 0
+        self._slices: dict[str, Tensor] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
 
     def __len__(self) -> int:
         return self._num_rows
 
     def __getitem__(self, name: str) -> Tensor:
         """A column; a view, not to be written to."""
-        return self._columns[name][: self._num_rows]
+        if name not in self._slices:
+            self._slices[name] = self._columns[name][: self._num_rows]
+        return self._slices[name]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A column of a CPU's table as numpy sees it, bfloat16 as bits."""
+        if name not in self._arrays:
+            column = self[name]
+            bits = column.view(torch.int16) if column.dtype == torch.bfloat16 else column
+            self._arrays[name] = bits.numpy()
+        return self._arrays[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
@@ -43,7 +62,7 @@ class Table:
         self._reserve(self._num_rows + count)
         for name, column in self._columns.items():
             column[self._num_rows : self._num_rows + count] = added[name]
-        self._num_rows += count
+        self._resize(self._num_rows + count)
 
     def put(self, name: str, rows: Tensor | slice, values: Tensor | float) -> None:
         self[name][rows] = values
@@ -52,10 +71,15 @@ class Table:
         """Only these rows, in ascending order, closed up."""
         for name, column in self._columns.items():
             column[: len(rows)] = self[name][rows]
-        self._num_rows = len(rows)
+        self._resize(len(rows))
 
     def clear(self) -> None:
-        self._num_rows = 0
+        self._resize(0)
+
+    def _resize(self, rows: int) -> None:
+        self._num_rows = rows
+        self._slices.clear()
+        self._arrays.clear()
 
     def _reserve(self, rows: int) -> None:
         capacity = len(next(iter(self._columns.values())))

@@ -51,9 +51,10 @@ def same(a: Surface, b: Surface) -> bool:
     return all(torch.equal(getattr(a, name), value) for name, value in vars(b).items())
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
 @pytest.mark.parametrize("mode", ["nearest", "soft"])
 def test_kernels_and_torch_agree_bit_for_bit(points, mode, threads):
+    """Seven views: shared out among 2 threads but for one, among 3 likewise; split among 16."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
