@@ -21,19 +21,19 @@ import torch
 from torch import Tensor
 
 from worker import splat_kernels as kernels
-from worker import splat_tokens
 from worker.geometry import Cameras
 from worker.splat import FRONT_RATIO, Mode
-from worker.splat_kernels import NOTHING, SPARE, Array, Blocks, Frames, Rows, Rules, Scene, Views
+from worker.splat_columns import Array, Blocks, Frames, Rows, Rules, Scene, Stored, Views
+from worker.splat_kernels import NOTHING, SPARE
 
 MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
 TOGETHER = 4  # views
+RATIO = np.float32(1 + FRONT_RATIO)
+NO_TOKENS: Stored = (np.empty((0, 0), np.int16), np.empty((0, 0), np.int8), np.empty(0, np.float32))
 
 Items = TypeVar("Items", Array, range)
 Points = tuple[Rows, Blocks, Frames]
-# (n, c) int16 bits of bfloat16, or (n, c) int8 and (n,) float32 scale; the others have no rows
-Stored = tuple[Array, Array, Array]
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -90,12 +90,12 @@ def read(
 ) -> Surface:
     points, views = (rows, blocks, frames), views_of(cameras)
     t, size = len(views.pose), views.height * views.width
-    channels = 0 if tokens is None else tokens[0].shape[1]
+    tokens, mode = (NO_TOKENS, "nearest") if tokens is None else (tokens, mode)
     shown = Shown(
         np.empty((t, 7, size), np.float32),
         np.empty((t, size), np.int64),
         np.empty((t, size), np.int64),
-        np.empty((t, channels, size), np.float32),
+        np.empty((t, tokens[0].shape[1], size), np.float32),
     )
     threads = torch.get_num_threads()
     share = t // threads if threads > 1 else 0
@@ -113,17 +113,22 @@ def read(
 
 
 def _show(
-    points: Points, views: Views, mode: Mode, tokens: Stored | None, shown: Shown, threads: int
+    points: Points, views: Views, mode: Mode, tokens: Stored, shown: Shown, threads: int
 ) -> None:
     rows, blocks, frames = points
-    num_cells, winner = shown.winner.size, shown.winner.reshape(-1)
+    num_cells, winner, source = shown.winner.size, shown.winner.ravel(), shown.source.ravel()
+    is_small = threads == 1 or len(blocks.start) * len(views.pose) < 2 * MIN_PAIRS
+    if is_small and mode == "nearest":
+        out = (shown.numbers, winner, source, shown.tokens)
+        kernels.show(rows, blocks, frames, views, RATIO, tokens, *out)
+        return
     parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
     front = np.full((len(parts), num_cells + SPARE), np.inf, np.float32)
     _each(
         lambda i: kernels.nearest_depths(rows, blocks, frames, views, parts[i], front[i]),
         len(parts),
     )
-    limit = kernels.limits(front, np.float32(1 + FRONT_RATIO))
+    limit = kernels.limits(front, RATIO)
     rank = np.full((len(parts), num_cells), NOTHING, np.int64)
     distance = np.empty((len(parts), num_cells), np.float32)
     best, place = np.empty_like(rank), np.empty((len(parts), num_cells, 5), np.float32)
@@ -133,23 +138,19 @@ def _show(
         kernels.best_points(rows, blocks, frames, views, parts[i], limit, *table)
 
     _each(choose, len(parts))
-    if len(parts) > 1:
-        splat_tokens.merge(rank, distance, best, place)
-    source = shown.source.reshape(-1)
-    splat_tokens.describe(rank[0], best[0], place[0], limit, shown.numbers, winner, source)
-    if tokens is not None and mode == "nearest":
+    kernels.merge(rank, distance, best, place)
+    kernels.describe(rank[0], best[0], place[0], limit, shown.numbers, winner, source)
+    if mode == "nearest":
         _nearest(tokens, winner, shown.tokens, threads)
-    elif tokens is not None:
-        totals = np.zeros((len(parts), num_cells), np.int64)
-        found: list[Array] = [np.empty(0)] * len(parts)
+        return
+    totals = np.zeros((len(parts), num_cells), np.int64)
+    found: list[Array] = [np.empty(0)] * len(parts)
 
-        def spread(i: int) -> None:
-            found[i] = kernels.tents(
-                rows, blocks, frames, views, parts[i], limit, rank[0], totals[i]
-            )
+    def spread(i: int) -> None:
+        found[i] = kernels.tents(rows, blocks, frames, views, parts[i], limit, rank[0], totals[i])
 
-        _each(spread, len(parts))
-        _blend(tokens, found, totals.sum(axis=0), shown.tokens, threads)
+    _each(spread, len(parts))
+    _blend(tokens, found, totals.sum(axis=0), shown.tokens, threads)
 
 
 def _surface(shown: Shown, h: int, w: int) -> Surface:
@@ -187,7 +188,7 @@ def judge(
 
 def _nearest(tokens: Stored, winner: Array, shown: Array, threads: int) -> None:
     parts = _split(range(len(winner)), MIN_CELLS, threads)
-    _each(lambda i: splat_tokens.gather(tokens, winner, *_ends(parts[i]), shown), len(parts))
+    _each(lambda i: kernels.gather(tokens, winner, *_ends(parts[i]), shown), len(parts))
 
 
 def _blend(tokens: Stored, found: list[Array], total: Array, shown: Array, threads: int) -> None:
@@ -197,10 +198,10 @@ def _blend(tokens: Stored, found: list[Array], total: Array, shown: Array, threa
     begin = count.cumsum()
     place, ordered = begin.copy(), np.empty((begin[-1], 2), np.int32)
     for fragments in found:
-        splat_tokens.order(fragments, place, ordered)
+        kernels.order(fragments, place, ordered)
     parts = _split(range(len(total)), MIN_CELLS, threads)
     _each(
-        lambda i: splat_tokens.blend(tokens, begin, ordered, total, *_ends(parts[i]), shown),
+        lambda i: kernels.blend(tokens, begin, ordered, total, *_ends(parts[i]), shown),
         len(parts),
     )
 

@@ -11,24 +11,23 @@ Speed comes from loops without branches, which become vector instructions: what 
 have in common for all views (`unpack`), where they lie in one (`project`), which cells they cover
 (`settle`), and for each of the up to 2 x 2 cells that most patches cover, which cell and at what
 depth (`corner`). Only then are minima taken, one point at a time; a point that covers no such cell
-lowers one of a few spare ones, not one and the same, or each would wait for the one before.
+lowers one of a few spare ones, not one and the same, or each would wait for the one before. A token
+lies in one piece and a readout holds each channel of all cells in one piece, so tokens are turned
+in tiles of a cache line of cells: whole lines are written, whatever the size of the grid.
 
 Compiled by numba without contraction of products and sums, so that every rounding is that of the
 plain torch twin. All that calls one another is in one file, as cached machine code (see
 worker/compiled.py) is told apart by the file of its outermost function.
 
-Axis legend: n points, b blocks, f frames, t cameras, h w the latent grid, c channels.
+Axis legend: t cameras, h w the latent grid, c channels, p parts (threads).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.compiled import compiled, inlined
-from worker.projection import BLOCK, FILL, MAX_SPAN, NEAR_M, SLANT_STEPS
+from worker.projection import BLOCK, FILL, MAX_SPAN, NEAR_M, QUALITY_BITS, QUALITY_ZERO, SLANT_STEPS
 
 F, I32, I64 = np.float32, np.int32, np.int64
 NEAR, SPAN, WIDEN, HALF, ONE = F(NEAR_M), F(MAX_SPAN), F(FILL), F(0.5), F(1)
@@ -41,64 +40,11 @@ MIN_TENT = F(1 / 64)
 WEIGHT_ONE = F(1 << 20)
 NOTHING = I64(np.iinfo(np.int64).max)
 NO_SOURCE = I64(0x7FFFFFFF)
+TOKEN_ONE = F(1 << 24)
+QUALITIES = (np.arange(QUALITY_ZERO, QUALITY_ZERO + 256, dtype=np.int32) << QUALITY_BITS).view(F)
 STRETCHES = np.sqrt(ONE + np.square(np.arange(256, dtype=F) * STEP))
 SPARE = 64  # cells beyond the last one, for what covers none
-
-Array = NDArray[Any]
-
-
-class Rows(NamedTuple):
-    """Columns of the points; NaN depth = removed."""
-
-    depth: Array  # (n,) float32
-    cell: Array  # (n,) int16 or int32, row * width + column in the point's frame
-    slant: Array  # (n,) uint8
-    quality: Array  # (n,) uint8
-
-
-class Blocks(NamedTuple):
-    """Runs of at most BLOCK rows of one frame, ascending, with the bounds of their centres."""
-
-    start: Array  # (b,) int64
-    length: Array  # (b,) int32
-    frame: Array  # (b,) int32
-    low: Array  # (b, 3) float32 metres from the frame's eye along the world's axes
-    high: Array  # (b, 3) float32
-
-
-class Frames(NamedTuple):
-    pose: Array  # (f, 4, 4) float64 world_from_camera
-    intrinsics: Array  # (f, 4) float64 at the grid's size
-    source: Array  # (f,) int32
-    offset: float  # of a cell's ray: 0.5 = through its centre
-    width: int  # of the frames' grid
-
-
-class Views(NamedTuple):
-    pose: Array  # (t, 4, 4) float64 world_from_camera
-    intrinsics: Array  # (t, 4) float64 at the grid's size
-    height: int
-    width: int
-
-
-class Scene(NamedTuple):
-    """What new views saw, by cell, and which qualities they may overrule (codes, -1 = none); as
-    torch tensors or, for the kernels, as arrays.
-    """
-
-    depth: Any  # (t * h * w,) float32
-    extent: Any  # float32 metres
-    replaces: Any  # bool: the cell is added and takes the place of what was known there
-    inside: Any  # bool: so do its neighbours
-    clear: Any  # float32: nothing may be nearer than this, 0 = no statement
-    may_replace: Any  # int16
-    outranks: Any  # int16
-    may_strike: Any  # int16
-
-
-class Rules(NamedTuple):
-    coarser: float  # a view strikes only where its cells are at most this much wider than the patch
-    same_extent: float  # a patch at most this much longer than the new one is covered by it alone
+TILE = 16  # cells whose tokens are turned together, a cache line of float32
 
 
 @inlined
@@ -449,6 +395,142 @@ def chosen(local, box, k, base, w, limit, rank, mine):
             if mine == rank[cell] and depth_at(local, k, column, line) <= limit[cell]:
                 return True
     return False
+
+
+@compiled
+def merge(rank, distance, winner, place):
+    """Fold the threads' tables (p, t * h * w), in order of rows, into the first."""
+    for part in range(1, len(rank)):
+        for cell in range(rank.shape[1]):
+            mine, apart = rank[part, cell], distance[part, cell]
+            if mine < rank[0, cell] or (mine == rank[0, cell] and apart < distance[0, cell]):
+                rank[0, cell], distance[0, cell] = mine, apart
+                winner[0, cell] = winner[part, cell]
+                place[0, cell] = place[part, cell]
+
+
+@compiled
+def describe(rank, winner, place, limit, numbers, winners, sources):
+    """Coverage, quality, depth, offset, span (t, 7, h * w) and winner, source (t * h * w,)."""
+    size = numbers.shape[2]
+    for cell in range(len(rank)):
+        view, at = cell // size, cell % size
+        if rank[cell] == NOTHING:
+            for i in range(7):
+                numbers[view, i, at] = F(0)
+            winners[cell], sources[cell] = -1, -1
+            continue
+        numbers[view, 0, at] = F(0.5) if limit[cell] >= LAST * NEAR else F(1)
+        numbers[view, 1, at] = QUALITIES[I64(255) - (rank[cell] >> 32)]
+        for i in range(5):
+            numbers[view, 2 + i, at] = place[cell, i]
+        winners[cell], sources[cell] = winner[cell], NO_SOURCE - (rank[cell] & NO_SOURCE)
+
+
+@inlined
+def decode(tokens, rows, out):
+    """Tokens of these rows as the bits of float32, from bfloat16's or from int8 and scale; 0 for
+    row -1.
+    """
+    large, small, scale = tokens
+    values, channels = out.view(F), out.shape[1]
+    for k in range(len(rows)):
+        row = rows[k]
+        if row < 0:
+            for c in range(channels):
+                out[k, c] = 0
+        elif len(small):
+            for c in range(channels):
+                values[k, c] = F(small[row, c]) * scale[row]
+        else:
+            for c in range(channels):
+                out[k, c] = np.int32(large[row, c]) << 16
+
+
+@compiled
+def gather(tokens, winner, first, last, out):
+    """Tokens of the winners of cells first..last into out (t, c, h * w)."""
+    tile = np.empty((TILE, out.shape[1]), np.int32)
+    for begin in range(first, last, TILE):
+        num = min(TILE, last - begin)
+        decode(tokens, winner[begin : begin + num], tile)
+        spill(tile, begin, num, out)
+
+
+@compiled
+def order(fragments, begin, out):
+    """Place fragments by cell; begin (t * h * w,) is where each cell's go, advanced."""
+    for k in range(len(fragments)):
+        at = begin[fragments[k, 0]]
+        out[at, 0], out[at, 1] = fragments[k, 1], fragments[k, 2]
+        begin[fragments[k, 0]] = at + 1
+
+
+@compiled
+def blend(tokens, begin, fragments, total, first, last, out):
+    """Weighted tokens of cells first..last, summed in fixed point, into out (t, c, h * w)."""
+    channels = out.shape[1]
+    tile, sums = np.empty((TILE, channels), np.int32), np.empty(channels, I64)
+    token, row = np.empty((1, channels), np.int32), np.empty(1, I64)
+    blended, value = tile.view(F), token.view(F)
+    for start in range(first, last, TILE):
+        num = min(TILE, last - start)
+        for cell in range(start, start + num):
+            for c in range(channels):
+                sums[c] = 0
+            for k in range(begin[cell], begin[cell + 1]):
+                weight = F(np.float64(fragments[k, 1]) / np.float64(total[cell]))
+                row[0] = fragments[k, 0]
+                decode(tokens, row, token)
+                for c in range(channels):
+                    sums[c] += I64(np.rint((value[0, c] * weight) * TOKEN_ONE))
+            for c in range(channels):
+                blended[cell - start, c] = F(np.float64(sums[c]) / np.float64(TOKEN_ONE))
+        spill(tile, start, num, out)
+
+
+@inlined
+def spill(tile, begin, num, out):
+    """Write the rows of a tile to `num` cells from `begin`, which may belong to two views."""
+    size, bits = out.shape[2], out.view(np.int32)
+    turned = 0
+    while turned < num:
+        view, at = (begin + turned) // size, (begin + turned) % size
+        some = min(num - turned, size - at)
+        turn(tile[turned : turned + some], view, at, bits)
+        turned += some
+
+
+@inlined
+def turn(tile, view, at, out):
+    """Write a tile (k, c) to cells at..at + k of a view, a few channels side by side."""
+    channels = tile.shape[1]
+    whole = channels - channels % 4
+    for c in range(0, whole, 4):
+        for k in range(len(tile)):
+            out[view, c, at + k] = tile[k, c]
+            out[view, c + 1, at + k] = tile[k, c + 1]
+            out[view, c + 2, at + k] = tile[k, c + 2]
+            out[view, c + 3, at + k] = tile[k, c + 3]
+    for c in range(whole, channels):
+        for k in range(len(tile)):
+            out[view, c, at + k] = tile[k, c]
+
+
+@compiled
+def show(rows, blocks, frames, views, ratio, tokens, numbers, winners, sources, shown):
+    """A whole `nearest` read on one thread, in one call that holds nobody up."""
+    pairs = np.empty((len(blocks.start) * len(views.pose), 2), I32)
+    pairs, num_cells = pairs[: cull(blocks, frames, views, pairs)], len(winners)
+    front = np.full((1, num_cells + SPARE), F(np.inf), F)
+    nearest_depths(rows, blocks, frames, views, pairs, front[0])
+    limit = limits(front, ratio)
+    rank, distance = np.full(num_cells, NOTHING, I64), np.empty(num_cells, F)
+    winner, place = np.empty(num_cells, I64), np.empty((num_cells, 5), F)
+    best_points(rows, blocks, frames, views, pairs, limit, rank, distance, winner, place)
+    describe(rank, winner, place, limit, numbers, winners, sources)
+    if shown.shape[1]:
+        gather(tokens, winners, 0, num_cells, shown)
 
 
 @compiled

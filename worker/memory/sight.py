@@ -21,8 +21,8 @@ from worker.geometry import Cameras, Convention
 from worker.memory.points import Points
 from worker.projection import quality_of
 from worker.splat import Mode, accumulate, splat
-from worker.splat_cpu import Stored, Surface
-from worker.splat_kernels import Blocks, Frames, Rows
+from worker.splat_columns import Blocks, Frames, Rows, Stored
+from worker.splat_cpu import Surface
 
 HAS_TRITON = find_spec("triton") is not None
 
