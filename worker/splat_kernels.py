@@ -13,7 +13,7 @@ have in common for all views (`unpack`), where they lie in one (`project`), whic
 depth (`corner`). Only then are minima taken, one point at a time; a point that covers no such cell
 lowers one of a few spare ones, not one and the same, or each would wait for the one before. A token
 lies in one piece and a readout holds each channel of all cells in one piece, so tokens are turned
-in tiles of a cache line of cells: whole lines are written, whatever the size of the grid.
+in tiles: whole cache lines are written, one after the other, whatever the size of the grid.
 
 Compiled by numba without contraction of products and sums, so that every rounding is that of the
 plain torch twin. All that calls one another is in one file, as cached machine code (see
@@ -44,7 +44,7 @@ TOKEN_ONE = F(1 << 24)
 QUALITIES = (np.arange(QUALITY_ZERO, QUALITY_ZERO + 256, dtype=np.int32) << QUALITY_BITS).view(F)
 STRETCHES = np.sqrt(ONE + np.square(np.arange(256, dtype=F) * STEP))
 SPARE = 64  # cells beyond the last one, for what covers none
-TILE = 16  # cells whose tokens are turned together, a cache line of float32
+TILE = 128  # cells whose tokens are turned together: writes of whole lines, one after the other
 
 
 @inlined
