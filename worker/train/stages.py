@@ -39,7 +39,7 @@ from worker.weights import checksum, load_module, save_module
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
     "depth": RunConfig(
-        minutes=60, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
+        minutes=74, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
     ),
     "motion": RunConfig(minutes=4, batch_size=16, learning_rate=3e-3, ema_decay=0.99),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
