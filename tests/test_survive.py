@@ -66,9 +66,9 @@ async def test_abandoned_sessions_leave_nothing() -> None:
 
 
 async def test_resting_worlds_do_not_slow_down_those_at_work() -> None:
-    figures = await resident(12, 2, rounds=1)
-    assert figures["resident"] == 12
-    assert figures["ratio"] > 0.5  # 0.9 on a quiet machine, over more rounds
+    figures = await resident(12, 2, rounds=2)
+    assert figures["resident"] == 12 and figures["ratio"] > 0
+    assert figures["cpu_ms_among"] < 3 * figures["cpu_ms_alone"]  # `make soak` compares rates
 
 
 async def test_an_evicted_world_is_back_in_time() -> None:

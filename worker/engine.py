@@ -53,6 +53,13 @@ class Engine:
         return World(store, seed, self.cfg.num_recent)
 
     @torch.inference_mode()
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """(H, W, 3) uint8 each -> (1, c, h, w) each, for `observe`."""
+        pixels = from_uint8(torch.stack(list(images))).to(self.cfg.device)
+        groups = pixels.split(1) if self.cfg.deterministic else (pixels,)
+        return [one for some in groups for one in self.backbone.encode(some).bfloat16().split(1)]
+
+    @torch.inference_mode()
     def observe(
         self,
         world: World,
@@ -61,14 +68,14 @@ class Engine:
         depth: Tensor | None = None,  # (H', W') z-depth in metres; 0 or NaN = unknown
         mask: Tensor | None = None,  # (H', W') True = keep out of the memory (moving, sky)
         centre_m: float | None = None,  # without depth: how far what stands at the centre is
+        latents: Tensor | None = None,  # (1, c, h, w) of the image, if it was encoded before
     ) -> Increment:
         """Write what was really seen; the first image becomes frame 0, later ones are not shown."""
         clock = Clock()
         with clock("read"):
             readout = world.memory.read(camera, "nearest")
         with clock("encode"):
-            pixels = from_uint8(image[None]).to(self.cfg.device)
-            latents = self.backbone.encode(pixels).bfloat16()
+            latents = self.encode([image])[0] if latents is None else latents
         with clock("depth"):
             estimate, confidence = None if depth is None else depth[None], None
             if estimate is None:

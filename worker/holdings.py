@@ -133,7 +133,9 @@ class Holdings:
     async def renew(self) -> None:
         """Renew every lease; what is lost is forgotten."""
         leases = {session: held.lease for session, held in self._held.items()}
-        for session in await self._leases.renew(leases):
+        with self._metrics.redis("renew"):
+            lost = await self._leases.renew(leases)
+        for session in lost:
             held = self._held.get(session)
             if held is not None and held.lease == leases[session]:
                 LOG.warning("lease lost", session=session)
@@ -178,14 +180,15 @@ class Holdings:
         """Read the record and add what is ahead of it."""
         held.is_stale, ahead, owned = False, list(held.ahead), None
         try:
-            owned = await self._leases.load(held.session, held.known)
+            with self._metrics.redis("load"):
+                owned = await self._leases.load(held.session, held.known)
         except LeaseLost:
             self.forget_this(held)
             return
         finally:
             held.is_stale |= owned is None
         held.known = owned.session
-        for job in ahead:
+        for job in (one.upto(1) for begun in ahead for one in (begun, *begun.more)):
             if owned.session.num_segments <= job.session.num_segments:
                 owned = after(owned, job)
         held.owned = owned

@@ -158,7 +158,7 @@ class Worker:
         ready = {task.job.session.id: task for task in tasks if not self._is_over(task)}
         batch = self._scheduler.pick([task.job for task in ready.values()])
         if batch:
-            await self._step([ready[job.session.id] for job in batch])
+            await self._step([ready[job.session.id].upto(job) for job in batch])
         elif not self._stopping:
             if not jobs:
                 self._trouble.over()
@@ -193,16 +193,16 @@ class Worker:
         if isinstance(made, Exception):
             self._broke(batch, made)
             return
-        self.metrics.stages(made[0].increment.timings_ms)
-        for task, one in zip(batch, made, strict=True):
+        self.metrics.stages(made[0][0].increment.timings_ms)
+        for task, some in zip(batch, made, strict=True):
             assert task.resident is not None
-            session, size = task.job.session.id, one.size
-            self._residency.resize(session, task.resident, one.held_bytes, size.num_points)
-            self._publisher.finish(task, one)
+            session, last = task.job.session.id, some[-1]
+            self._residency.resize(session, task.resident, last.held_bytes, last.size.num_points)
+            self._publisher.finish(task, some)
 
-    async def _compute(self, batch: Sequence[Task]) -> list[Made]:
+    async def _compute(self, batch: Sequence[Task]) -> list[list[Made]]:
         worlds = [task.resident.world for task in batch if task.resident is not None]
-        jobs, uploads = [task.job for task in batch], [task.upload for task in batch]
+        jobs, uploads = [task.job for task in batch], [task.uploads for task in batch]
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, self._runner.step, worlds, jobs, uploads
         )
@@ -218,7 +218,7 @@ class Worker:
             self.metrics.out_of_memory.inc()
             freed = self._residency.shed()
             self._runner.free_memory()
-        if len(batch) == 1 and not freed:
+        if len(batch) == 1 and not batch[0].job.more and not freed:
             self._publisher.fail(batch[0], error)
             return
         LOG.error("step failed", sessions=sessions, error=f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from service.control import ControlPlane
 from service.errors import GenerationFailed, MirageError, SegmentError
@@ -37,8 +37,12 @@ class Task:
     job: Job
     held: Held
     resident: Resident[World] | None = None  # None: the job is not for the model
-    upload: Upload | None = None
+    uploads: Sequence[Upload] = ()  # of its observations
     error: MirageError | None = None  # it can't be done, since this could not be brought
+
+    def upto(self, job: Job) -> Task:
+        """This task with a job that may have fewer of its observations."""
+        return replace(self, job=job, uploads=self.uploads[: 1 + len(job.more)])
 
 
 @dataclass
@@ -47,7 +51,7 @@ class _Brought:
 
     entry: str  # of the log; another one needs another upload
     resident: Resident[World] | None = None
-    upload: Upload | None = None
+    uploads: list[Upload] = field(default_factory=list)
     error: MirageError | None = None
     work: asyncio.Task[None] | None = None
 
@@ -98,7 +102,8 @@ class Preparer:
         needs_upload = isinstance(job.entry.message, Init | Observe)
         has_upload = kept is not None and kept.entry == job.entry.entry
         if resident is not None and (has_upload or not needs_upload):
-            return Task(job, held, resident, kept.upload if kept and needs_upload else None)
+            uploads = kept.uploads if kept and needs_upload else []
+            return Task(job.upto(max(1, len(uploads))), held, resident, uploads)
         if resident is None and (held.ahead or not self._has_room(job)):
             return None
         self._begin(job, resident)
@@ -133,10 +138,7 @@ class Preparer:
     async def _bring(self, job: Job, kept: _Brought) -> None:
         try:
             if isinstance(job.entry.message, Init | Observe):
-                with self._metrics.store("get"):
-                    kept.upload = await self._control.segments.get_upload(
-                        job.session.id, job.entry.message.blob
-                    )
+                kept.uploads = await self._uploads(job)
             if kept.resident is None:
                 with self._metrics.restore_s.time():
                     world = await self._restore(job.session)
@@ -152,6 +154,24 @@ class Preparer:
         finally:
             kept.work = None
             self._holdings.news.set()
+
+    async def _uploads(self, job: Job) -> list[Upload]:
+        """Of the first observation, and of those behind it up to one that can't be read."""
+        found: list[Upload] = []
+        for one in (job, *job.more):
+            assert isinstance(one.entry.message, Init | Observe)
+            try:
+                with self._metrics.store("get"):
+                    found.append(
+                        await self._control.segments.get_upload(
+                            job.session.id, one.entry.message.blob
+                        )
+                    )
+            except SegmentError:
+                if not found:
+                    raise
+                break
+        return found
 
     async def _restore(self, session: Session) -> World:
         store, segments = self._control.segments, list[bytes]()

@@ -58,8 +58,8 @@ class Publisher:
         self._faults, self._metrics, self._trouble = faults, metrics, trouble
         self._running: set[asyncio.Task[bool]] = set()
 
-    def finish(self, task: Task, made: Made) -> None:
-        """Publish what a step made of this task."""
+    def finish(self, task: Task, made: Sequence[Made]) -> None:
+        """Publish what a step made of this task: of each of its observations, or its chunk."""
         self._start(task, lambda before: self._finish(task, made, before))
 
     def skip(self, task: Task) -> None:
@@ -119,7 +119,21 @@ class Publisher:
         if isinstance(told, Exception):
             self._trouble.note(told)
 
-    async def _finish(self, task: Task, made: Made, before: Before) -> str | None:
+    async def _finish(self, task: Task, made: Sequence[Made], before: Before) -> str | None:
+        segment = await self._first(task, made[0], before)
+        for follower, one in zip(task.job.more, made[1:], strict=True):
+            if segment is None:
+                return None
+            segment = await self._next(task, follower.at(segment), one)
+        return segment
+
+    async def _next(self, task: Task, job: Job, made: Made) -> str | None:
+        frames, data = await self._beside.run(
+            lambda: self._runner.encoded(job, made.increment, made.size)
+        )
+        return await self._commit(task, job, data, frames, made)
+
+    async def _first(self, task: Task, made: Made, before: Before) -> str | None:
         increment, began_ns = made.increment, _began_ns(made.increment.timings_ms)
         runner, beside = self._runner, self._beside
         if before is None or before.done():  # its turn is now: pack on the same way

@@ -1,7 +1,8 @@
 """What the next step contains: a job per session that has work, and a fair choice of a batch.
 
 Torch-free. A path is cut into chunks, a live pose is a frame of its own, so is an observation. Jobs
-of one step render the same number of poses. Every job has a deadline that is fixed once its session
+of one step render the same number of poses; observations that wait in one session are taken up
+together. Every job has a deadline that is fixed once its session
 waits for a step: the earliest goes first and takes along all of its shape. Live poses are due
 sooner than paths, but a path's deadline does not move, so that nobody starves.
 """
@@ -33,6 +34,7 @@ class Job:
     cursor: str
     cursor_done: int
     is_last: bool  # nothing of the request is left afterwards
+    more: tuple[Job, ...] = ()  # observations that follow this one in the same step
 
     @property
     def is_live(self) -> bool:
@@ -51,6 +53,10 @@ class Job:
             return self
         return replace(self, session=self.session.model_copy(update={"tip": tip}))
 
+    def upto(self, count: int) -> Job:
+        """The first `count` observations of this job."""
+        return self if len(self.more) < count else replace(self, more=self.more[: count - 1])
+
 
 def next_job(owned: Owned, chunk_frames: int) -> Job | None:
     """What this session needs next, or None if its log is done."""
@@ -63,8 +69,10 @@ def next_job(owned: Owned, chunk_frames: int) -> Job | None:
     if session.state == "failed" or cancelled:
         return _whole(session, "skip", entry, progress, [])
     message = entry.message
-    if isinstance(message, Init | Observe):
+    if isinstance(message, Init):
         return _whole(session, "observe", entry, progress, [message.pose])
+    if isinstance(message, Observe):
+        return _observations(owned, message, chunk_frames)
     if isinstance(message, LivePose):
         return _whole(session, "chunk", entry, None, [message.pose])
     if isinstance(message, Generate):
@@ -76,6 +84,19 @@ def _whole(
     session: Session, what: Work, entry: Entry, progress: Progress | None, poses: list[list[float]]
 ) -> Job:
     return Job(session, what, entry, progress, poses, 0, entry.entry, 0, True)
+
+
+def _observations(owned: Owned, message: Observe, most: int) -> Job:
+    """This one and those right behind it."""
+    entry = owned.entries[0]
+    first = _whole(owned.session, "observe", entry, owned.progress.get(entry.id), [message.pose])
+    left = after(owned, first)
+    if most > 1 and left.entries and isinstance(left.entries[0].message, Observe):
+        second = next_job(left, most - 1)
+        if second is not None and second.what == "observe":  # it was not cancelled
+            alone = replace(second, more=())
+            return replace(first, more=(alone, *second.more))
+    return first
 
 
 def _chunk(owned: Owned, message: Generate, chunk_frames: int) -> Job:
@@ -105,6 +126,12 @@ def advanced(job: Job) -> Progress | None:
 
 def after(owned: Owned, job: Job) -> Owned:
     """The session as it will be when this job is committed, so that the next can begin before."""
+    for one in (job, *job.more):
+        owned = _after(owned, one)
+    return owned
+
+
+def _after(owned: Owned, job: Job) -> Owned:
     session = owned.session.model_copy(
         update={
             "next_frame": job.session.next_frame + job.num_frames,
@@ -150,7 +177,7 @@ class Scheduler:
         head = ordered[0]
         batch = [job for job in ordered if _shape(job) == _shape(head)]
         if head.session.id in self._alone:
-            batch = [head]
+            batch = [head.upto(1)]
         else:
             batch = [job for job in batch if job.session.id not in self._alone][: self._max_batch]
         for job in batch:

@@ -8,9 +8,8 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import torch
@@ -18,6 +17,7 @@ import torch
 from bench.noop import noop_engine
 from bench.survival.fleet import Fleet, fleet, until
 from bench.survival.walks import INTRINSICS, Walker, open_world, pose, walkers
+from bench.usage import cpu_s, resident_bytes
 from service.embedded import free_port
 from service.requests import Generate
 from worker.preparer import EMPTY_WORLD_BYTES
@@ -32,11 +32,12 @@ async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict
     `baseline`: after how many sessions the worker's memory is taken as what it should stay at;
     `budget`: how many worlds there is room for.
     """
-    resident_bytes = budget * _bytes_after_one_chunk() + EMPTY_WORLD_BYTES
+    room_bytes = budget * _bytes_after_one_chunk() + EMPTY_WORLD_BYTES
     limits = {"max_sessions": num_sessions + 1, "session_idle_s": 20.0, "linger_s": 0.0}
     port = free_port()
     async with fleet(**limits) as running:
-        worker = running.worker(resident_bytes=resident_bytes)
+        worker = running.worker(resident_bytes=room_bytes)
+        assert worker.pid is not None
         running.gateway(port)
         await until(lambda: _ready(port))
         rss, unready, started_s = {}, 0, time.monotonic()
@@ -45,7 +46,7 @@ async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict
             await asyncio.gather(*(_visit(running, first + i) for i in range(count)))
             done = first + count
             if done >= baseline and (done - baseline) % (AT_ONCE * 10) < AT_ONCE:
-                rss[done] = _rss_bytes(worker)
+                rss[done] = resident_bytes(worker.pid)
                 unready += not await _ready(port)
         spent_s = time.monotonic() - started_s
         evictions = int(await running.metric(worker, "mirage_evictions"))
@@ -89,11 +90,6 @@ def _files(root: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(root))  # which may vanish meanwhile
 
 
-def _rss_bytes(process: BaseProcess) -> int:
-    pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
-    return int(pages) * 4096
-
-
 async def _ready(port: int) -> bool:
     async with httpx.AsyncClient(trust_env=False) as http:
         try:
@@ -113,17 +109,20 @@ def _bytes_after_one_chunk() -> int:
 async def resident(
     num_resident: int, num_active: int, step_s: float = 0.05, rounds: int = 3
 ) -> dict[str, Any]:
-    """Frames per second of a few active sessions, alone and among many that rest in memory."""
+    """Frames per second of a few active sessions, alone and among many that rest in memory, and
+    what a frame costs their worker.
+    """
     limits = {"linger_s": 600.0, "lease_s": 5.0, "max_batch": num_active}
     async with fleet(**limits, deterministic=False) as running:  # batches are computed together
         worker = running.worker(step_s=step_s)
+        assert worker.pid is not None
         active = await walkers(running.control, num_active)
         await asyncio.gather(*(one.read(1) for one in active))
-        alone = [await _throughput(active) for _ in range(rounds)]
+        alone = [await _round(active, worker.pid) for _ in range(rounds)]
         crowd = await walkers(running.control, num_resident - num_active)
         for first in range(0, len(crowd), AT_ONCE):
             await asyncio.gather(*(one.walk() for one in crowd[first : first + AT_ONCE]))
-        among = [await _throughput(active) for _ in range(rounds)]
+        among = [await _round(active, worker.pid) for _ in range(rounds)]
         (record,) = await running.control.workers.alive()
         steps = await running.metric(worker, "mirage_batch_sessions_count")
         stepped = await running.metric(worker, "mirage_batch_sessions_sum")
@@ -131,17 +130,26 @@ async def resident(
         "resident": record.num_sessions,
         "active": num_active,
         "sessions_per_step": round(stepped / steps, 1),
-        "frames_per_s_alone": round(max(alone), 1),
-        "frames_per_s_among": round(max(among), 1),
-        "ratio": round(max(among) / max(alone), 3),
+        "frames_per_s_alone": round(1 / min(alone).wall_s, 1),
+        "frames_per_s_among": round(1 / min(among).wall_s, 1),
+        "ratio": round(min(alone).wall_s / min(among).wall_s, 3),
+        "cpu_ms_alone": round(1e3 * min(one.cpu_s for one in alone), 3),
+        "cpu_ms_among": round(1e3 * min(one.cpu_s for one in among), 3),
     }
 
 
-async def _throughput(active: Sequence[Walker]) -> float:
-    before, started_s = sum(len(one.images) for one in active), time.monotonic()
+class PerFrame(NamedTuple):
+    wall_s: float
+    cpu_s: float  # of the worker
+
+
+async def _round(active: Sequence[Walker], pid: int) -> PerFrame:
+    """What one walk of each takes."""
+    before = sum(len(one.images) for one in active)
+    started_s, used_s = time.monotonic(), cpu_s(pid)
     await asyncio.gather(*(one.walk() for one in active))
     frames = sum(len(one.images) for one in active) - before
-    return frames / (time.monotonic() - started_s)
+    return PerFrame((time.monotonic() - started_s) / frames, (cpu_s(pid) - used_s) / frames)
 
 
 async def restores(num_walks: int, rounds: int = 5) -> dict[str, Any]:

@@ -80,7 +80,7 @@ async def kills(
     """Figures of `num_kills` deaths; what must be zero is zero if nothing was lost."""
     failovers = Failovers()
     async with fleet(lease_s=lease_s) as running:
-        clients = await walkers(running.control, num_sessions)
+        clients = await walkers(running.control, num_sessions, looks=2)
         mortality, over = Mortality(running, failovers, seed), asyncio.Event()
         for client in clients:
             client.on_frame = failovers.frame

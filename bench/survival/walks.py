@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from redis.exceptions import RedisError
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from bench.noop import noop_engine
 from bench.survival.fleet import fleet
 from service.control import ControlPlane
 from service.frames import Frame
-from service.requests import Generate, new_request_id
+from service.requests import Generate, Observe, new_request_id
 from service.segments import Upload
 from service.sessions import IDENTITY, Intrinsics, NewSession, Session
 from worker.faults import NoFaults
@@ -38,10 +39,14 @@ def pose(step: float) -> list[float]:
 
 
 async def open_world(control: ControlPlane, seed: int) -> Session:
-    image = np.random.default_rng(seed).integers(0, 255, (32, 64, 3), dtype=np.uint8)
     return await control.sessions.create(
-        NewSession(seed=seed, intrinsics=INTRINSICS), Upload(image)
+        NewSession(seed=seed, intrinsics=INTRINSICS), Upload(seed_picture(seed))
     )
+
+
+def seed_picture(seed: int) -> NDArray[np.uint8]:
+    """(32, 64, 3) noise."""
+    return np.random.default_rng(seed).integers(0, 255, (32, 64, 3), dtype=np.uint8)
 
 
 @dataclass
@@ -51,6 +56,7 @@ class Walker:
     control: ControlPlane
     session: str
     seed: int
+    looks: int = 0  # observations before each walk
     num_walks: int = 0
     images: list[bytes] = field(default_factory=list)  # digests, by frame number
     wrong_numbers: int = 0
@@ -63,14 +69,22 @@ class Walker:
 
     async def ask(self) -> None:
         """For one more walk, until that is acknowledged; asking again asks for the same."""
-        message, request = Generate(poses=[pose(step) for step in STEPS]), new_request_id()
+        for number in range(self.looks):
+            seen = seed_picture(self.seed + 1000 * (self.num_walks + 1) + number)
+            depth = np.full((32, 64), 2.0 + number, np.float32)
+            blob = await self.control.segments.put_upload(self.session, Upload(seen, depth))
+            await self._append(Observe(blob=blob, pose=pose(number)))
+        await self._append(Generate(poses=[pose(step) for step in STEPS]))
+        self.num_walks += 1
+
+    async def _append(self, message: Observe | Generate) -> None:
+        request = new_request_id()
         while True:
             try:
                 await self.control.requests.append(self.session, message, request)
                 break
             except (RedisError, OSError):
                 await asyncio.sleep(0.1)
-        self.num_walks += 1
 
     async def read(self, count: int) -> None:
         """Until this many frames are here, resuming by number."""
@@ -102,9 +116,9 @@ class Walker:
             return []
 
 
-async def walkers(control: ControlPlane, num: int) -> list[Walker]:
+async def walkers(control: ControlPlane, num: int, looks: int = 0) -> list[Walker]:
     sessions = [await open_world(control, seed) for seed in range(num)]
-    return [Walker(control, session.id, seed) for seed, session in enumerate(sessions)]
+    return [Walker(control, session.id, seed, looks) for seed, session in enumerate(sessions)]
 
 
 async def final_world(control: ControlPlane, session: str) -> dict[str, Tensor]:
@@ -119,7 +133,7 @@ async def final_world(control: ControlPlane, session: str) -> dict[str, Tensor]:
 
 async def judge(control: ControlPlane, found: Sequence[Walker]) -> dict[str, int]:
     """Numbers that must all be zero: against the manifests, and against undisturbed twins."""
-    twins = await _undisturbed({one.seed: one.num_walks for one in found})
+    twins = await _undisturbed(found)
     verdict = {"frames_lost": 0, "frames_duplicated": 0, "frames_differing": 0}
     verdict |= {"worlds_differing": 0, "stale_writes": 0}
     for walker in found:
@@ -156,7 +170,9 @@ def stale_writes(segments: Sequence[str]) -> int:
     return stale
 
 
-async def _undisturbed(walks: dict[int, int]) -> dict[int, tuple[list[bytes], dict[str, Any]]]:
+async def _undisturbed(
+    found: Sequence[Walker],
+) -> dict[int, tuple[list[bytes], dict[str, Any]]]:
     """Seed -> what a worker that nobody disturbs makes of as many walks."""
     async with fleet() as quiet:
         worker = Worker(
@@ -164,12 +180,12 @@ async def _undisturbed(walks: dict[int, int]) -> dict[int, tuple[list[bytes], di
         )
         serving = asyncio.create_task(worker.run())
         made = {}
-        for seed, num_walks in walks.items():
-            session = await open_world(quiet.control, seed)
-            twin = Walker(quiet.control, session.id, seed)
-            for _ in range(num_walks):
+        for one in found:
+            session = await open_world(quiet.control, one.seed)
+            twin = Walker(quiet.control, session.id, one.seed, one.looks)
+            for _ in range(one.num_walks):
                 await twin.walk()
-            made[seed] = (twin.images, await final_world(quiet.control, session.id))
+            made[one.seed] = (twin.images, await final_world(quiet.control, session.id))
         worker.stop()
         await serving
     return made

@@ -57,6 +57,8 @@ async def test_a_walk_moves_every_figure(control: ControlPlane, settings: Settin
     assert {"denoise", "decode", "depth", "read", "write"} <= stages
     calls = {one.labels["call"] for one in found["store_seconds"].samples}
     assert calls == {"put", "get"}
+    asked = {one.labels["call"] for one in found["redis_seconds"].samples}
+    assert asked == {"load", "commit", "renew"}
 
 
 def test_metrics_are_served_on_a_port_of_their_own() -> None:

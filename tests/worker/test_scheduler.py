@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
 import pytest
 
 from service.leases import Owned
-from service.requests import Entry, Generate, Init, LivePose, Progress
+from service.requests import Entry, Generate, Init, LivePose, Observe, Progress
 from service.sessions import IDENTITY, Intrinsics, Session
 from worker.scheduler import Job, Scheduler, advanced, after, next_job
 
@@ -67,6 +68,23 @@ def test_a_live_pose_is_a_frame_of_its_own() -> None:
 
 def test_an_observation_is_a_job_of_its_own() -> None:
     assert job(owned(Init(blob="b", pose=IDENTITY), path(3))).what == "observe"
+
+
+def test_observations_that_wait_are_taken_up_together() -> None:
+    looks = [Observe(blob=str(i), pose=IDENTITY) for i in range(6)]
+    have = owned(*looks, path(3))
+    first = job(have)
+    followers = [first, *first.more]
+    assert [one.entry.id for one in followers] == ["r0", "r1", "r2", "r3"]
+    assert [one.session.num_segments for one in followers] == [0, 1, 2, 3]
+    assert [one.cursor for one in followers] == ["1-0", "2-0", "3-0", "4-0"]
+    assert first.upto(4) is first and [one.entry.id for one in first.upto(2).more] == ["r1"]
+    second = job(after(have, first))
+    assert [one.entry.id for one in (second, *second.more)] == ["r4", "r5"]
+    assert job(after(after(have, first), second)).what == "chunk"
+    cancelled = have.progress["r2"].model_copy(update={"cancel_requested": True})
+    stopped = dataclasses.replace(have, progress=have.progress | {"r2": cancelled})
+    assert [one.entry.id for one in job(stopped).more] == ["r1"]
 
 
 def test_what_was_cancelled_is_skipped_whole() -> None:
