@@ -117,7 +117,7 @@ async def resident(
         worker = running.worker(step_s=step_s)
         assert worker.pid is not None
         active = await walkers(running.control, num_active)
-        await asyncio.gather(*(one.read(1) for one in active))
+        await _round(active, worker.pid)  # what is loaded once
         alone = [await _round(active, worker.pid) for _ in range(rounds)]
         crowd = await walkers(running.control, num_resident - num_active)
         for first in range(0, len(crowd), AT_ONCE):
