@@ -57,9 +57,9 @@ def keep_new(
         frame = cells[t : t + 1]
         if t:
             before = see(pending, frame.views, "nearest", with_tokens=False)
-            fresh, repeats = _verdict(frame, pending, before, observed, better_ratio)
+            fresh, again = _verdict(frame, pending, before, observed, better_ratio)
             keep[t] &= fresh[0]
-            old = before.winner[0][keep[t] & repeats[0] & (before.coverage[0] == 1)]
+            old = before.winner[0][keep[t] & again[0] & (before.coverage[0] == 1)]
             pending.remove(pending.ids_of(old.unique()))
         pending.append(added(frame, keep[t].flatten().nonzero()[:, 0], t, t))
     kept = (
@@ -106,16 +106,21 @@ def _verdict(
     covered = seen.coverage == 1
     if not len(old):
         return ~covered, covered
-    row = torch.where(covered, seen.winner, 0)
-    reach = torch.maximum(cells.extent, old.size_of(row) * stretch(old["slant"][row]))
-    repeats = _apart(cells, seen) <= reach
+    again = repeats(cells, old, seen)
     code = quality_code(seen.quality).short()
     better = code <= overruled(cells.quality, better_ratio)
     outranks = code <= overruled(cells.quality, OUTRANKS)
-    worth = repeats & better
+    worth = again & better
     if observed:
-        worth |= ~repeats
-    return ~covered | worth, covered & (repeats | outranks)
+        worth |= ~again
+    return ~covered | worth, covered & (again | outranks)
+
+
+def repeats(cells: Cells, old: Points, seen: Surface | Readout) -> Tensor:
+    """(T, h, w) bool: the cell lies on the patch that is seen there, or that one on its own."""
+    row = torch.where(seen.coverage == 1, seen.winner, 0)
+    reach = torch.maximum(cells.extent, old.size_of(row) * stretch(old["slant"][row]))
+    return _apart(cells, seen) <= reach
 
 
 def _apart(cells: Cells, seen: Surface | Readout) -> Tensor:

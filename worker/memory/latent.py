@@ -6,8 +6,9 @@ dropped if not, so that looking twice costs nothing. Quality is the resolution a
 was seen (nearer and more frontal is better) times the depth's confidence; what was observed
 outranks what was generated. Generated frames fill only what is uncovered: elsewhere, rims included,
 they are drawn from what is remembered, so they are no news, and errors would add up from drawing to
-drawing. What new views see through loses its worth at once and dies the second time. Past its
-budget the memory gives up its least valuable points.
+drawing. What new views see through loses its worth at once and dies the second time; what looks
+different from what an observation shows loses its worth too, and the next one takes its place. Past
+its budget the memory gives up its least valuable points.
 
 Repeats are found by projection, at the cost of one read, rather than by a spatial index that must
 be kept up to date.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from worker.geometry import Cameras, Convention, Lifted, lift, stack_cameras
+from worker.memory.appearance import contradicted
 from worker.memory.base import Delta, Memory, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.fusion import Cells, added, keep_new
 from worker.memory.points import Points, TokenFormat, stretch
@@ -44,6 +46,7 @@ class LatentMemoryConfig:
     evicted_share: float = 0.02  # of the cap that goes at once, so that it isn't hit often
     better_ratio: float = 2.0  # of qualities, from which a repeat replaces the old point
     observed_gain: float = 1024.0  # the quality of what was observed over what was generated
+    corrects_appearance: bool = True  # what two observations contradict is replaced
     token_format: TokenFormat = "bfloat16"
     convention: Convention = "centre"
 
@@ -98,6 +101,8 @@ class LatentMemory:
         known = torch.where(cells.valid, cells.depth, 0.0)
         evidence = Evidence(known, cells.extent, cells.quality, replaces, observed)
         removed, struck = self._sentence(judge(self._points, views, evidence, ratio))
+        if observed and self._cfg.corrects_appearance:
+            struck = self._doubt(contradicted(cells, tokens, self._points, seen), removed, struck)
         kept, evicted = self._evict(cells.quality.flatten()[kept], kept, removed, len(source))
         rows = tokens.permute(0, 2, 3, 1).reshape(-1, self._channels)[kept].bfloat16()
         removed, struck = torch.cat([removed, evicted]), struck[~torch.isin(struck, evicted)]
@@ -183,6 +188,12 @@ class LatentMemory:
         self._lost["superseded"] += len(replaced)
         self._lost["carved"] += len(carved)
         return torch.cat([replaced, carved]), through[fresh & (strikes < MAX_STRIKES)]
+
+    def _doubt(self, rows: Tensor, removed: Tensor, struck: Tensor) -> Tensor:
+        """(k,) rows to strike, with those whose looks were contradicted for the first time."""
+        fresh = rows[self._points["strikes"][rows] == 0]
+        both: Tensor = torch.cat([struck, fresh[~torch.isin(fresh, removed)]]).unique()
+        return both
 
     def _evict(
         self, quality: Tensor, kept: Tensor, removed: Tensor, num_frames: int

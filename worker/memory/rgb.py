@@ -59,7 +59,9 @@ class RgbMemory:
         cfg = cfg or LatentMemoryConfig()
         share, cap = codec.stride**2, cfg.max_bytes
         cap = None if cap is None else cap * share
-        cfg = replace(cfg, max_points=cfg.max_points * share, max_bytes=cap)
+        cfg = replace(
+            cfg, max_points=cfg.max_points * share, max_bytes=cap, corrects_appearance=False
+        )
         self._pixels = LatentMemory(COLOURS, self._size, device, cfg)
 
     @torch.inference_mode()
