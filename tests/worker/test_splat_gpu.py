@@ -10,6 +10,7 @@ from dataclasses import fields
 import pytest
 import torch
 from boxes import orbit, room_depth
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined
@@ -113,6 +114,38 @@ def test_an_empty_session_shows_nothing():
     empty = LatentMemory(CHANNELS, GRID, DEVICE)._points
     found = read(empty, looking(2))
     assert (found.winner == -1).all() and not found.coverage.any() and not found.tokens.any()
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses every operation whose answer the host, or the size of a tensor, has to wait for."""
+
+    WAITS = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "equal",
+        "item",
+        "unique",
+        "is_nonzero",
+    )
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put_") else ()
+        masks = [one for one in indices if one is not None and one.dtype == torch.bool]
+        if name in self.WAITS or name.startswith("_unique") or masks:
+            raise AssertionError(f"{name} waits for the device")
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_read_never_waits_for_the_device():
+    batch, cameras = splat_gpu.batch_of([remembered(2)]), looking(2).reshape(1, 2)
+    expected = splat_gpu.read(batch, cameras)
+    with NoWaiting():
+        found = splat_gpu.read(batch, cameras)
+    assert_same(found, expected)
+    with pytest.raises(AssertionError, match="nonzero waits"), NoWaiting():
+        found.coverage.nonzero()
 
 
 COMPILE = """
