@@ -68,6 +68,11 @@ class Settings(BaseModel):
         2 << 30, ge=1 << 20
     )  # memories kept by a worker; the rest is restored
 
+    # what one world may remember, `latent` and `rgb`; the same for all workers of a service
+    memory_tokens: Literal["bfloat16", "int8"] = "bfloat16"
+    memory_points: int = Field(200_000, ge=1)
+    memory_bytes: int = Field(0, ge=0)  # 0: memory_points alone is the cap
+
     # time
     lease_s: float = Field(5.0, ge=0.2, le=300)
     linger_s: float = Field(10.0, ge=0)  # an idle session's lease is kept this long

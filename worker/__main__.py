@@ -20,6 +20,7 @@ from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
 from worker.faults import Faults, parse_fault
 from worker.loop import Worker
+from worker.memory.latent import LatentMemoryConfig
 from worker.memory.warm import warm_up
 from worker.metrics import Metrics
 from worker.runner import Encoding, Runner
@@ -41,6 +42,11 @@ def create_engine(settings: Settings) -> Engine:
         width=settings.frame_width,
         deterministic=settings.deterministic,
         device=device,
+        memory=LatentMemoryConfig(
+            max_points=settings.memory_points,
+            max_bytes=settings.memory_bytes or None,
+            token_format=settings.memory_tokens,
+        ),
     )
     if device == "cpu":
         LOG.info("kernels ready", seconds=round(warm_up(), 2))

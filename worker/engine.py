@@ -12,7 +12,7 @@ pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from worker.dynamics import dynamic_cells
 from worker.geometry import Cameras
 from worker.memory import create_memory, read_many
 from worker.memory.base import Readout
+from worker.memory.latent import LatentMemoryConfig
 from worker.pixels import from_uint8, to_uint8
 from worker.world import Increment, World
 
@@ -36,6 +37,7 @@ class EngineConfig:
     num_recent: int = 1  # preceding frames shown to the denoiser
     deterministic: bool = False
     device: str = "cpu"
+    memory: LatentMemoryConfig = field(default_factory=LatentMemoryConfig)
 
 
 class Engine:
@@ -47,9 +49,8 @@ class Engine:
 
     def open(self, seed: int, memory: str = "latent") -> World:
         """An empty World; `observe` gives it its first image."""
-        store = create_memory(
-            memory, self.backbone.channels, self.grid, self.cfg.device, codec=self.backbone
-        )
+        cfg, channels = self.cfg, self.backbone.channels
+        store = create_memory(memory, channels, self.grid, cfg.device, cfg.memory, self.backbone)
         return World(store, seed, self.cfg.num_recent)
 
     @torch.inference_mode()

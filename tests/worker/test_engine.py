@@ -12,6 +12,8 @@ from boxes import camera, orbit, room_depth
 from torch import Tensor
 
 from bench.noop import NoopBackbone, noop_engine
+from service.settings import Settings
+from worker.__main__ import create_engine
 from worker.conditioning import NotObservedError
 from worker.engine import Engine
 from worker.geometry import Cameras, cat_cameras
@@ -324,3 +326,11 @@ def test_a_frame_of_another_size_is_just_another_grid():
     world, _ = begun(engine)
     (chunk,) = engine.step([world], [orbit(2, 48, 80)])
     assert chunk.images.shape == (2, 48, 80, 3) and chunk.latents.shape[-2:] == (6, 10)
+
+
+def test_a_world_remembers_as_the_settings_say():
+    settings = Settings(device="cpu", memory_tokens="int8", memory_points=300, memory_bytes=9_000)
+    engine = create_engine(settings)
+    cfg = engine.cfg.memory
+    assert (cfg.token_format, cfg.max_points, cfg.max_bytes) == ("int8", 300, 9_000)
+    assert engine.open(0).memory.state()["tokens"].dtype == torch.int8
