@@ -20,16 +20,17 @@ from service.settings import load_settings
 from service.telemetry import configure_logging
 
 DAY_S = 86_400.0
+PLACE = ("data_dir", "redis_url")
 DEFAULT_SCOPES = [Scope.READ.value, Scope.WALK.value, Scope.WRITE.value]
 
 
 def add_keys_command(commands: Any) -> None:
     """Add `keys` to the command line's parsers."""
-    parser = commands.add_parser("keys", help="API keys: create, list, revoke")
-    parser.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+    place = _place()
+    parser = commands.add_parser("keys", help="API keys: create, list, revoke", parents=[place])
     verbs = parser.add_subparsers(required=True, metavar="verb")
 
-    create = verbs.add_parser("create", help="make a key; it is printed once")
+    create = verbs.add_parser("create", help="make a key; it is printed once", parents=[place])
     create.add_argument("--owner", required=True, help="whose worlds it opens; keys may share one")
     create.add_argument(
         "--scope",
@@ -44,11 +45,27 @@ def add_keys_command(commands: Any) -> None:
     create.add_argument("--expires-days", type=float)
     create.set_defaults(run=run_create)
 
-    verbs.add_parser("list", help="all keys, without their secrets").set_defaults(run=run_list)
+    every = verbs.add_parser("list", help="all keys, without their secrets", parents=[place])
+    every.set_defaults(run=run_list)
 
-    revoke = verbs.add_parser("revoke", help="end a key, at once and for good")
+    revoke = verbs.add_parser("revoke", help="end a key, at once and for good", parents=[place])
     revoke.add_argument("id", help="the 12 characters after mk_")
     revoke.set_defaults(run=run_revoke)
+
+
+def _place() -> argparse.ArgumentParser:
+    """Where the keys are: before the verb or behind it."""
+    unset = argparse.SUPPRESS  # so that what stands before the verb is not overwritten by a default
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--data-dir", type=Path, default=unset, help="default: MIRAGE_DATA_DIR or .mirage"
+    )
+    parser.add_argument(
+        "--redis-url",
+        default=unset,
+        help="default: MIRAGE_REDIS_URL, or that of a running `mirage up` in the data folder",
+    )
+    return parser
 
 
 def run_create(options: argparse.Namespace) -> int:
@@ -97,7 +114,7 @@ async def _revoke(options: argparse.Namespace) -> int:
 
 
 def _control(options: argparse.Namespace) -> Any:
-    given = {} if options.data_dir is None else {"data_dir": options.data_dir}
+    given = {name: value for name, value in vars(options).items() if name in PLACE}
     settings = load_settings(**given)
     configure_logging(settings.log_level)
     return reached(settings)
