@@ -1,0 +1,140 @@
+"""gRPC and keys: a world of somebody else is one that never was, for every call and the stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.status_pb2 import Status
+from grpc import aio
+from tenants import NewKey
+from uploads_made import png
+
+from service.app import create_app
+from service.auth.principal import Scope
+from service.control import ControlPlane
+from service.embedded import free_port
+from service.rpc.calls import ROUTES, SERVICE
+from service.settings import Settings
+from service.wire import world_pb2 as pb
+from service.wire import world_pb2_grpc
+
+NOBODYS = "s0000000000000000000000"
+
+
+def is_about_a_world(path: str) -> bool:
+    return "{session}" in path or "/videos/{id}" in path
+
+
+OF_A_WORLD = [name for name, route in ROUTES.items() if is_about_a_world(route.path)]
+
+
+@pytest.fixture
+async def channel(keyed: Settings, control: ControlPlane, samples: Path) -> AsyncIterator[Any]:
+    port = free_port()
+    app = create_app(keyed.model_copy(update={"grpc_port": port}), samples)
+    async with app.router.lifespan_context(app), aio.insecure_channel(f"127.0.0.1:{port}") as one:
+        yield one
+
+
+def about(name: str, session: str) -> Message:
+    """A request of this call, about this world."""
+    request: Any = GetMessageClass(SERVICE.methods_by_name[name].input_type)()
+    path = ROUTES[name].path
+    for field in request.DESCRIPTOR.fields:
+        if f"{{{field.name}}}" in path and field.type == field.TYPE_STRING:
+            setattr(request, field.name, "r_1")
+    if "/videos/" in path:
+        request.id = f"video_{session}"
+    else:
+        request.session = session
+    return request
+
+
+async def refused(world: Any, name: str, request: Message, credential: str) -> tuple[Any, ...]:
+    """How a call ends: code, message, details, without the ids in them."""
+    metadata = (("authorization", f"Bearer {credential}"), ("x-request-id", "r"))
+    with pytest.raises(aio.AioRpcError) as error:
+        call = getattr(world, name)(request, metadata=metadata)
+        if SERVICE.methods_by_name[name].server_streaming:
+            await call.read()
+        else:
+            await call
+    packed = dict(error.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    problem = pb.Problem()
+    assert Status.FromString(packed).details[0].Unpack(problem)
+    return error.value.code(), error.value.details(), problem.type, problem.detail
+
+
+async def test_anothers_world_is_not_found_by_any_call(
+    channel: aio.Channel, new_key: NewKey
+) -> None:
+    world = world_pb2_grpc.WorldStub(channel)
+    ann, bob = await new_key("ann"), await new_key("bob")
+    mine = (("authorization", f"Bearer {ann}"),)
+    anns = (await world.CreateSession(pb.CreateSessionRequest(image=png()), metadata=mine)).id
+    assert len(OF_A_WORLD) >= 23
+    for name in OF_A_WORLD:
+        answers = []
+        for session in (anns, NOBODYS):
+            answer = await refused(world, name, about(name, session), bob)
+            answers.append([str(part).replace(session, "ID") for part in answer])
+        assert answers[0] == answers[1], name
+        assert answers[0][0] == str(grpc.StatusCode.NOT_FOUND), name
+        assert answers[0][2] == "urn:mirage:problem:unknown-session", name
+    assert (await world.GetSession(pb.GetSessionRequest(session=anns), metadata=mine)).id == anns
+
+
+async def test_a_stream_needs_a_key_of_its_worlds_owner(
+    channel: aio.Channel, new_key: NewKey
+) -> None:
+    world = world_pb2_grpc.WorldStub(channel)
+    ann, bob, metrics = (
+        await new_key("ann"),
+        await new_key("bob"),
+        await new_key("x", Scope.METRICS),
+    )
+    mine = (("authorization", f"Bearer {ann}"),)
+    anns = (await world.CreateSession(pb.CreateSessionRequest(image=png()), metadata=mine)).id
+
+    async def first_word(credential: str, session: str) -> tuple[Any, str]:
+        metadata = (("authorization", f"Bearer {credential}"),) if credential else ()
+        call = world.Stream(metadata=metadata)
+        await call.write(pb.ClientMessage(open=pb.Open(session=session)))
+        try:
+            said = await call.read()
+        except aio.AioRpcError as error:
+            return error.code(), (error.details() or "").replace(session, "ID")
+        call.cancel()
+        return None, said.WhichOneof("message")
+
+    assert await first_word(ann, anns) == (None, "hello")
+    assert await first_word(bob, anns) == await first_word(bob, NOBODYS)
+    assert (await first_word(bob, anns))[0] is grpc.StatusCode.NOT_FOUND
+    assert (await first_word("", anns))[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert (await first_word(metrics, anns))[0] is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_shares_and_tickets(channel: aio.Channel, new_key: NewKey) -> None:
+    world = world_pb2_grpc.WorldStub(channel)
+    mine = (("authorization", f"Bearer {await new_key('ann')}"),)
+    anns = (await world.CreateSession(pb.CreateSessionRequest(image=png()), metadata=mine)).id
+    asked = pb.CreateShareRequest(session=anns, may="walk", lifetime_s=60)
+    share = await world.CreateShare(asked, metadata=mine)
+    assert share.may == "walk" and share.expires_at.seconds > 0
+    theirs = (("authorization", f"Bearer {share.credential}"),)
+    shared = pb.GetSessionRequest(session=anns)
+    assert (await world.GetSession(shared, metadata=theirs)).id == anns
+    listed = await world.ListShares(pb.ListSharesRequest(session=anns), metadata=mine)
+    assert [(one.id, one.credential) for one in listed.shares] == [(share.id, "")]
+    await world.RevokeShare(pb.RevokeShareRequest(session=anns, id=share.id), metadata=mine)
+    with pytest.raises(aio.AioRpcError) as ended:
+        await world.GetSession(shared, metadata=theirs)
+    assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    ticket = await world.CreateTicket(pb.CreateTicketRequest(session=anns), metadata=mine)
+    assert ticket.ticket and ticket.expires_at.seconds > 0
