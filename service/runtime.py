@@ -19,16 +19,8 @@ T = TypeVar("T")
 YOUNG_OBJECTS = 10_000  # between collections; the default, 700, is a few frames' worth
 
 
-TURN_S = 0.0005  # of a thread that others wait for; the default, 5 ms, is longer than a small step
-
-
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, on uvloop but for Windows, which it does not support.
-
-    Threads beside the loop give the interpreter away with each file they write and want it back
-    with each that is written: at a turn of 5 ms a handful of files took 20 ms.
-    """
-    sys.setswitchinterval(TURN_S)
+    """asyncio.run, on uvloop but for Windows, which it does not support."""
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop
