@@ -42,6 +42,7 @@ GRID, CHANNELS = (44, 80), 48
 CELLS = GRID[0] * GRID[1]
 FOV_RAD = math.radians(80)
 ROOM = (2.5, 1.5, 2.5)  # half extents in metres
+SETTLE_S = 0.02  # torch's threads spin for a while after each operation, on cores others need
 Report = dict[str, Any]
 
 
@@ -298,6 +299,7 @@ def clocked(calls: dict[str, Callable[[], object]], runs: int) -> Report:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for run in range(runs + 1):
         for name, call in calls.items():
+            time.sleep(SETTLE_S)
             started = time.perf_counter()
             call()
             if run:
