@@ -46,6 +46,7 @@ class NoopBackbone:
     weights = "noop@0"
     channels = 16
     stride = 8
+    sees_motion = False
 
     def __init__(self, step_s: float = 0.0) -> None:
         self.step_s = step_s

@@ -105,6 +105,8 @@ def test_sure_cells_are_masked_and_likely_ones_with_a_second_witness() -> None:
 class Seeing(NoopBackbone):
     """Says that whatever stands in the left half moves."""
 
+    sees_motion = True
+
     def motion(self, evidence: Tensor) -> Tensor:
         probability = torch.zeros_like(evidence[:, 0])
         probability[..., : evidence.shape[-1] // 2] = 1.0

@@ -35,6 +35,7 @@ class Backbone(Protocol):
     weights: str  # identifies the weights a World was made with: name@checksum
     channels: int
     stride: int  # pixels per latent cell
+    sees_motion: bool  # whether it can tell what moves
 
     def encode(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] -> (n, c, h, w) float32."""

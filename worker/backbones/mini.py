@@ -43,7 +43,7 @@ class MiniBackbone:
         self.cfg, self.weights = cfg, weights
         self.channels = codec.cfg.channels
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
-        self.motion_head = motion_head
+        self.motion_head, self.sees_motion = motion_head, motion_head is not None
         for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
             module.eval().requires_grad_(False)
             channels_last(module.to(cfg.dtype))

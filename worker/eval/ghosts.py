@@ -132,6 +132,8 @@ def masked(engine: Engine, world: World, loop: Loop, frame: int) -> Tensor:
 class Blind:
     """A backbone that never sees motion, else the same."""
 
+    sees_motion = False
+
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
@@ -143,9 +145,9 @@ class Blind:
 
 
 def score_ghosts(engine: Engine, lively: LivelyLoop, chunk: int) -> Iterator[tuple[str, float]]:
-    """Every figure of every variant, by its path in the report."""
+    """Every figure of every variant, by its path in the report; no `filter` without its weights."""
     blind = Engine(Blind(engine.backbone), engine.cfg)  # type: ignore[arg-type]
-    for variant in VARIANTS:
+    for variant in VARIANTS if engine.backbone.sees_motion else VARIANTS[1:]:
         chosen = engine if variant == "filter" else blind
         for name, value in run(chosen, lively, variant, chunk):
             yield f"dynamics.{variant}.{name}", value

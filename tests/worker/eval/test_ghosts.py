@@ -88,8 +88,20 @@ def test_every_variant_is_measured(engine, lively):
         assert ("iou" in figures) == (variant == "filter")
 
 
+class Suspicious(Blind):
+    """Says that everything moves."""
+
+    sees_motion = True
+
+    def motion(self, evidence: Tensor) -> Tensor:
+        return torch.ones_like(evidence[:, 0])
+
+
 def test_the_figures_are_named_by_variant(engine, lively):
     figures = dict(score_ghosts(engine, lively, 3))
-    assert {name.split(".")[1] for name in figures} == set(VARIANTS)
+    assert {name.split(".")[1] for name in figures} == {"none", "client"}  # no weights for motion
     assert figures["dynamics.client.rate"] <= figures["dynamics.none.rate"]
-    assert 0 <= figures["dynamics.filter.kept"] <= 1
+    seeing = Engine(Suspicious(engine.backbone), engine.cfg)
+    figures = dict(score_ghosts(seeing, lively, 3))
+    assert {name.split(".")[1] for name in figures} == set(VARIANTS)
+    assert figures["dynamics.filter.kept"] < 1
