@@ -3,7 +3,7 @@
 PYTHON ?= python3
 IMAGE  ?=
 ARGS   ?=
-EXAMPLES ?= 300
+EXAMPLES ?= 520
 
 VENV      := .venv
 BIN       := $(VENV)/bin

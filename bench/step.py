@@ -2,7 +2,8 @@
 once.
 
 `python -m bench.step --json out/step.json`: sessions walk a held-out scene with the shipped
-weights; medians over chunks after a warm-up. `bottleneck` names the stage that takes longest;
+weights; medians over chunks after a warm-up, of the way out (`imagined`) and of the way back
+(`remembered`: one denoising step does). `bottleneck` names the stage that takes longest;
 `floor_ms` is what the networks' multiplications alone would take at this machine's measured
 bfloat16 matrix rate.
 """
@@ -10,6 +11,7 @@ bfloat16 matrix rate.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -30,6 +32,7 @@ from worker.scenes.scene import HELD_OUT_SEED
 from worker.world import World
 
 WARM_UP = 2  # chunks
+WAYS = ("imagined", "remembered")
 
 
 def main() -> None:
@@ -49,7 +52,8 @@ def main() -> None:
     for batch in args.batches:
         report[f"batch_{batch}"] = measure(engine, batch, args.chunk, args.chunks)
     rate = report["machine"]["bfloat16_gflops"] * 1e9
-    report["floor_ms_per_frame"] = 1e3 * flops_per_frame(engine, args.chunk) / rate
+    flops = flops_per_frame(engine, args.chunk)
+    report["floor_ms_per_frame"] = {way: 1e3 * value / rate for way, value in flops.items()}
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(report, indent=1) + "\n")
     print_table(report, args.batches)
@@ -69,29 +73,32 @@ def describe(backbone: object, engine: Engine, chunk: int) -> dict[str, object]:
 
 
 def measure(engine: Engine, batch: int, chunk: int, num_chunks: int) -> dict[str, object]:
-    """Medians over chunks of `batch` sessions stepped together."""
-    worlds, cameras = sessions(engine, batch, chunk * (WARM_UP + num_chunks) + 1)
-    stages: dict[str, list[float]] = {}
-    totals_s = []
-    for number in range(WARM_UP + num_chunks):
+    """Medians over the chunks of the way out, most of which nobody has seen (`imagined`), and of
+    the way back, which is remembered; `batch` sessions are stepped together.
+    """
+    half = WARM_UP + num_chunks
+    worlds, cameras = sessions(engine, batch, 2 * chunk * half + 1)
+    spent: list[dict[str, float]] = []
+    for number in range(2 * half):
         first = 1 + number * chunk
         started = time.perf_counter()
         increments = engine.step(worlds, [views[first : first + chunk] for views in cameras])
-        spent_s = time.perf_counter() - started
-        if number < WARM_UP:
-            continue
-        totals_s.append(spent_s)
-        for stage, spent_ms in increments[0].timings_ms.items():
-            stages.setdefault(stage, []).append(spent_ms)
-    frames = batch * chunk
-    medians = {stage: statistics.median(values) for stage, values in stages.items()}
+        spent_ms = 1e3 * (time.perf_counter() - started)
+        spent.append({"all": spent_ms, **increments[0].timings_ms})
+    ways = {"imagined": spent[WARM_UP:half], "remembered": spent[half + WARM_UP :]}
+    report: dict[str, object] = {"points_per_session": worlds[0].memory.stats().num_points}
+    return report | {way: summed_up(chunks, batch * chunk) for way, chunks in ways.items()}
+
+
+def summed_up(chunks: list[dict[str, float]], frames: int) -> dict[str, object]:
+    """Of chunks with so many frames."""
+    medians = {name: statistics.median(one[name] for one in chunks) for name in chunks[0]}
+    total_ms = medians.pop("all")
     return {
-        "frames_per_s": frames / statistics.median(totals_s),
-        "ms_per_chunk": 1e3 * statistics.median(totals_s),
-        "stages_ms": medians,
+        "frames_per_s": 1e3 * frames / total_ms,
+        "ms_per_chunk": total_ms,
         "stages_ms_per_frame": {stage: value / frames for stage, value in medians.items()},
         "bottleneck": max(medians, key=lambda stage: medians[stage]),
-        "points_per_session": worlds[0].memory.stats().num_points,
     }
 
 
@@ -106,11 +113,15 @@ def sessions(engine: Engine, batch: int, num_frames: int) -> tuple[list[World], 
     return worlds, cameras
 
 
-def flops_per_frame(engine: Engine, chunk: int) -> int:
-    worlds, cameras = sessions(engine, 1, chunk + 1)
-    with FlopCounterMode(display=False) as counter:
-        engine.step(worlds, [cameras[0][1:]])
-    return int(counter.get_total_flops()) // chunk
+def flops_per_frame(engine: Engine, chunk: int) -> dict[str, float]:
+    """Of a chunk that is imagined, and of the same one, remembered."""
+    worlds, cameras = sessions(engine, 1, 2 * chunk + 1)
+    found = {}
+    for way in WAYS:
+        with FlopCounterMode(display=False) as counter:
+            engine.step(worlds, [cameras[0][1 : chunk + 1]])
+        found[way] = counter.get_total_flops() / chunk
+    return found
 
 
 def matrix_rate(size: int = 2048) -> float:
@@ -125,14 +136,15 @@ def matrix_rate(size: int = 2048) -> float:
 
 
 def print_table(report: dict, batches: list[int]) -> None:
-    stages = list(report[f"batch_{batches[0]}"]["stages_ms"])
-    print(f"{'batch':>6}{'frames/s':>10}" + "".join(f"{stage:>10}" for stage in stages))
-    for batch in batches:
-        row = report[f"batch_{batch}"]
+    stages = list(report[f"batch_{batches[0]}"][WAYS[0]]["stages_ms_per_frame"])
+    words = "".join(f"{word:>10}" for word in ("frames/s", *stages))
+    print(f"{'':12}{'sessions':>10}{words}   (ms per frame)")
+    for way, batch in itertools.product(WAYS, batches):
+        row = report[f"batch_{batch}"][way]
         cells = "".join(f"{row['stages_ms_per_frame'][stage]:10.2f}" for stage in stages)
-        print(f"{batch:6}{row['frames_per_s']:10.1f}{cells}   (ms per frame)")
-    print(f"bottleneck: {report[f'batch_{batches[0]}']['bottleneck']}; ", end="")
-    print(f"arithmetic floor {report['floor_ms_per_frame']:.1f} ms per frame")
+        print(f"{way:12}{batch:10}{row['frames_per_s']:10.1f}{cells}")
+    floors = (f"{way} {value:.1f}" for way, value in report["floor_ms_per_frame"].items())
+    print(f"arithmetic floor, ms per frame: {', '.join(floors)}")
     print(json.dumps(report["settings"]))
 
 
