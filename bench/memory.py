@@ -295,7 +295,9 @@ def keep_all(memory: LatentMemory, views: Cameras, first: int) -> None:
 
 
 def clocked(calls: dict[str, Callable[[], object]], runs: int) -> Report:
-    """Median milliseconds of each call, interleaved after a warm-up, and their minima."""
+    """Median milliseconds of each call, the second of two in a row, and their minima; interleaved
+    after a warm-up.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for run in range(runs + 1):
         for name, call in calls.items():

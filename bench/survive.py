@@ -35,11 +35,12 @@ SCENARIOS: dict[str, Scenario] = {
     "gateway": lambda full: gateway_kills(5 if full else 1, 32 if full else 4),
     "valkey": lambda full: valkey_restarts(5 if full else 1),
     "disk": lambda _: disk_full(),
-    "abandoned": lambda full: abandoned(*((10_000, 1_000, 200) if full else (240, 80, 20))),
     "resident": lambda full: resident(*((200, 16) if full else (24, 4))),
     "restore": lambda full: restores(33 if full else 8),
     "fork": lambda full: forks(1000 if full else 60),
     "batch": lambda full: asyncio.to_thread(batches, 8, 5 if full else 1),
+    # last: a file system that has just removed many thousand files makes new ones slowly
+    "abandoned": lambda full: abandoned(*((10_000, 1_000, 200) if full else (240, 80, 20))),
 }
 MUST_BE_ZERO = (
     "frames_lost",

@@ -35,18 +35,8 @@ async def profile(
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     return [
         await asyncio.create_subprocess_exec(
-            *(
-                "py-spy",
-                "record",
-                "--gil",
-                "--nonblocking",
-                "--format",
-                "raw",
-                "--rate",
-                "100",
-                "--pid",
-                str(pid),
-            ),
+            *("py-spy", "record", "--gil", "--nonblocking", "--format", "raw", "--rate", "100"),
+            *("--pid", str(pid)),
             *("--duration", str(int(duration_s)), "--output", str(folder / f"{name}.raw")),
             stdout=asyncio.subprocess.DEVNULL,
         )

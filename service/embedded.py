@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +22,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.errors import ControlPlaneDown
+from service.orphans import ends_with_parent
 
 READY_S = 10.0
 STOP_S = 10.0
-PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedValkey:
@@ -97,7 +95,7 @@ class EmbeddedValkey:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=ends_with_parent(signal.SIGKILL),
                 pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C is for us: we stop it last
             )
@@ -187,7 +185,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

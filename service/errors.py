@@ -54,12 +54,13 @@ class MirageError(Exception):
         *,
         fields: tuple[FieldProblem, ...] = (),
         retry_after_s: float | None = None,
+        limit: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.fields = fields
         self.retry_after_s = retry_after_s
-        self.limit = ""  # the name of one that was reached, for the metric
+        self.limit = limit  # the name of one that was reached, for the metric
 
 
 class ConfigurationError(MirageError):
@@ -108,8 +109,7 @@ class SessionDeleted(MirageError):
 
 class FramesGone(MirageError):
     def __init__(self, detail: str, first_available: int) -> None:
-        super().__init__(detail)
-        self.limit = "frames_kept"
+        super().__init__(detail, limit="frames_kept")
         self.first_available = first_available
 
 
@@ -122,9 +122,10 @@ class VersionConflict(Conflict):
 
 
 class TooManyRequests(MirageError):
-    def __init__(self, detail: str, *, retry_after_s: float | None = None, limit: str = "") -> None:
-        super().__init__(detail, retry_after_s=retry_after_s)
-        self.limit = limit or "rate"
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, limit: str = "rate"
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s, limit=limit)
 
 
 class Unavailable(MirageError):

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlparse
 
 import obstore
@@ -57,7 +57,8 @@ class ObjectStore:
             options = {"mkdir": True, "automatic_cleanup": True}
         elif url.startswith("memory:"):
             options = {}
-        self._files: Batches[tuple[str, bytes]] = Batches(self._put_files)
+        self._puts: Batches[tuple[str, bytes]] = Batches(self._put_files)
+        self._reads: Batches[str] = Batches(self._read_files)
         try:
             self._store = from_url(url, **options)
         except (BaseError, ValueError, OSError) as error:
@@ -68,7 +69,7 @@ class ObjectStore:
 
         async def once() -> None:
             if self.folder is not None:
-                await self._files.do((path, data))
+                await self._puts.do((path, data))
             else:  # a bucket may be unable to refuse what is there; the same bytes do no harm
                 await obstore.put_async(self._store, path, data, mode="overwrite")
 
@@ -99,10 +100,22 @@ class ObjectStore:
         """The bytes, unverified."""
 
         async def once() -> bytes:
+            if self.folder is not None:
+                return cast(bytes, await self._reads.do(path))
             answer = await obstore.get_async(self._store, path)
             return bytes(await answer.bytes_async())
 
         return await _persist(once, f"{path} can't be read")
+
+    async def _read_files(self, paths: Sequence[str]) -> list[bytes | Exception]:
+        """Likewise: half the time of as many tasks."""
+        return await asyncio.to_thread(lambda: [self._read_file(path) for path in paths])
+
+    def _read_file(self, path: str) -> bytes | Exception:
+        try:
+            return bytes(obstore.get(self._store, path).bytes())
+        except (BaseError, OSError) as error:
+            return error
 
     async def read_verified(self, path: str, checksum: str) -> bytes:
         data = await self.read(path)

@@ -142,9 +142,8 @@ def flat_of(pose: ArrayLike) -> list[float]:
 def check_length(num_poses: int, max_poses: int) -> None:
     """Refuse a path that is too long for one generation."""
     if num_poses > max_poses:
-        error = _invalid("poses", f"{num_poses} poses", f"1 to {max_poses} per generation")
-        error.limit = "path_poses"
-        raise error
+        allowed = f"1 to {max_poses} per generation"
+        raise _invalid("poses", f"{num_poses} poses", allowed, "path_poses")
 
 
 def _walk(start: Array, action: Action, count: int) -> Array:
@@ -259,8 +258,9 @@ def _check_distance(position: Array, field: str) -> None:
         )
 
 
-def _invalid(field: str, seen: str, allowed: str) -> InvalidRequest:
+def _invalid(field: str, seen: str, allowed: str, limit: str = "") -> InvalidRequest:
     return InvalidRequest(
         f"The camera pose or path can't be used: {field} is {seen}.",
         fields=(FieldProblem(field, seen, allowed),),
+        limit=limit,
     )

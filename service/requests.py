@@ -230,11 +230,11 @@ class RequestLog:
         most = self._settings.max_path_poses
         if isinstance(message, Generate) and len(message.poses) > most:
             seen = FieldProblem("poses", f"{len(message.poses)} poses", f"at most {most}")
-            error = InvalidRequest(
-                f"a path of {seen.seen} is too long: {seen.allowed}", fields=(seen,)
+            raise InvalidRequest(
+                f"a path of {seen.seen} is too long: {seen.allowed}",
+                fields=(seen,),
+                limit="path_poses",
             )
-            error.limit = "path_poses"
-            raise error
 
     def _raise_unless_ok(self, session: str, answer: bytes) -> None:
         scripts.raise_for_state(session, answer)

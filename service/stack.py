@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -23,13 +22,13 @@ import httpx
 
 from service.embedded import EmbeddedValkey, free_port
 from service.errors import Unavailable
+from service.orphans import ends_with_parent
 from service.settings import Settings
 
 READY_S = 180.0  # weights may have to be read from a slow disk
 STOP_S = 15.0
 POLL_S = 0.1
 LAST_LINES = 15
-PR_SET_PDEATHSIG = 1
 
 
 def tell(words: str) -> None:
@@ -142,7 +141,7 @@ class Stack:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=ends_with_parent(signal.SIGTERM),
             )
         return Child(name, process, log)
 
@@ -170,7 +169,3 @@ def environment(settings: Settings) -> dict[str, str]:
     """This process's variables with every setting spelled out, so that flags reach the children."""
     named = {f"MIRAGE_{name.upper()}": str(value) for name, value in settings}
     return {**os.environ, **named}
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

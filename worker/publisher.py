@@ -11,6 +11,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import structlog
 
@@ -128,9 +129,8 @@ class Publisher:
         return segment
 
     async def _next(self, task: Task, job: Job, made: Made) -> str | None:
-        frames, data = await self._beside.run(
-            lambda: self._runner.encoded(job, made.increment, made.size)
-        )
+        encode = partial(self._runner.encoded, job, made.increment, made.size)
+        frames, data = await self._beside.run(encode)
         return await self._commit(task, job, data, frames, made)
 
     async def _first(self, task: Task, made: Made, before: Before) -> str | None:
@@ -140,15 +140,13 @@ class Publisher:
             job = await self._in_turn(task, before)
             if job is None:
                 return None
-            now = job
-            frames, data = await beside.run(lambda: runner.encoded(now, increment, made.size))
+            frames, data = await beside.run(partial(runner.encoded, job, increment, made.size))
         else:
-            frames = await beside.run(lambda: runner.frames(task.job, increment, made.size))
+            frames = await beside.run(partial(runner.frames, task.job, increment, made.size))
             job = await self._in_turn(task, before)
             if job is None:
                 return None
-            then = job
-            data = await beside.run(lambda: runner.pack(then, increment, frames))
+            data = await beside.run(partial(runner.pack, job, increment, frames))
         segment = await self._commit(task, job, data, frames, made)
         if segment is not None and frames:
             parent, stages_ms = job.entry.message.trace, frames[0].timings_ms

@@ -2,9 +2,9 @@
 
 Torch-free. A path is cut into chunks, a live pose is a frame of its own, so is an observation. Jobs
 of one step render the same number of poses; observations that wait in one session are taken up
-together. Every job has a deadline that is fixed once its session
-waits for a step: the earliest goes first and takes along all of its shape. Live poses are due
-sooner than paths, but a path's deadline does not move, so that nobody starves.
+together. Every job has a deadline that is fixed once its session waits for a step: the earliest
+goes first and takes along all of its shape. Live poses are due sooner than paths, but a path's
+deadline does not move, so that nobody starves.
 """
 
 from __future__ import annotations

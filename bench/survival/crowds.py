@@ -107,22 +107,24 @@ def _bytes_after_one_chunk() -> int:
 
 
 async def resident(
-    num_resident: int, num_active: int, step_s: float = 0.05, rounds: int = 3
+    num_resident: int, num_active: int, step_s: float = 0.05, rounds: int = 12
 ) -> dict[str, Any]:
-    """Frames per second of a few active sessions, alone and among many that rest in memory, and
-    what a frame costs their worker.
+    """Frames per second of a few active sessions, alone, and of as many in equal worlds among many
+    that rest in memory; and what a frame costs their worker.
     """
     limits = {"linger_s": 600.0, "lease_s": 5.0, "max_batch": num_active}
     async with fleet(**limits, deterministic=False) as running:  # batches are computed together
         worker = running.worker(step_s=step_s)
         assert worker.pid is not None
-        active = await walkers(running.control, num_active)
-        await _round(active, worker.pid)  # what is loaded once
-        alone = [await _round(active, worker.pid) for _ in range(rounds)]
-        crowd = await walkers(running.control, num_resident - num_active)
-        for first in range(0, len(crowd), AT_ONCE):
-            await asyncio.gather(*(one.walk() for one in crowd[first : first + AT_ONCE]))
-        among = [await _round(active, worker.pid) for _ in range(rounds)]
+        first = await walkers(running.control, num_active)
+        await _round(first, worker.pid)  # what is loaded once
+        alone = [await _round(first, worker.pid) for _ in range(rounds)]
+        crowd = await walkers(running.control, num_resident - 2 * num_active)
+        for start in range(0, len(crowd), AT_ONCE):
+            await asyncio.gather(*(one.walk() for one in crowd[start : start + AT_ONCE]))
+        second = await walkers(running.control, num_active)  # as old as the first were: worlds grow
+        await _round(second, worker.pid)
+        among = [await _round(second, worker.pid) for _ in range(rounds)]
         (record,) = await running.control.workers.alive()
         steps = await running.metric(worker, "mirage_batch_sessions_count")
         stepped = await running.metric(worker, "mirage_batch_sessions_sum")

@@ -185,7 +185,5 @@ def _check_lens(lens: FourNumbers, size: tuple[int, int]) -> None:
 async def _read(file: UploadFile, field: str, limit: int) -> bytes:
     if file.size is not None and file.size > limit:
         problem = FieldProblem(field, f"{file.size:,} bytes", f"1 to {limit:,} bytes")
-        error = InvalidUpload(f"The {field} is too large.", fields=(problem,))
-        error.limit = "upload_bytes"
-        raise error
+        raise InvalidUpload(f"The {field} is too large.", fields=(problem,), limit="upload_bytes")
     return await file.read()

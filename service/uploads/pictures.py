@@ -69,6 +69,4 @@ def check_aspect(shape: tuple[int, ...], width: int, height: int, field: str) ->
 
 def _invalid(field: str, seen: str, allowed: str, limit: str = "") -> InvalidUpload:
     problem = FieldProblem(field, seen, allowed)
-    error = InvalidUpload(f"The {field} can't be used: {seen}.", fields=(problem,))
-    error.limit = limit
-    return error
+    return InvalidUpload(f"The {field} can't be used: {seen}.", fields=(problem,), limit=limit)
