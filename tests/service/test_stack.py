@@ -78,9 +78,11 @@ def command(pid: int) -> str:
 
 def until(true: Callable[[], bool], within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
-    while not true() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if true():
+            return True
         time.sleep(0.05)
-    return true()
+    return False
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_up_stops_without_a_trace_and_worlds_are_there_the_next_time(folder: Pat
         old = second.child("-m worker")
         os.kill(old, signal.SIGKILL)  # a worker is lost: another one takes over
         assert until(
-            lambda: any("-m worker" in command(one) for one in children(second.process.pid))
+            lambda: any(one != old and "-m worker" in command(one) for one in second.family())
         )
         assert again.generate(actions=[{"yaw_deg": 8}]).wait()["done"] == 2
         assert second.child("-m worker") != old

@@ -40,6 +40,12 @@ class Table:
             self._arrays[name] = bits.numpy()
         return self._arrays[name]
 
+    def __getstate__(self) -> None:
+        """Refused: arrays of a copy would not see what is written to its columns, and the compiled
+        loops would read beyond them.
+        """
+        raise TypeError("a memory can't be copied or pickled: apply its deltas to an empty one")
+
     def __contains__(self, name: str) -> bool:
         return name in self._columns
 

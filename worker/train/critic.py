@@ -1,7 +1,11 @@
-"""A small convolutional critic that tells decoded true latents from decoded generated ones.
+"""A convolutional critic that tells decoded true latents from decoded generated ones.
 
-It judges patches of about 70 pixels (texture) and of about 200 (shapes and layout) and is trained
-with the hinge loss. It exists in training only.
+It judges patches of four sizes: texture by layers of its own on pixels, shapes and layout through
+the features of a network trained on photographs, which stay as they are (projected critics, Sauer
+et al., arXiv 2111.01007): such a critic sees what is wrong from its first steps. It is told which
+pixels are invented and its votes count there the most, since where the memory shows what was seen
+the two kinds of picture are nearly the same. Hinge loss. It exists in training only, and its
+network is not the one that the evaluation measures distance with.
 """
 
 from __future__ import annotations
@@ -11,47 +15,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.layers import channels_last, conv
+from worker.photographic import Features
+
+KNOWN_WEIGHT = 0.3  # of a vote about what was really seen
+WIDTHS = (24, 40, 112)  # channels of EfficientNet-Lite1 at strides 4, 8 and 16
+LAST_BLOCKS = (3, 6, 14)
 
 
 class Critic(nn.Module):
-    """(n, 3, H, W) pictures in [-1, 1] -> (n, k) scores of patches, higher is more real."""
+    """Pictures and which of their pixels are invented -> votes, higher is more real."""
 
     def __init__(self, width: int = 64, learning_rate: float = 5e-4) -> None:
         super().__init__()
         slope = nn.LeakyReLU(0.2)
-        wide = 2 * width
-        self.body = channels_last(
-            nn.Sequential(
-                *(nn.PixelUnshuffle(4), conv(48, width), slope),
-                *(nn.PixelUnshuffle(2), conv(4 * width, wide), slope),
-                *(conv(wide, wide), slope),
+        self.texture = channels_last(
+            nn.Sequential(nn.PixelUnshuffle(4), conv(48, width), slope, conv(width, width), slope)
+        )
+        self.heads = channels_last(
+            nn.ModuleList(
+                nn.Sequential(
+                    *(conv(channels + 1, width, 1), slope),
+                    *(conv(width, width), slope, conv(width, 1)),
+                )
+                for channels in (width, *WIDTHS)
             )
         )
-        self.texture = channels_last(nn.Sequential(conv(wide, wide), slope, conv(wide, 1)))
-        self.layout = channels_last(
-            nn.Sequential(
-                *(nn.PixelUnshuffle(2), conv(4 * wide, wide), slope),
-                *(nn.PixelUnshuffle(2), conv(4 * wide, wide), slope, conv(wide, 1)),
-            )
-        )
+        # after the parameters: the features are no part of what is trained or saved
         self.optimiser = torch.optim.AdamW(
             self.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.0
         )
+        self.features = Features("lite1", LAST_BLOCKS)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, invented: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, 3, H, W) in [-1, 1] and (n, H, W) in [0, 1] -> votes (n, k) and what they count (n,
+        k): each size of patch as much as the others, 1 in all.
+        """
+        plane = invented[:, None].float()
         with torch.autocast(images.device.type, torch.bfloat16):
-            seen = self.body(images.contiguous(memory_format=torch.channels_last))
-            fine = self.texture(seen).flatten(1)
-            padded = F.pad(seen, (0, -seen.shape[-1] % 4, 0, -seen.shape[-2] % 4), mode="replicate")
-            coarse = self.layout(padded).flatten(1)
-        # as many votes for the layout as for the texture, however few its patches are
-        again = coarse.repeat(1, fine.shape[1] // coarse.shape[1])
-        return torch.cat([fine, again], 1).float()
+            pixels = images.contiguous(memory_format=torch.channels_last)
+            seen = [self.texture(pixels), *self.features(pixels)]
+            votes, weights = [], []
+            for head, features in zip(self.heads, seen, strict=True):
+                there = F.adaptive_avg_pool2d(plane, features.shape[-2:])
+                votes.append(head(torch.cat([features, there.to(features.dtype)], 1)).flatten(1))
+                counts = KNOWN_WEIGHT + (1 - KNOWN_WEIGHT) * there.flatten(1)
+                weights.append(counts / counts.sum() / len(seen))
+        return torch.cat(votes, 1).float(), torch.cat(weights, 1)
 
-    def learn(self, real: Tensor, fake: Tensor) -> float:
+    def praise(self, images: Tensor, invented: Tensor) -> Tensor:
+        """How real the pictures look, a scalar."""
+        votes, weights = self(images, invented)
+        opinion: Tensor = (votes * weights).sum()
+        return opinion
+
+    def learn(self, real: Tensor, fake: Tensor, invented: Tensor) -> float:
         """One step on detached pictures; the hinge loss (2: cannot tell, 0: always can)."""
-        scores = self(torch.cat([real, fake]))
-        loss = F.relu(1 - scores[: len(real)]).mean() + F.relu(1 + scores[len(real) :]).mean()
+        votes, weights = self(torch.cat([real, fake]), torch.cat([invented, invented]))
+        sign = torch.ones(len(votes), 1, device=votes.device)
+        sign[len(real) :] = -1
+        loss = 2 * (F.relu(1 - sign * votes) * weights).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

@@ -1,16 +1,16 @@
 """Stage 3: the denoiser, on readouts of real memories that were filled the way they are at work.
 
 Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a
-memory written from some of the other frames: often the frame before the chunk and a few more,
-sometimes nothing at all. Depth is the truth, the truth with a wrong scale, or the head's own;
-tokens are sometimes noisy. What the memory then shows is the condition; the loss is taken at a
-random point of the flow, wherever nothing moves.
+memory written from some of the other frames: those that came before, as on a way out, or any; often
+the frame before the chunk is the last of them, sometimes there are none at all. Depth is the truth,
+the truth with a wrong scale, or the head's own; tokens are sometimes noisy. What the memory then
+shows is the condition; the loss is taken at a random point of the flow, wherever nothing moves.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from worker.conditioning import stacked
 from worker.geometry import stack_cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
-from worker.memory.base import Readout
+from worker.memory.base import Delta, Memory, Readout
 from worker.train.codec import difference
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
@@ -35,13 +35,20 @@ CHUNK = 4
 NUM_STEPS = 4  # the flow is trained at the points where the sampler evaluates it
 NO_MEMORY_SHARE = 0.15
 SHORT_SHARE = 0.25  # chunks of one frame
+WAY_OUT_SHARE = 0.5  # memories that hold what came before the chunk and nothing of what follows
 PREDICTED_SHARE = 0.15  # memories with the head's own depth
 WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
 NOISY_SHARE = 0.15  # memories with noisy tokens
 MAX_CONTEXT = 4
 LATENT_WEIGHT = 0.1  # of the flow's distance between latents beside that of pictures
 
-Batch = tuple[Condition, Tensor, Tensor]  # and target latents (b, t, c, h, w), still (b, t, h, w)
+
+@dataclass(frozen=True)
+class Batch:
+    condition: Condition
+    target: Tensor  # (b, t, c, h, w) latents of the truth
+    still: Tensor  # (b, t, h, w) bool: cells that show nothing that moves
+    known: Tensor  # (b, t, h, w) bool: cells where the memory shows what was really seen
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,11 @@ def plan(walks: LatentWalks, length: int, generator: torch.Generator) -> Plan:
 
     start = below(num_frames - length)
     order = list(range(start, start + length + 1))
-    recent, *targets = order[::-1] if chance(0.5) else order
-    others = [f for f in range(num_frames) if f not in targets and f != recent]
+    backwards = chance(0.5)
+    recent, *targets = order[::-1] if backwards else order
+    before = range(recent + 1, num_frames) if backwards else range(recent)
+    elsewhere = [f for f in range(num_frames) if f not in targets and f != recent]
+    others = list(before) if chance(WAY_OUT_SHARE) else elsewhere
     shuffled = [others[i] for i in torch.randperm(len(others), generator=generator).tolist()]
     context = shuffled[: below(MAX_CONTEXT)]
     if chance(0.7):  # at work the frame before the chunk is nearly always remembered
@@ -90,10 +100,11 @@ def plan(walks: LatentWalks, length: int, generator: torch.Generator) -> Plan:
 
 def remember(
     walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Generator
-) -> Readout:
-    """What a memory of the plan's context frames shows to its targets."""
+) -> tuple[Memory, list[Delta]]:
+    """A memory of the plan's context frames, and what was written to it."""
     channels, h, w = walks.latents.shape[2:]
     memory = create_memory("latent", channels, (h, w), "cpu")
+    deltas = []
     for frame in part.context:
         depth = (predicted if part.predicted else walks.depth)[part.scene, frame]
         if part.wrong_scale:
@@ -103,7 +114,12 @@ def remember(
             amount = 0.2 * torch.rand((), generator=generator)
             tokens = tokens + amount * torch.randn(tokens.shape, generator=generator)
         cameras = walks.cameras[part.scene, frame : frame + 1]
-        memory.write(tokens[None], depth[None], cameras, [frame], observed=True)
+        deltas.append(memory.write(tokens[None], depth[None], cameras, [frame], observed=True))
+    return memory, deltas
+
+
+def show(walks: LatentWalks, part: Plan, memory: Memory) -> Readout:
+    """What a memory shows to the plan's targets."""
     return memory.read(walks.cameras[part.scene, part.targets], "nearest")
 
 
@@ -115,27 +131,47 @@ def batches(
         short = bool(torch.rand((), generator=generator) < SHORT_SHARE)
         length, size = (1, 2 * batch_size) if short else (CHUNK, batch_size)
         parts = [plan(walks, length, generator) for _ in range(size)]
-        readouts = [remember(walks, predicted, part, generator) for part in parts]
-        scene = torch.tensor([part.scene for part in parts])[:, None]
-        recent = torch.tensor([part.recent for part in parts])[:, None]
-        targets = torch.tensor([part.targets for part in parts])
-        condition = Condition(
-            **stacked(readouts),
-            cameras=stack_cameras([walks.cameras[p.scene, p.targets] for p in parts]),
-            recent=walks.latents[scene, recent].float(),
-            recent_cameras=walks.cameras[scene, recent],
-        )
-        with torch.autocast(condition.tokens.device.type, torch.bfloat16):
-            condition = moved(codec, condition)
-        still = walks.still[scene, targets]
-        return condition, walks.latents[scene, targets].float(), still
+        memories = [remember(walks, predicted, part, generator)[0] for part in parts]
+        return batch_of(codec, walks, parts, memories)
 
     return make
 
 
+def batch_of(
+    codec: Codec, walks: LatentWalks, parts: Sequence[Plan], memories: Sequence[Memory]
+) -> Batch:
+    readouts = [show(walks, *one) for one in zip(parts, memories, strict=True)]
+    condition = conditioned(walks, parts, readouts)
+    known = condition.coverage > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        condition = moved(codec, condition)
+    return Batch(condition, *truth(walks, parts), known)
+
+
+def conditioned(
+    walks: LatentWalks, parts: Sequence[Plan], readouts: Sequence[Readout]
+) -> Condition:
+    """What the denoiser is told; the tokens are not yet moved."""
+    scene = torch.tensor([part.scene for part in parts])[:, None]
+    recent = torch.tensor([part.recent for part in parts])[:, None]
+    return Condition(
+        **stacked(readouts),
+        cameras=stack_cameras([walks.cameras[p.scene, p.targets] for p in parts]),
+        recent=walks.latents[scene, recent].float(),
+        recent_cameras=walks.cameras[scene, recent],
+    )
+
+
+def truth(walks: LatentWalks, parts: Sequence[Plan]) -> tuple[Tensor, Tensor]:
+    """Latents (b, t, c, h, w) of the plans' targets, and which cells are still (b, t, h, w)."""
+    scene = torch.tensor([part.scene for part in parts])[:, None]
+    targets = torch.tensor([part.targets for part in parts])
+    return walks.latents[scene, targets].float(), walks.still[scene, targets]
+
+
 def denoised(denoiser: Denoiser, batch: Batch, generator: torch.Generator) -> Tensor:
     """The network's guess (b, t, c, h, w) at a random point of each sample's flow."""
-    condition, target, _ = batch
+    condition, target = batch.condition, batch.target
     noise = torch.randn(target.shape, generator=generator).to(target.device)
     point = torch.randint(NUM_STEPS, (len(target),), generator=generator)
     t = torch.tensor(times(NUM_STEPS))[point].to(target.device)
@@ -152,7 +188,7 @@ def denoiser_loss(
     """Distance of latents where the flow travels, of decoded pictures where the memory shows what
     is there: much of a latent says nothing about the picture, and the mover's work would be undone.
     """
-    condition, target, still = batch
+    condition, target, still = batch.condition, batch.target, batch.still
     clean = denoised(denoiser, batch, generator)
     travels = (condition.coverage == 0) & still
     error = (clean - target).square().mean(2)

@@ -33,7 +33,7 @@ from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
 from worker.train.motion import NUM_SAMPLES, gather_views, make_samples, train_motion
 from worker.train.pictures import LICENCES, Pictures
-from worker.train.polish import PolishConfig, polish
+from worker.train.polish import polish
 from worker.weights import checksum, load_module, save_module
 
 RECIPE = {
@@ -105,9 +105,12 @@ class Studio:
         return joined(parts)
 
     @cached_property
+    def depth_head(self) -> DepthHead:
+        return load_module(self.target("depth"), DepthHead, DepthConfig)[0]
+
+    @cached_property
     def predicted(self) -> Tensor:
-        head, _ = load_module(self.target("depth"), DepthHead, DepthConfig)
-        return predict_depths(head, self.latents, self.device)
+        return predict_depths(self.depth_head, self.latents, self.device)
 
 
 def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -134,8 +137,8 @@ def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]
 def polish_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     denoiser, _ = load_module(studio.target("denoiser"), Denoiser, DenoiserConfig)
     denoiser, folder = channels_last(denoiser), studio.folder / "polish"
-    inputs = (studio.codec, studio.latents, studio.predicted, folder)
-    return denoiser, polish(cfg, denoiser, *inputs, PolishConfig())
+    inputs = (studio.codec, studio.depth_head, studio.latents, studio.predicted, folder)
+    return denoiser, polish(cfg, denoiser, *inputs)
 
 
 Stage = Callable[[Studio, RunConfig], tuple[nn.Module, Progress]]

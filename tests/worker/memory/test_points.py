@@ -1,10 +1,13 @@
 """Rows: appended, removed, closed up, in the order of their ids; their positions and bounds."""
 
+import copy
+
 import pytest
 import torch
 from boxes import orbit, room_depth, surface
 
 from worker.geometry import Cameras
+from worker.memory import create_memory
 from worker.memory.base import Delta, empty_delta
 from worker.memory.fusion import Cells, added
 from worker.memory.points import MIN_DEAD, Points, quantised, stretch
@@ -143,3 +146,9 @@ def test_int8_tokens_are_within_half_a_step():
 def test_stretch_is_the_longest_side():
     longest = stretch(torch.tensor([0, 64, 192], dtype=torch.uint8))
     torch.testing.assert_close(longest, torch.tensor([1.0, 2.0, 10.0]).sqrt())
+
+
+def test_a_copy_is_refused_as_it_would_share_what_it_must_not():
+    memory = create_memory("latent", 4, (4, 4), "cpu")
+    with pytest.raises(TypeError, match="apply its deltas"):
+        copy.deepcopy(memory)

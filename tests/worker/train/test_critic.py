@@ -1,17 +1,37 @@
 import torch
 
-from worker.train.critic import Critic
+from worker.train.critic import KNOWN_WEIGHT, Critic
 
 
-def test_scores_are_per_patch():
-    scores = Critic(width=8)(torch.zeros(2, 3, 48, 64))
-    assert scores.shape == (2, 6 * 8 + 12 * 2 * 2)  # texture, and the layout as often
+def test_votes_are_per_patch_and_each_size_counts_as_much():
+    votes, weights = Critic(width=8)(torch.zeros(2, 3, 64, 64), torch.ones(2, 64, 64))
+    sizes = [16 * 16, 16 * 16, 8 * 8, 4 * 4]
+    assert votes.shape == weights.shape == (2, sum(sizes))
+    for part in weights.split(sizes, 1):
+        torch.testing.assert_close(part.sum(), torch.tensor(0.25))
+
+
+def test_what_is_invented_counts_more():
+    invented = torch.zeros(1, 64, 64)
+    invented[..., 32:] = 1
+    _, weights = Critic(width=8)(torch.zeros(1, 3, 64, 64), invented)
+    rows = weights[:, :256].view(16, 16)
+    torch.testing.assert_close(rows[:, :8].sum() / rows[:, 8:].sum(), torch.tensor(KNOWN_WEIGHT))
 
 
 def test_it_learns_to_tell_two_kinds_of_picture_apart():
     torch.manual_seed(0)
     critic = Critic(width=8, learning_rate=5e-3)
     flat, noisy = torch.zeros(4, 3, 32, 32), torch.randn(4, 3, 32, 32).clamp(-1, 1)
-    losses = [critic.learn(noisy, flat) for _ in range(30)]
+    everywhere = torch.ones(4, 32, 32)
+    losses = [critic.learn(noisy, flat, everywhere) for _ in range(30)]
     assert losses[0] > 1.5 and losses[-1] < 0.5
-    assert critic(noisy).mean() > critic(flat).mean()
+    assert critic.praise(noisy, everywhere) > critic.praise(flat, everywhere)
+
+
+def test_what_it_sees_through_stays_as_it_is():
+    critic = Critic(width=8)
+    before = [parameter.clone() for parameter in critic.features.parameters()]
+    critic.learn(torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1, 32, 32))
+    assert all(map(torch.equal, before, critic.features.parameters()))
+    assert not critic.features.network.training

@@ -9,6 +9,7 @@ from torch import nn
 
 from worker.backbones.base import Condition
 from worker.backbones.sampler import times
+from worker.memory.base import Readout
 from worker.train.denoiser import (
     CHUNK,
     MAX_CONTEXT,
@@ -18,12 +19,18 @@ from worker.train.denoiser import (
     denoiser_loss,
     plan,
     remember,
+    show,
     train_denoiser,
 )
 from worker.train.loop import RunConfig
 
 CODEC = tiny.modules()[0].requires_grad_(False)
 PLAIN = Plan(0, 3, [4, 5], [2, 3], predicted=False, wrong_scale=False, noisy=False)
+
+
+def seen_in(walks, depth, part: Plan) -> Readout:
+    memory, _ = remember(walks, depth, part, generator())
+    return show(walks, part, memory)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,6 +58,13 @@ def test_a_chunk_follows_its_preceding_frame_forwards_or_backwards(plans):
     assert {len(part.targets) for part in plans} == {1, CHUNK}
 
 
+def comes_before(part: Plan) -> bool:
+    backwards = part.targets[0] < part.recent
+    return all(
+        frame != part.recent and (frame > part.recent) == backwards for frame in part.context[:-1]
+    )
+
+
 def test_frames_and_scenes_exist_and_all_are_used(plans):
     frames = {f for part in plans for f in (*part.targets, *part.context, part.recent)}
     assert frames == set(range(10)) and {part.scene for part in plans} == {0, 1}
@@ -63,6 +77,7 @@ def test_memories_are_filled_as_they_are_at_work(plans):
     assert all(len(part.context) == len(set(part.context)) <= MAX_CONTEXT for part in plans)
     assert 0.1 < share(lambda part: not part.context) < 0.35
     assert 0.5 < share(lambda part: part.context[-1:] == [part.recent]) < 0.7
+    assert 0.5 < share(lambda part: comes_before(part)) < 0.85  # none and one alone count, too
     assert not any(part.recent in part.context[:-1] for part in plans)
     assert 0.1 < share(lambda part: part.predicted) < 0.2
     assert 0.05 < share(lambda part: part.wrong_scale) < 0.15
@@ -71,12 +86,12 @@ def test_memories_are_filled_as_they_are_at_work(plans):
 
 
 def test_without_context_nothing_is_remembered(latent_walks):
-    readout = remember(latent_walks, latent_walks.depth, replace(PLAIN, context=[]), generator())
+    readout = seen_in(latent_walks, latent_walks.depth, replace(PLAIN, context=[]))
     assert not readout.coverage.any() and not readout.tokens.any()
 
 
 def test_the_memory_shows_its_context_to_the_targets(latent_walks):
-    seen = remember(latent_walks, latent_walks.depth, PLAIN, generator())
+    seen = seen_in(latent_walks, latent_walks.depth, PLAIN)
     assert seen.tokens.shape == (2, tiny.CHANNELS, 6, 8)
     assert seen.coverage.mean() > 0.5
     assert set(seen.source.unique().tolist()) <= {-1, *PLAIN.context}
@@ -84,7 +99,7 @@ def test_the_memory_shows_its_context_to_the_targets(latent_walks):
 
 def test_a_remembered_frame_is_itself_again(latent_walks):
     part = replace(PLAIN, context=[3], targets=[3])
-    seen = remember(latent_walks, latent_walks.depth, part, generator())
+    seen = seen_in(latent_walks, latent_walks.depth, part)
     covered = (seen.coverage[0] > 0).expand(tiny.CHANNELS, -1, -1)
     assert covered.float().mean() > 0.9
     expected = latent_walks.latents[0, 3].float()
@@ -95,8 +110,8 @@ def test_a_remembered_frame_is_itself_again(latent_walks):
 @pytest.mark.parametrize("flaw", ["predicted", "wrong_scale", "noisy"])
 def test_flaws_change_what_is_remembered(latent_walks, flaw):
     predicted = latent_walks.depth * 1.3
-    plain = remember(latent_walks, predicted, PLAIN, generator())
-    flawed = remember(latent_walks, predicted, replace(PLAIN, **{flaw: True}), generator())
+    plain = seen_in(latent_walks, predicted, PLAIN)
+    flawed = seen_in(latent_walks, predicted, replace(PLAIN, **{flaw: True}))
     assert not torch.equal(plain.tokens, flawed.tokens)
     if flaw == "predicted":
         both = (plain.coverage > 0) & (flawed.coverage > 0)
@@ -107,7 +122,8 @@ def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(latent_walks):
     make = batches(CODEC, latent_walks, latent_walks.depth, batch_size=2)
     shapes = set()
     for seed in range(12):
-        condition, target, _ = make(generator(seed))
+        batch = make(generator(seed))
+        condition, target = batch.condition, batch.target
         b, t = target.shape[:2]
         shapes.add((b, t))
         assert condition.tokens.shape == target.shape == (b, t, tiny.CHANNELS, 6, 8)
@@ -119,7 +135,8 @@ def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(latent_walks):
 
 
 def test_latents_and_cameras_of_a_batch_belong_together(latent_walks):
-    condition, target, _ = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    condition, target = batch.condition, batch.target
     poses = latent_walks.cameras.world_from_camera.flatten(0, 1)
     views = [
         (condition.cameras.world_from_camera, target),
@@ -144,8 +161,8 @@ class Saying(nn.Module):
 
 
 def test_the_truth_costs_nothing_and_an_error_its_square(latent_walks):
-    condition, target, still = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
-    batch = (condition, target, still | True)
+    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    batch, target = replace(batch, still=batch.still | True), batch.target
     _, figures = denoiser_loss(Saying(target), CODEC, batch, generator())
     assert figures["uncovered"] == 0
     assert figures["distance"] == pytest.approx(
@@ -157,19 +174,20 @@ def test_the_truth_costs_nothing_and_an_error_its_square(latent_walks):
 
 
 def test_what_moves_costs_nothing(latent_walks):
-    condition, target, still = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
-    wrong = Saying(target + 0.5)
-    loss, _ = denoiser_loss(wrong, CODEC, (condition, target, still & False), generator())
+    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    wrong = Saying(batch.target + 0.5)
+    loss, _ = denoiser_loss(wrong, CODEC, replace(batch, still=batch.still & False), generator())
     assert float(loss) == 0
 
 
 def test_the_network_is_shown_the_readout_and_less_noise_later(latent_walks):
-    condition, target, still = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    condition, target = batch.condition, batch.target
     network, seen = Saying(target), set()
     covered = condition.coverage[:, :, None].expand(target.shape) > 0
     assert covered.any()
     for seed in range(20):
-        denoiser_loss(network, CODEC, (condition, target, still), generator(seed))
+        denoiser_loss(network, CODEC, batch, generator(seed))
         noisy, level = network.seen[-1]
         assert torch.equal(noisy[covered], condition.tokens[covered])
         assert not level[condition.coverage > 0].any()

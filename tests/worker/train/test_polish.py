@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 
+from worker.backbones.base import Condition
 from worker.layers import channels_last
 from worker.train.critic import Critic
 from worker.train.denoiser import batches
@@ -10,18 +13,19 @@ from worker.train.loop import RunConfig
 from worker.train.polish import PolishConfig, polish, polish_loss, pulled
 
 
-class Linear(torch.nn.Module):
+class Linear:
     """A critic whose opinion rises equally with every value."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.mean((1, 2, 3))
+    def praise(self, images: torch.Tensor, invented: torch.Tensor) -> torch.Tensor:
+        return images.mean()
 
 
 @pytest.mark.parametrize("realism", [0.0, 3.0])
 def test_the_critic_pulls_a_share_of_what_the_truth_does(realism):
     fake, real = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    pull, distance = pulled(fake, real, Linear(), realism)  # type: ignore[arg-type]
-    alone, _ = pulled(fake.detach(), real, Linear(), 0.0)  # type: ignore[arg-type]
+    weight = torch.ones(1, 8, 8)
+    pull, distance = pulled(fake, real, weight, weight, Linear(), realism)  # type: ignore[arg-type]
+    alone, _ = pulled(fake.detach(), real, weight, weight, Linear(), 0.0)  # type: ignore[arg-type]
     assert distance == pytest.approx(1.0, abs=1e-3)
     assert (pull < 0).all()  # descending it raises every value
     torch.testing.assert_close(pull, (1 + realism) * alone)
@@ -43,11 +47,39 @@ def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWa
     assert figures["distance"] > 0 and 0 < figures["critic"] < 4
 
 
+def test_what_the_model_made_before_is_not_pulled_to_the_truth(latent_walks: LatentWalks):
+    """Covered by its own chunks only: what it is shown is what it should say."""
+    codec, _, _ = tiny.modules()
+    codec.requires_grad_(False)
+    batch = batches(codec, latent_walks, latent_walks.depth, 2)(torch.Generator().manual_seed(1))
+    everywhere = torch.ones_like(batch.condition.coverage)
+    condition = replace(batch.condition, coverage=everywhere)
+    own = replace(batch, condition=condition, known=everywhere < 0, still=everywhere > 0)
+    repeating = Repeating()
+    cfg = PolishConfig(realism=0.0)
+    critic, generator = Critic(width=8), torch.Generator().manual_seed(2)
+    loss, figures = polish_loss(repeating, codec, critic, own, generator, cfg)  # type: ignore[arg-type]
+    loss.backward()
+    assert figures["distance"] == figures["latent"] == 0
+    assert repeating.change.grad == 0
+
+
+class Repeating(torch.nn.Module):
+    """Says what it is shown, but for what it learns to add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.change = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, noisy: torch.Tensor, level: torch.Tensor, condition: Condition):
+        return condition.tokens + self.change
+
+
 def test_polishing_brings_decoded_pictures_nearer_to_the_truth(latent_walks, tmp_path):
-    codec, denoiser, _ = tiny.modules()
+    codec, denoiser, head = tiny.modules()
     denoiser = channels_last(denoiser)
     cfg = RunConfig(minutes=1, num_steps=30, batch_size=2, learning_rate=3e-3, log_every=5)
-    polish(cfg, denoiser, codec, latent_walks, latent_walks.depth, tmp_path, PolishConfig())
+    polish(cfg, denoiser, codec, head, latent_walks, latent_walks.depth, tmp_path)
     rows = (tmp_path / "log.jsonl").read_text().splitlines()
     first, last = (
         float(row.partition('"distance": ')[2].split(",")[0]) for row in rows[:: len(rows) - 1]
