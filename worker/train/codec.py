@@ -102,24 +102,14 @@ def difference(prediction: Tensor, target: Tensor) -> Tensor:
     return ((prediction.float() - target).square() + 2e-4).sqrt().mean(1)
 
 
-@dataclass(frozen=True)
-class Redrawn:
-    """Pictures that went through the codec: those seen from where they were taken, photographs,
-    and targets drawn from what the memory shows of other views.
-    """
-
-    images: Tensor  # (n, 3, H, W)
-    truth: Tensor  # (n, 3, H, W)
-    judged: Tensor  # (n, H, W) bool: of a target the pixels that the memory shows
-    num_own: int  # that were not moved, first
-    latents: Tensor  # of all that was encoded
-
-
-def redrawn(codec: Codec, batch: Batch, generator: torch.Generator) -> Redrawn:
+def codec_loss(
+    codec: Codec, batch: Batch, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
     images, seen = batch.images, batch.readout
     b, k = len(images), images.shape[1] - 1
     with torch.autocast(images.device.type, torch.bfloat16):
         encoded = codec.encode(torch.cat([images[:, :-1].flatten(0, 1), batch.pictures])).float()
+    penalty = encoded.square().mean()
     noise = torch.randn(encoded.shape, generator=generator).to(encoded.device)
     noisy = encoded + LATENT_NOISE * noise
     views = noisy[: b * k].unflatten(0, (b, k))
@@ -128,34 +118,21 @@ def redrawn(codec: Codec, batch: Batch, generator: torch.Generator) -> Redrawn:
         moved = codec.move(tokens, seen.coverage, seen.depth, seen.offset, seen.span).float()
         decoded = codec.decode(torch.cat([views[:, 0], noisy[b * k :], moved])).float()
     own = torch.cat([images[:, 0], batch.pictures])
-    covered = F.interpolate((seen.coverage > 0)[:, None].float(), scale_factor=STRIDE)[:, 0] > 0
-    everywhere = torch.ones_like(own[:, 0], dtype=torch.bool)
-    judged = torch.cat([everywhere, covered & batch.judged])
-    return Redrawn(decoded, torch.cat([own, images[:, -1]]), judged, len(own), encoded)
-
-
-def qualities(made: Redrawn, num_views: int) -> dict[str, float]:
-    """PSNR of views, of photographs if there are any, and of what was moved."""
-    quality = psnr(made.images, made.truth, made.judged).detach()
-    parts = {
-        "psnr": quality[:num_views],
-        "psnr_pictures": quality[num_views : made.num_own],
-        "psnr_moved": quality[made.num_own :],
-    }
-    return {name: float(part.nanmean()) for name, part in parts.items() if len(part)}
-
-
-def codec_loss(
-    codec: Codec, batch: Batch, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    made = redrawn(codec, batch, generator)
-    penalty = made.latents.square().mean()
-    apart, own = difference(made.images, made.truth), made.num_own
-    pixels = made.judged[own:]
-    warped = (apart[own:] * pixels).sum() / pixels.sum().clamp(min=1)
-    loss = apart[:own].mean() + warped + LATENT_PENALTY * penalty
-    rms = {"latent_rms": float(penalty.detach().sqrt())}
-    return loss, qualities(made, len(batch.images)) | rms
+    plain, target = difference(decoded[: len(own)], own).mean(), images[:, -1]
+    pixels = F.interpolate((seen.coverage > 0)[:, None].float(), scale_factor=STRIDE)[:, 0]
+    pixels = pixels * batch.judged
+    warped = (difference(decoded[len(own) :], target) * pixels).sum() / pixels.sum().clamp(min=1.0)
+    loss = plain + warped + LATENT_PENALTY * penalty
+    with torch.no_grad():
+        quality = psnr(decoded[: len(own)], own)
+        figures = {
+            "psnr": float(quality[:b].mean()),
+            "psnr_moved": float(psnr(decoded[len(own) :], target, pixels).nanmean()),
+            "latent_rms": float(penalty.sqrt()),
+        }
+        if len(batch.pictures):
+            figures["psnr_pictures"] = float(quality[b:].mean())
+    return loss, figures
 
 
 def train_codec(

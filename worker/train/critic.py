@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from worker.layers import channels_last, conv
 from worker.photographic import Features
-from worker.train.codec import difference
 
 KNOWN_WEIGHT = 0.3  # of a vote about what was really seen
 WIDTHS = (24, 40, 112)  # channels of EfficientNet-Lite1 at strides 4, 8 and 16
@@ -79,17 +78,3 @@ class Critic(nn.Module):
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())
-
-
-def pulled(
-    fake: Tensor, real: Tensor, weight: Tensor, invented: Tensor, critic: Critic, realism: float
-) -> tuple[Tensor, float]:
-    """The gradient that the pictures (n, 3, H, W) should follow, and their distance, which counts
-    as much as `weight` (n, H, W) says.
-    """
-    fake.requires_grad_()
-    distance = (difference(fake, real) * weight).mean()
-    (to_truth,) = torch.autograd.grad(distance, fake)
-    (to_real,) = torch.autograd.grad(-critic.praise(fake, invented), fake)
-    scale = to_truth.norm() / to_real.norm().clamp(min=1e-12)
-    return to_truth + realism * scale * to_real, float(distance.detach())

@@ -1,4 +1,4 @@
-"""Stage 5: the denoiser again, now judged by the pictures that its latents decode to.
+"""Stage 4: the denoiser again, now judged by the pictures that its latents decode to.
 
 Distance between latents is a poor measure of what people see: much of a latent says where the grid
 lay, not what the world looks like. So the loss is the distance of decoded pictures, plus a critic's
@@ -20,7 +20,8 @@ from torch import Tensor
 from worker.backbones.denoiser import Denoiser
 from worker.codec import Codec, psnr
 from worker.depth.head import DepthHead
-from worker.train.critic import Critic, pulled
+from worker.train.codec import difference
+from worker.train.critic import Critic
 from worker.train.denoiser import Batch, batches, decode, denoised, judging, pixels_of
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
@@ -69,6 +70,20 @@ def polish_loss(
     if not quality.isnan():  # some batches know nothing
         figures["known_psnr"] = float(quality)
     return loss, figures | {"critic": critic.learn(real, fake.detach(), invented)}
+
+
+def pulled(
+    fake: Tensor, real: Tensor, weight: Tensor, invented: Tensor, critic: Critic, realism: float
+) -> tuple[Tensor, float]:
+    """The gradient that the pictures (n, 3, H, W) should follow, and their distance, which counts
+    as much as `weight` (n, H, W) says.
+    """
+    fake.requires_grad_()
+    distance = (difference(fake, real) * weight).mean()
+    (to_truth,) = torch.autograd.grad(distance, fake)
+    (to_real,) = torch.autograd.grad(-critic.praise(fake, invented), fake)
+    scale = to_truth.norm() / to_real.norm().clamp(min=1e-12)
+    return to_truth + realism * scale * to_real, float(distance.detach())
 
 
 def polish(

@@ -1,8 +1,7 @@
 """The recipe: which stages there are, how long each trains, what each reads and writes.
 
-codec -> detail -> depth -> motion -> denoiser -> polish. Each stage leaves a weight file with a
-card; those of the codec and of the denoiser stay in the working folder, as only the ones that
-detail and polish make of them are meant for use.
+codec -> depth -> motion -> denoiser -> polish. Each stage leaves a weight file with a card; the
+denoiser's stays in the working folder, as only the polished one is meant for use.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from worker.train.data import Walks
 from worker.train.denoiser import train_denoiser
 from worker.train.depth import train_depth
 from worker.train.depth_views import DepthViews, joined, kept, views_of
-from worker.train.detail import train_detail
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
@@ -40,7 +38,6 @@ from worker.weights import checksum, load_module, save_module
 
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
-    "detail": RunConfig(minutes=20, batch_size=2, learning_rate=5e-4, ema_decay=0.995),
     "depth": RunConfig(
         minutes=74, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
     ),
@@ -51,15 +48,12 @@ RECIPE = {
 
 # For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
 GPU_RECIPE = {
-    "codec": RunConfig(minutes=8, batch_size=24, learning_rate=2e-3),
-    "detail": RunConfig(minutes=2, batch_size=12, learning_rate=5e-4, ema_decay=0.995),
+    "codec": RunConfig(minutes=9, batch_size=24, learning_rate=2e-3),
     "depth": RunConfig(minutes=5, batch_size=64, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=2, batch_size=32, learning_rate=3e-3, ema_decay=0.99),
-    "denoiser": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3, decay_share=0.0),
+    "denoiser": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=5, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
-
-FINISHED_BY = {"codec": "detail", "denoiser": "polish"}
 
 
 @dataclass(frozen=True)
@@ -82,13 +76,12 @@ class Studio:
 
     def target(self, stage: str) -> Path:
         """The weight file that a stage writes."""
-        folder = self.folder / "unpolished" if stage in FINISHED_BY else self.weights
-        begun = {last: first for first, last in FINISHED_BY.items()}
-        return folder / f"{begun.get(stage, stage)}.safetensors"
+        folder = self.folder / "unpolished" if stage == "denoiser" else self.weights
+        return folder / f"{'denoiser' if stage == 'polish' else stage}.safetensors"
 
     @cached_property
     def codec(self) -> Codec:
-        return channels_last(load_module(self.target("detail"), Codec, CodecConfig)[0])
+        return channels_last(load_module(self.target("codec"), Codec, CodecConfig)[0])
 
     @cached_property
     def latents(self) -> LatentWalks:
@@ -100,7 +93,7 @@ class Studio:
     @property
     def depth_views(self) -> DepthViews:
         """The frames of all walks and of the further scenes, each also in the mirror."""
-        codec = checksum(self.target("detail"))[:12]
+        codec = checksum(self.target("codec"))[:12]
         return kept(self.folder / f"depth_views_{codec}.safetensors", self.made_depth_views)
 
     def made_depth_views(self) -> DepthViews:
@@ -122,12 +115,6 @@ class Studio:
 
 def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_codec(cfg, studio.walks, studio.folder / "codec", pictures=studio.pictures)
-
-
-def detail_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    codec, _ = load_module(studio.target("codec"), Codec, CodecConfig)
-    folder = studio.folder / "detail"
-    return codec, train_detail(cfg, codec, studio.walks, folder, studio.pictures)
 
 
 def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -157,7 +144,6 @@ def polish_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 Stage = Callable[[Studio, RunConfig], tuple[nn.Module, Progress]]
 STAGES: dict[str, Stage] = {
     "codec": codec_stage,
-    "detail": detail_stage,
     "depth": depth_stage,
     "motion": motion_stage,
     "denoiser": denoiser_stage,
@@ -191,6 +177,6 @@ def card(studio: Studio, stage: str, cfg: RunConfig, progress: Progress) -> dict
             **dataclasses.asdict(studio.walks.cfg),
             **further,
             "source": "rendered by worker/scenes",
-            "pictures": LICENCES if stage in ("codec", "detail") and studio.pictures else {},
+            "pictures": LICENCES if stage == "codec" and studio.pictures else {},
         },
     }

@@ -42,11 +42,8 @@ def test_a_time_box_can_be_changed(arguments):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sampler"], "unknown stage 'sampler': choose from data, codec, detail, depth, motion"),
-        (
-            ["--minutes", "codek=3"],
-            "--minutes 'codek=3': expected one of codec, detail, depth, motion",
-        ),
+        (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, motion"),
+        (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, motion"),
         (["--minutes", "codec"], "--minutes 'codec': MINUTES must be a number above 0"),
         (["--device", "cuda"], "--device cuda: this torch sees no GPU; leave the option out"),
         (["--minutes", "codec=0"], "--minutes 'codec=0': MINUTES must be a number above 0"),
@@ -91,7 +88,7 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    files = {"codec": "detail", "depth": "depth", "motion": "motion", "denoiser": "polish"}
+    files = {"codec": "codec", "depth": "depth", "motion": "motion", "denoiser": "polish"}
     for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
@@ -113,7 +110,7 @@ def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_25_minutes():
 
 
 def test_a_finished_stage_run_again_gives_the_same_weights(trained):
-    path = trained / "unpolished" / "codec.safetensors"
+    path = trained / "weights" / "codec.safetensors"
     before, steps = checksum(path), read_card(path)["steps"]
     run(trained, "codec")
     assert checksum(path) == before and read_card(path)["steps"] == steps
