@@ -22,7 +22,7 @@ from worker.weights import load_module
 
 @dataclass(frozen=True)
 class MiniConfig:
-    num_steps: int = 4  # Euler steps per chunk
+    num_steps: int = 1  # Euler steps per chunk; the last stage of training is for one
     dtype: torch.dtype = torch.bfloat16
 
 

@@ -46,31 +46,37 @@ class Critic(nn.Module):
         )
         self.features = Features("lite1", LAST_BLOCKS)
 
-    def forward(self, images: Tensor, invented: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, 3, H, W) in [-1, 1] and (n, H, W) in [0, 1] -> votes (n, k) and what they count (n,
-        k): each size of patch as much as the others, 1 in all.
+    def look(self, images: Tensor) -> list[Tensor]:
+        """What the votes are made from: (n, c, H / s, W / s) of its own, then of photographs at
+        strides 4, 8 and 16.
         """
-        plane = invented[:, None].float()
         with torch.autocast(images.device.type, torch.bfloat16):
             pixels = images.contiguous(memory_format=torch.channels_last)
-            seen = [self.texture(pixels), *self.features(pixels)]
-            votes, weights = [], []
+            return [self.texture(pixels), *self.features(pixels)]
+
+    def votes(self, seen: list[Tensor], invented: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what it looked at and (n, H, W) in [0, 1]: votes (n, k) and what they count (n, k),
+        each size of patch as much as the others, 1 in all.
+        """
+        votes, weights = [], []
+        with torch.autocast(invented.device.type, torch.bfloat16):
             for head, features in zip(self.heads, seen, strict=True):
-                there = F.adaptive_avg_pool2d(plane, features.shape[-2:])
+                there = pooled(invented.float(), features)
                 votes.append(head(torch.cat([features, there.to(features.dtype)], 1)).flatten(1))
                 counts = KNOWN_WEIGHT + (1 - KNOWN_WEIGHT) * there.flatten(1)
                 weights.append(counts / counts.sum() / len(seen))
         return torch.cat(votes, 1).float(), torch.cat(weights, 1)
 
-    def praise(self, images: Tensor, invented: Tensor) -> Tensor:
+    def praise(self, seen: list[Tensor], invented: Tensor) -> Tensor:
         """How real the pictures look, a scalar."""
-        votes, weights = self(images, invented)
+        votes, weights = self.votes(seen, invented)
         opinion: Tensor = (votes * weights).sum()
         return opinion
 
     def learn(self, real: Tensor, fake: Tensor, invented: Tensor) -> float:
         """One step on detached pictures; the hinge loss (2: cannot tell, 0: always can)."""
-        votes, weights = self(torch.cat([real, fake]), torch.cat([invented, invented]))
+        seen = self.look(torch.cat([real, fake]))
+        votes, weights = self.votes(seen, torch.cat([invented, invented]))
         sign = torch.ones(len(votes), 1, device=votes.device)
         sign[len(real) :] = -1
         loss = 2 * (F.relu(1 - sign * votes) * weights).sum()
@@ -78,3 +84,20 @@ class Critic(nn.Module):
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())
+
+
+def apart(seen: list[Tensor], wanted: list[Tensor], weight: Tensor) -> Tensor:
+    """Mean squared distance, a scalar, of what two pictures show to the network of photographs; it
+    counts as much as `weight` (n, H, W) says.
+    """
+    means = []
+    for one, other in zip(seen[1:], wanted[1:], strict=True):
+        unlike = (one.float() - other.float()).square().sum(1, keepdim=True)
+        means.append((unlike * pooled(weight, one)).mean())
+    return torch.stack(means).mean()
+
+
+def pooled(plane: Tensor, features: Tensor) -> Tensor:
+    """(n, H, W) as a mean per place of features (n, c, h, w): (n, 1, h, w)."""
+    h, w = features.shape[-2:]
+    return F.adaptive_avg_pool2d(plane[:, None], (h, w))

@@ -169,11 +169,16 @@ def truth(walks: LatentWalks, parts: Sequence[Plan]) -> tuple[Tensor, Tensor]:
     return walks.latents[scene, targets].float(), walks.still[scene, targets]
 
 
-def denoised(denoiser: Denoiser, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The network's guess (b, t, c, h, w) at a random point of each sample's flow."""
+def denoised(
+    denoiser: Denoiser, batch: Batch, generator: torch.Generator, first_share: float = 0.0
+) -> Tensor:
+    """The network's guess (b, t, c, h, w) at a random point of each sample's flow; this share of
+    them at the first one, where there is nothing but noise.
+    """
     condition, target = batch.condition, batch.target
     noise = torch.randn(target.shape, generator=generator).to(target.device)
     point = torch.randint(NUM_STEPS, (len(target),), generator=generator)
+    point[torch.rand(len(target), generator=generator) < first_share] = 0
     t = torch.tensor(times(NUM_STEPS))[point].to(target.device)
     noisy = interpolate(condition.tokens, condition.coverage, noise, target, t)
     level = noise_level(condition.coverage, t[:, None, None, None])

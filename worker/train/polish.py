@@ -1,12 +1,12 @@
-"""Stage 4: the denoiser again, now judged by the pictures that its latents decode to.
+"""Stage 5: the denoiser again, now judged by the pictures that its latents decode to.
 
 Distance between latents is a poor measure of what people see: much of a latent says where the grid
-lay, not what the world looks like. So the loss is the distance of decoded pictures, plus a critic's
-opinion, since a distance alone asks for the blurred mean of all pictures that may be right. Where
-the memory shows what was seen, distance counts in full; where the model invents, little, as nobody
-knows the truth there; and where it goes on from its own earlier chunks (worker/train/rollout.py)
-not at all: it should keep what it has made. The critic's pull is scaled to a share of the
-distance's own (as in VQGAN, Esser et al. 2021).
+lay, not what the world looks like. So the loss is the distance of decoded pictures, that of their
+features in a network trained on photographs, and a critic's opinion, since a distance of pixels
+alone asks for the blurred mean of all pictures that may be right. Where the memory shows what was
+seen, the distances count in full; where the model invents, less, as nobody knows the truth there;
+and where it goes on from its own earlier chunks (worker/train/rollout.py) not at all: it should
+keep what it has made. Most samples are one step from noise alone, as at work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.backbones.denoiser import Denoiser
 from worker.codec import Codec, psnr
 from worker.depth.head import DepthHead
 from worker.train.codec import difference
-from worker.train.critic import Critic
+from worker.train.critic import Critic, apart
 from worker.train.denoiser import Batch, batches, decode, denoised, judging, pixels_of
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
@@ -33,9 +33,11 @@ NUM_DECODED = 2  # frames per chunk that are decoded, for speed
 @dataclass(frozen=True)
 class PolishConfig:
     latent_weight: float = 0.05
-    invented_weight: float = 0.3  # of the distance where the model invents
-    realism: float = 3.0  # the critic's pull as a share of the distance's
+    invented_weight: float = 0.5  # of both distances where the model invents
+    likeness: float = 1.0  # the pull of features as a share of the pixels'
+    realism: float = 2.0  # the critic's
     rollout_share: float = 0.5  # of the batches
+    first_share: float = 0.7  # of the samples: one step from noise alone, as at work
 
 
 def polish_loss(
@@ -47,7 +49,7 @@ def polish_loss(
     cfg: PolishConfig,
 ) -> tuple[Tensor, dict[str, float]]:
     condition, target, still = batch.condition, batch.target, batch.still
-    clean = denoised(denoiser, batch, generator)
+    clean = denoised(denoiser, batch, generator, cfg.first_share)
     frames = torch.randperm(clean.shape[1], generator=generator)[:NUM_DECODED]
     fake = decode(codec, clean[:, frames])
 
@@ -59,31 +61,43 @@ def polish_loss(
     travels = condition.coverage == 0
     weight = batch.known + cfg.invented_weight * travels
     invented = pixels(~batch.known & still)
-    pull, distance = pulled(fake.detach(), real, pixels(weight), invented, critic, cfg.realism)
+    pull, figures = pulled(fake.detach(), real, pixels(weight), invented, critic, cfg)
     aim = torch.where(travels[:, :, None], target, condition.tokens)
     judged = (travels | ~batch.known) & still
     error = ((clean - aim).square().mean(2) * judged).sum() / judged.sum().clamp(min=1)
     loss = (fake * pull).sum() + cfg.latent_weight * error
     with torch.no_grad():
         quality = psnr(fake, real, pixels(batch.known)).nanmean()
-    figures = {"distance": distance, "latent": float(error.detach())}
+    figures["latent"] = float(error.detach())
     if not quality.isnan():  # some batches know nothing
         figures["known_psnr"] = float(quality)
     return loss, figures | {"critic": critic.learn(real, fake.detach(), invented)}
 
 
 def pulled(
-    fake: Tensor, real: Tensor, weight: Tensor, invented: Tensor, critic: Critic, realism: float
-) -> tuple[Tensor, float]:
-    """The gradient that the pictures (n, 3, H, W) should follow, and their distance, which counts
-    as much as `weight` (n, H, W) says.
+    fake: Tensor,  # (n, 3, H, W)
+    real: Tensor,
+    weight: Tensor,  # (n, H, W) of both distances
+    invented: Tensor,  # (n, H, W) bool
+    critic: Critic,
+    cfg: PolishConfig,
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient that the pictures should follow, and what it comes from; features and critic
+    pull with a share of what pixels do (as in VQGAN, Esser et al. 2021).
     """
     fake.requires_grad_()
     distance = (difference(fake, real) * weight).mean()
-    (to_truth,) = torch.autograd.grad(distance, fake)
-    (to_real,) = torch.autograd.grad(-critic.praise(fake, invented), fake)
-    scale = to_truth.norm() / to_real.norm().clamp(min=1e-12)
-    return to_truth + realism * scale * to_real, float(distance.detach())
+    (pull,) = torch.autograd.grad(distance, fake)
+    size = pull.norm()
+    with torch.no_grad():
+        wanted = critic.look(real)
+    seen = critic.look(fake)
+    unlike, praise = apart(seen, wanted, weight), critic.praise(seen, invented)
+    for part, share in ((unlike, cfg.likeness), (-praise, cfg.realism)):
+        (other,) = torch.autograd.grad(part, fake, retain_graph=True)
+        pull = pull + share * size / other.norm().clamp(min=1e-12) * other
+    figures = {"distance": float(distance.detach()), "unlike": float(unlike.detach())}
+    return pull, figures
 
 
 def polish(

@@ -39,7 +39,6 @@ from worker.train.denoiser import (
 from worker.train.latents import LatentWalks
 from worker.train.loop import on_device
 
-NUM_STEPS = 2  # of the chunks that are only gone on from, for speed
 MAX_LEAD = 3  # chunks of one frame before the one that is trained; of four frames, one
 
 
@@ -90,8 +89,7 @@ class Player:
 
     def __init__(self, codec: Codec, denoiser: Denoiser, head: DepthHead, device: str) -> None:
         own = (copy.deepcopy(codec), copy.deepcopy(denoiser), copy.deepcopy(head))
-        cfg = MiniConfig(num_steps=NUM_STEPS)
-        self.backbone = MiniBackbone(*own, "in training", cfg)
+        self.backbone = MiniBackbone(*own, "in training", MiniConfig())
         for module in own:
             module.to(device)
         self.device = device

@@ -1,10 +1,11 @@
 import torch
 
-from worker.train.critic import KNOWN_WEIGHT, Critic
+from worker.train.critic import KNOWN_WEIGHT, Critic, apart
 
 
 def test_votes_are_per_patch_and_each_size_counts_as_much():
-    votes, weights = Critic(width=8)(torch.zeros(2, 3, 64, 64), torch.ones(2, 64, 64))
+    critic = Critic(width=8)
+    votes, weights = critic.votes(critic.look(torch.zeros(2, 3, 64, 64)), torch.ones(2, 64, 64))
     sizes = [16 * 16, 16 * 16, 8 * 8, 4 * 4]
     assert votes.shape == weights.shape == (2, sum(sizes))
     for part in weights.split(sizes, 1):
@@ -14,7 +15,8 @@ def test_votes_are_per_patch_and_each_size_counts_as_much():
 def test_what_is_invented_counts_more():
     invented = torch.zeros(1, 64, 64)
     invented[..., 32:] = 1
-    _, weights = Critic(width=8)(torch.zeros(1, 3, 64, 64), invented)
+    critic = Critic(width=8)
+    _, weights = critic.votes(critic.look(torch.zeros(1, 3, 64, 64)), invented)
     rows = weights[:, :256].view(16, 16)
     torch.testing.assert_close(rows[:, :8].sum() / rows[:, 8:].sum(), torch.tensor(KNOWN_WEIGHT))
 
@@ -26,7 +28,8 @@ def test_it_learns_to_tell_two_kinds_of_picture_apart():
     everywhere = torch.ones(4, 32, 32)
     losses = [critic.learn(noisy, flat, everywhere) for _ in range(30)]
     assert losses[0] > 1.5 and losses[-1] < 0.5
-    assert critic.praise(noisy, everywhere) > critic.praise(flat, everywhere)
+    real, fake = (critic.praise(critic.look(images), everywhere) for images in (noisy, flat))
+    assert real > fake
 
 
 def test_what_it_sees_through_stays_as_it_is():
@@ -35,3 +38,15 @@ def test_what_it_sees_through_stays_as_it_is():
     critic.learn(torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1, 32, 32))
     assert all(map(torch.equal, before, critic.features.parameters()))
     assert not critic.features.network.training
+
+
+def test_features_of_equals_are_not_apart_and_only_what_counts_counts():
+    critic, images = Critic(width=8), torch.rand(1, 3, 64, 64, generator=torch.manual_seed(1))
+    other = images.clone()
+    other[..., 32:] = -1
+    left = torch.zeros(1, 64, 64)
+    left[..., :16] = 1
+    with torch.no_grad():
+        seen, changed = critic.look(images), critic.look(other)
+    assert apart(seen, seen, torch.ones(1, 64, 64)) == 0
+    assert 0 <= apart(changed, seen, left) < 0.1 * apart(changed, seen, torch.ones(1, 64, 64))

@@ -16,6 +16,7 @@ from worker.train.denoiser import (
     NUM_STEPS,
     Plan,
     batches,
+    denoised,
     denoiser_loss,
     plan,
     remember,
@@ -217,3 +218,12 @@ def test_training_improves_the_prediction(latent_walks, tmp_path):
         with torch.no_grad():
             losses.append(float(denoiser_loss(network, CODEC, make(generator(5)), generator(5))[0]))
     assert losses[1] < 0.95 * losses[0]
+
+
+def test_a_share_of_the_samples_is_all_noise(latent_walks):
+    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+    network = Saying(batch.target)
+    for seed in range(8):
+        denoised(network, batch, generator(seed), first_share=1.0)
+        level = network.seen[-1][1]
+        assert (level[batch.condition.coverage == 0] == 1).all()

@@ -14,21 +14,25 @@ from worker.train.polish import PolishConfig, polish, polish_loss, pulled
 
 
 class Linear:
-    """A critic whose opinion rises equally with every value."""
+    """A critic whose opinion, and whose features, rise equally with every value."""
 
-    def praise(self, images: torch.Tensor, invented: torch.Tensor) -> torch.Tensor:
-        return images.mean()
+    def look(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images, images]
+
+    def praise(self, seen: list[torch.Tensor], invented: torch.Tensor) -> torch.Tensor:
+        return seen[0].mean()
 
 
-@pytest.mark.parametrize("realism", [0.0, 3.0])
-def test_the_critic_pulls_a_share_of_what_the_truth_does(realism):
-    fake, real = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
-    weight = torch.ones(1, 8, 8)
-    pull, distance = pulled(fake, real, weight, weight, Linear(), realism)  # type: ignore[arg-type]
-    alone, _ = pulled(fake.detach(), real, weight, weight, Linear(), 0.0)  # type: ignore[arg-type]
-    assert distance == pytest.approx(1.0, abs=1e-3)
+@pytest.mark.parametrize(("likeness", "realism"), [(0.0, 0.0), (0.0, 3.0), (2.0, 0.0), (1.0, 2.0)])
+def test_features_and_critic_pull_a_share_of_what_pixels_do(likeness, realism):
+    fake, real, weight = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8), torch.ones(1, 8, 8)
+    cfg = PolishConfig(likeness=likeness, realism=realism)
+    pull, figures = pulled(fake, real, weight, weight, Linear(), cfg)  # type: ignore[arg-type]
+    alone = PolishConfig(likeness=0.0, realism=0.0)
+    bare, _ = pulled(fake.detach(), real, weight, weight, Linear(), alone)  # type: ignore[arg-type]
+    assert figures["distance"] == pytest.approx(1.0, abs=1e-3)
     assert (pull < 0).all()  # descending it raises every value
-    torch.testing.assert_close(pull, (1 + realism) * alone)
+    torch.testing.assert_close(pull, (1 + likeness + realism) * bare)
 
 
 def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWalks):
@@ -56,11 +60,11 @@ def test_what_the_model_made_before_is_not_pulled_to_the_truth(latent_walks: Lat
     condition = replace(batch.condition, coverage=everywhere)
     own = replace(batch, condition=condition, known=everywhere < 0, still=everywhere > 0)
     repeating = Repeating()
-    cfg = PolishConfig(realism=0.0)
+    cfg = PolishConfig(likeness=0.0, realism=0.0)
     critic, generator = Critic(width=8), torch.Generator().manual_seed(2)
     loss, figures = polish_loss(repeating, codec, critic, own, generator, cfg)  # type: ignore[arg-type]
     loss.backward()
-    assert figures["distance"] == figures["latent"] == 0
+    assert figures["distance"] == figures["unlike"] == figures["latent"] == 0
     assert repeating.change.grad == 0
 
 
