@@ -142,11 +142,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     _add_pages(app)
     pages = [route for route in app.routes if getattr(route, "path", None) in PAGES]
     app.behind_gate = [*pages, *(route for router in ROUTERS for route in router.routes)]
-    app.add_middleware(
-        BodyLimit,
-        max_upload_bytes=settings.max_upload_bytes,
-        max_import_bytes=settings.max_import_bytes,
-    )
+    app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(Gate, app.behind_gate, PAGES, settings.allowed_origins)
     if settings.allowed_origins:
         _add_cors(app, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 
-from service.errors import INTERNAL, PROBLEMS, MirageError, Problem
+from service.errors import INTERNAL, OF_HTTP, PROBLEMS, Problem
 
 ABOUT = (
     "Every refusal says what was wrong, the value seen and what to do. Over HTTP it is a problem "
@@ -25,9 +25,10 @@ HEAD = ("problem", "HTTP", "WebSocket", "gRPC")
 
 
 def rows() -> list[tuple[Problem, str]]:
-    """Each problem, with the name of its class."""
-    named = [(problem, kind.__name__) for kind, problem in PROBLEMS.items()]
-    return [*named, (INTERNAL, "anything else")]
+    """Each problem, and what raises it."""
+    named = [(problem, f"`{kind.__name__}`") for kind, problem in PROBLEMS.items()]
+    refused = [(problem, "before any endpoint") for problem in OF_HTTP]
+    return [*named, *refused, (INTERNAL, "a defect of the server")]
 
 
 def markdown() -> str:
@@ -37,8 +38,8 @@ def markdown() -> str:
     ]
     parts = ["# Errors", ABOUT, "\n".join([f"| {' | '.join(HEAD)} |", "|---|---|---|---|", *table])]
     parts.append(ENDINGS)
-    for one, name in rows():
-        parts.append(f"## {one.type}\n\n{one.title}. {one.hint} ({_meaning(name)})")
+    for one, origin in rows():
+        parts.append(f"## {one.type}\n\n{one.title}. {one.hint} ({origin})")
     return "\n\n".join(parts) + "\n"
 
 
@@ -59,11 +60,6 @@ def page() -> str:
         f"<h1>Errors</h1><p>{html.escape(ABOUT)}</p><table><tr>{head}</tr>{cells}</table>"
         f"<p>{html.escape(ENDINGS)}</p>"
     )
-
-
-def _meaning(name: str) -> str:
-    kind = next((one for one in PROBLEMS if one.__name__ == name), MirageError)
-    return f"`{name}`" if kind is not MirageError else "a defect of the server"
 
 
 if __name__ == "__main__":

@@ -175,9 +175,16 @@ class Problem:
     title: str
     hint: str  # what to do about it
 
-    @property
-    def documentation(self) -> str:
-        return f"/errors#{self.type}"
+    def document(self, detail: str) -> dict[str, Any]:
+        """The fields that every problem has."""
+        return {
+            "type": f"urn:mirage:problem:{self.type}",
+            "title": self.title,
+            "status": self.status,
+            "detail": detail,
+            "hint": self.hint,
+            "documentation": f"/errors#{self.type}",
+        }
 
 
 # fmt: off
@@ -195,7 +202,8 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     InvalidUpload: Problem(
         422, 4422, "INVALID_ARGUMENT", "invalid-upload",
         "The upload can't be used",
-        "Send a PNG, JPEG or WebP, and depth as 16-bit PNG (mm) or float32 NPY (m).",
+        "Send a PNG, JPEG or WebP, depth as 16-bit PNG (mm) or float32 NPY (m), "
+        "and to import a world the file that an export gave.",
     ),
     Unauthenticated: Problem(
         401, 4401, "UNAUTHENTICATED", "unauthenticated",
@@ -303,14 +311,36 @@ PROBLEMS: dict[type[MirageError], Problem] = {
         "Try other poses, nearer to what was seen; the frames before it stay.",
     ),
 }
-# fmt: on
-
-
+# what the router and the limits of a body refuse, before there is an endpoint to raise anything
+OF_HTTP = (
+    Problem(
+        400, 4400, "INVALID_ARGUMENT", "bad-request",
+        "The body can't be read",
+        "Check its form: JSON that is whole, or a form as curl's `-F` makes it.",
+    ),
+    Problem(
+        405, 4405, "UNIMPLEMENTED", "method-not-allowed",
+        "This method is not allowed here",
+        "Use one that the header `Allow` names.",
+    ),
+    Problem(
+        413, 4413, "RESOURCE_EXHAUSTED", "too-large",
+        "The body is too large",
+        "Send a smaller picture or a shorter path; operators set limits with MIRAGE_MAX_*.",
+    ),
+    Problem(
+        416, 4416, "OUT_OF_RANGE", "range-not-satisfiable",
+        "There are no such bytes",
+        "Ask for a range within the size that the header `Content-Range` names.",
+    ),
+)
 INTERNAL = Problem(
     500, 1011, "INTERNAL", "internal", "Something failed", "Report it with its request id."
 )
+# fmt: on
 
-BY_TYPE = {row.type: row for row in (*PROBLEMS.values(), INTERNAL)}
+BY_STATUS = {row.status: row for row in (*OF_HTTP, PROBLEMS[NotFound])}
+BY_TYPE = {row.type: row for row in (*PROBLEMS.values(), *OF_HTTP, INTERNAL)}
 
 
 def problem_of(error: MirageError) -> Problem:
@@ -323,15 +353,7 @@ def problem_of(error: MirageError) -> Problem:
 
 def problem_document(error: MirageError) -> dict[str, Any]:
     """The body of an application/problem+json answer (RFC 9457), without request_id."""
-    problem = problem_of(error)
-    document: dict[str, Any] = {
-        "type": f"urn:mirage:problem:{problem.type}",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": error.detail,
-        "hint": problem.hint,
-        "documentation": problem.documentation,
-    }
+    document = problem_of(error).document(error.detail)
     if error.fields:
         document["errors"] = [vars(field) for field in error.fields]
     if error.retry_after_s is not None:

@@ -2,6 +2,7 @@
 settings.py.
 """
 
+FORM_FILES = 3  # of one picture: itself, its depth, its mask
 FORM_OVERHEAD_BYTES = 100_000  # of a multipart request, beside its files
 MAX_JSON_BYTES = 2_000_000  # the longest path as text, with room
 MIN_IMAGE_SIDE = 32
@@ -16,3 +17,4 @@ MAX_VIDEO_CACHE_BYTES = 64 << 20  # finished MP4s kept for players that ask for 
 MAX_HEAVY = 2  # uploads decoded and videos made at a time, up to 300 MB each
 RETURN_S = 1.0  # when a client whose gateway stops should come back
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer
+MAX_FIELD_PROBLEMS = 20  # told in one answer

@@ -1,30 +1,32 @@
-"""ASGI layer that refuses bodies over a limit by what really arrives, not by what is announced."""
+"""ASGI layer that refuses bodies over a limit by what really arrives, not by what is announced.
+
+What the endpoint reads decides, not the media type that the client claims: the gate, which stands
+in front, has found the route. Endpoints without a body read none; an import is counted as it is
+read (service/imports.py).
+"""
 
 from __future__ import annotations
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.exports import MEDIA_TYPE
-from service.limits import FORM_OVERHEAD_BYTES, MAX_JSON_BYTES
+from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES, MAX_JSON_BYTES
+from service.rest.problems import FORM, JSON, body_type
 
 
 class BodyLimit:
-    """JSON up to `MAX_JSON_BYTES`; forms up to two files and their fields; exported worlds."""
+    """JSON up to `MAX_JSON_BYTES`; forms up to their files and fields."""
 
-    def __init__(self, app: ASGIApp, max_upload_bytes: int, max_import_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
         self._app = app
-        self._max_form_bytes = 2 * max_upload_bytes + FORM_OVERHEAD_BYTES
-        self._max_import_bytes = max_import_bytes
+        form_bytes = FORM_FILES * max_upload_bytes + FORM_OVERHEAD_BYTES
+        self._limits: dict[str | None, int] = {JSON: MAX_JSON_BYTES, FORM: form_bytes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        limit = self._limits.get(body_type(scope))
+        if limit is None:
             await self._app(scope, receive, send)
             return
-        kind = dict(scope["headers"]).get(b"content-type", b"")
-        limit = self._max_form_bytes if kind.startswith(b"multipart/") else MAX_JSON_BYTES
-        if kind == MEDIA_TYPE.encode():
-            limit = self._max_import_bytes
         seen = 0
 
         async def limited() -> Message:

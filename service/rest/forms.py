@@ -11,7 +11,7 @@ from typing import Literal, Self
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.errors import FieldProblem, InvalidRequest, InvalidUpload
+from service.errors import FieldProblem, InvalidUpload
 from service.gateway import Gateway
 from service.limits import MAX_FOV_DEG, MIN_FOV_DEG
 from service.rest.problems import invalid_request
@@ -103,13 +103,7 @@ class ObservationForm(PictureForm):
         try:
             return PoseIn.model_validate_json(self.pose)
         except ValidationError as error:
-            raise InvalidRequest(
-                "The pose can't be used.",
-                fields=tuple(
-                    FieldProblem(f"pose.{one.field}".removesuffix(".body"), one.seen, one.allowed)
-                    for one in invalid_request(error).fields
-                ),
-            ) from None
+            raise invalid_request(error, within="pose") from None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 unforeseen.
 
 `seen` repeats the refused value, cut short, so that a client sees what arrived rather than what it
-believes it sent.
+believes it sent. An answer names a few fields at most: it must cost less than the request did.
 """
 
 from __future__ import annotations
 
 import http
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -18,8 +19,11 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from service.errors import (
+    BY_STATUS,
+    INTERNAL,
     ControlPlaneDown,
     FieldProblem,
     InvalidRequest,
@@ -27,10 +31,12 @@ from service.errors import (
     Unauthenticated,
     problem_document,
 )
-from service.limits import MAX_SEEN_CHARS
+from service.limits import MAX_FIELD_PROBLEMS, MAX_SEEN_CHARS
 from service.schemas import ProblemOut
 
 MEDIA_TYPE = "application/problem+json"
+JSON, FORM = "application/json", "multipart/form-data"
+ACCEPTED = {JSON: (JSON,), FORM: (FORM, "application/x-www-form-urlencoded")}
 LOCATIONS = ("body", "query", "path", "header", "form")
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem (RFC 9457)", "model": ProblemOut},
@@ -46,11 +52,23 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen)
 
 
-def invalid_request(error: ValidationError | RequestValidationError) -> InvalidRequest:
-    """A validator's findings in our words: each field with what was seen and what is allowed."""
-    fields = tuple(_field(item) for item in error.errors())
+def invalid_request(
+    error: ValidationError | RequestValidationError, within: str = ""
+) -> InvalidRequest:
+    """A validator's findings in our words: each field with what was seen and what is allowed.
+    `within`: the field that holds what was validated."""
+    found = error.errors()
+    fields = tuple(_field(item, within) for item in found[:MAX_FIELD_PROBLEMS])
     names = ", ".join(dict.fromkeys(field.field for field in fields))
-    return InvalidRequest(f"These fields can't be used: {names}.", fields=fields)
+    more = len(found) - len(fields)
+    others = f" and {more:,} more" if more else ""
+    return InvalidRequest(f"These fields can't be used: {names}{others}.", fields=fields)
+
+
+def body_type(scope: Scope) -> str | None:
+    """The media type that the endpoint declares to read, JSON or FORM; None: it declares none."""
+    field = getattr(scope.get("route"), "body_field", None)
+    return None if field is None else str(field.field_info.media_type)
 
 
 def control_plane_down(error: Exception) -> ControlPlaneDown:
@@ -59,7 +77,7 @@ def control_plane_down(error: Exception) -> ControlPlaneDown:
 
 
 def answer(
-    request: Request, document: dict[str, Any], headers: dict[str, str] | None = None
+    request: Request, document: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """A problem document as a response; it carries the request's id."""
     return JSONResponse(
@@ -70,9 +88,12 @@ def answer(
     )
 
 
-def _field(item: Any) -> FieldProblem:
+def _field(item: Any, within: str) -> FieldProblem:
     location = item["loc"][1:] if item["loc"] and item["loc"][0] in LOCATIONS else item["loc"]
-    path = ""
+    if item["type"] == "json_invalid" and location:  # FastAPI's: where the parser stopped
+        problem = f"{item['ctx']['error']} at character {location[0]}"
+        return FieldProblem("body", problem, "valid JSON")
+    path = within
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     allowed = item["msg"].removeprefix("Value error, ")
@@ -80,11 +101,17 @@ def _field(item: Any) -> FieldProblem:
         allowed = "no such field"
     elif item["type"] == "missing":
         return FieldProblem(path or "body", "nothing", "required")
+    elif allowed.startswith("Expected UploadFile"):
+        allowed = "a file, not text (curl: `-F name=@file`)"
     return FieldProblem(path or "body", _cut(item.get("input")), allowed)
 
 
 def _cut(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    if isinstance(value, Mapping):  # the names that were given say more than their values
+        names = [str(name) for name, one in value.items() if one is not None]
+        text = ", ".join(names[:MAX_FIELD_PROBLEMS]) or "nothing"
+    else:
+        text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= MAX_SEEN_CHARS else f"{text[:MAX_SEEN_CHARS]} ..."
 
 
@@ -111,31 +138,32 @@ async def _redis(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return await _ours(request, invalid_request(error))
+    return await _ours(request, _another_type(request) or invalid_request(error))
+
+
+def _another_type(request: Request) -> InvalidRequest | None:
+    """That the body is of a media type which the endpoint does not read, if so."""
+    wanted = body_type(request.scope)
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not sent or wanted is None or sent in ACCEPTED[wanted] or sent.endswith("+json"):
+        return None
+    problem = FieldProblem("Content-Type", _cut(sent), wanted)
+    return InvalidRequest(f"The body can't be read as {sent}.", fields=(problem,))
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
-    """What routing and the limits raise: 404, 405, 412, 413, ..."""
+    """What routing and the limits raise: 400, 404, 405, 413, 416."""
     assert isinstance(error, HTTPException)
     request.app.state.gateway.metrics.refused(error)
     phrase = http.HTTPStatus(error.status_code).phrase
-    document = {
-        "type": f"urn:mirage:problem:{phrase.lower().replace(' ', '-')}",
-        "title": phrase,
-        "status": error.status_code,
-        "detail": error.detail if error.detail != phrase else f"{phrase}: {request.url.path}",
-    }
-    return answer(request, document, dict(error.headers or {}))
+    where = f"{phrase}: {request.method} {_cut(request.url.path)}"
+    detail = where if error.detail == phrase else error.detail
+    return answer(request, BY_STATUS[error.status_code].document(detail), error.headers)
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     """A defect: the log has the traceback (Starlette raises it again), the client the id."""
     structlog.get_logger("mirage.gateway").error("unforeseen", error=repr(error))
-    document = {
-        "type": "urn:mirage:problem:internal",
-        "title": "Something failed",
-        "status": 500,
-        "detail": "This is a defect of the server; its log has the details under the request id.",
-    }
+    detail = "This is a defect of the server; its log has the details under the request id."
     headers = {"x-request-id": request.state.request_id}  # this answer bypasses the inner layers
-    return answer(request, document, headers)
+    return answer(request, INTERNAL.document(detail), headers)

@@ -11,7 +11,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from service import keys
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
@@ -43,7 +43,7 @@ STATES = {
     RequestState.FAILED: "failed",
     RequestState.CANCELLED: "failed",
 }
-POSES: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
+POSES: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(Annotated[list[dict[str, Any]], FailFast()])
 
 
 class VideoForm(BaseModel):
@@ -84,6 +84,9 @@ class VideoForm(BaseModel):
         """Raises InvalidRequest."""
         try:
             poses = None if self.poses is None else POSES.validate_json(self.poses)
+        except ValidationError as error:
+            raise invalid_request(error, within="poses") from None
+        try:
             actions = None if self.actions is None else parse_actions(self.actions)
             return PathIn.model_validate({"poses": poses, "actions": actions, "axes": self.axes})
         except ValidationError as error:

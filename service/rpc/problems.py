@@ -12,19 +12,11 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
 from service.convert import filled
-from service.errors import BY_TYPE, MirageError, Problem, problem_document
+from service.errors import BY_TYPE, MirageError, problem_document
 from service.wire import world_pb2 as pb
 
 DOMAIN = "mirage"
 DETAILS = "grpc-status-details-bin"  # where google.rpc.Status travels
-# what routing, the limits and preconditions raise without a type of ours
-BY_STATUS = {
-    404: "NOT_FOUND",
-    405: "UNIMPLEMENTED",
-    412: "ABORTED",
-    413: "RESOURCE_EXHAUSTED",
-    416: "OUT_OF_RANGE",
-}
 
 
 async def refuse(context: Any, error: MirageError, request_id: str) -> NoReturn:
@@ -34,10 +26,8 @@ async def refuse(context: Any, error: MirageError, request_id: str) -> NoReturn:
 
 async def refuse_document(context: Any, document: dict[str, Any]) -> NoReturn:
     """End the call with what REST would have answered."""
-    slug = str(document.get("type", "")).rpartition(":")[2]
-    row: Problem | None = BY_TYPE.get(slug)
-    name = BY_STATUS.get(document["status"], "UNKNOWN") if row is None else row.grpc
-    code = grpc.StatusCode[name]
+    slug = str(document["type"]).rpartition(":")[2]
+    code = grpc.StatusCode[BY_TYPE[slug].grpc]
     status = Status(code=code.value[0], message=document["detail"])
     for detail in _details(document, slug):
         packed = AnyMessage()

@@ -24,8 +24,7 @@ def test_every_error_has_a_row_and_a_place_in_the_drawn_tree(kind: type[MirageEr
 
 
 def test_types_are_distinct() -> None:
-    slugs = [problem.type for problem in errors.PROBLEMS.values()]
-    assert len(slugs) == len(set(slugs))
+    assert len(errors.BY_TYPE) == len(errors.PROBLEMS) + len(errors.OF_HTTP) + 1
 
 
 def test_an_error_without_a_row_is_its_parents() -> None:
@@ -54,7 +53,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
 
 
 def test_every_row_says_what_to_do_and_has_a_grpc_code() -> None:
-    for problem in (*errors.PROBLEMS.values(), errors.INTERNAL):
+    for problem in errors.BY_TYPE.values():
         assert problem.hint.endswith(".") and problem.title
         assert problem.grpc in grpc.StatusCode.__members__ and problem.grpc != "OK"
 
@@ -64,6 +63,6 @@ def test_the_page_of_errors_is_the_table() -> None:
     assert docs.read_text() == error_page.markdown(), (
         "python -m service.error_page > docs/errors.md"
     )
-    for problem in errors.PROBLEMS.values():
+    for problem in errors.BY_TYPE.values():
         assert f"\n## {problem.type}\n" in docs.read_text()
         assert f'id="{problem.type}"' in error_page.page()

@@ -488,10 +488,24 @@ async def test_numbers_that_json_does_not_know_are_explained(
     url, headers = f"/v1/sessions/{session}/generations", {"Content-Type": "application/json"}
     answer = await http.post(url, content=body, headers=headers)
     check_problem(answer, 422, "poses[0].matrix", "finite")
-    broken = await http.post(url, content="{", headers=headers)
-    check_problem(broken, 422, "", "")
+    broken = await http.post(url, content='{"poses": [', headers=headers)
+    check_problem(broken, 422, "body", "valid JSON")
+    assert "at character 11" in broken.json()["errors"][0]["seen"]
     other = await http.delete(f"/v1/sessions/{session}", headers={"If-Match": "three"})
     check_problem(other, 422, "If-Match", "ETag")
+
+
+async def test_a_body_of_another_type_is_told_by_name(
+    http: httpx.AsyncClient, session: str
+) -> None:
+    generations = f"/v1/sessions/{session}/generations"
+    check_problem(await http.post(generations, data={"a": "b"}), 422, "Content-Type", "json")
+    answer = await http.post("/v1/sessions", json={"image": "x"})
+    check_problem(answer, 422, "Content-Type", "multipart/form-data")
+    check_problem(await http.post("/v1/sessions", data={"image": "x"}), 422, "image", "a file")
+    answer = await http.post("/v1/sessions", files={"image": png()}, data={"sample": "attic"})
+    check_problem(answer, 422, "body", "either `image` or `sample`")
+    assert answer.json()["errors"][0]["seen"] == "image, sample"
 
 
 async def test_bodies_are_bounded_by_what_arrives(http: httpx.AsyncClient, session: str) -> None:
@@ -505,8 +519,39 @@ async def test_bodies_are_bounded_by_what_arrives(http: httpx.AsyncClient, sessi
     large = b"\x89PNG\r\n\x1a\n" + b"\0" * (20 << 20)
     answer = await http.post("/v1/sessions", files={"image": large})
     check_problem(answer, 422, "image", "20,971,520 bytes")
-    answer = await http.post("/v1/sessions", files={"image": large, "depth": large + large})
+    answer = await http.post("/v1/sessions", files={"image": large, "depth": 3 * large})
     check_problem(answer, 413, "", "")
+    assert answer.json()["documentation"] == "/errors#too-large"
+
+
+@pytest.mark.parametrize("claimed", ["application/x-tar", "multipart/form-data", "text/plain", ""])
+async def test_the_endpoint_decides_how_much_is_read_not_the_media_type_claimed(
+    http: httpx.AsyncClient, session: str, claimed: str
+) -> None:
+    url = f"/v1/sessions/{session}/generations"
+    headers = {"Content-Type": claimed} if claimed else {}
+    answer = await http.post(url, content=b" " * 3_000_000, headers=headers)
+    check_problem(answer, 413, "", "")
+
+
+@pytest.mark.parametrize(
+    ("start", "item", "end"),
+    [
+        ('{"poses": [', "0", "]}"),
+        ('{"poses": [{"matrix": [', '"a"', "]}]}"),
+        ('{"actions": [', '{"x": 1}', "]}"),
+        ("{", '"k%d": 0', "}"),
+    ],
+)
+async def test_the_answer_to_much_nonsense_is_short(
+    http: httpx.AsyncClient, session: str, start: str, item: str, end: str
+) -> None:
+    items = [item % number if "%" in item else item for number in range(50_000)]
+    url, headers = f"/v1/sessions/{session}/generations", {"Content-Type": "application/json"}
+    answer = await http.post(url, content=start + ",".join(items) + end, headers=headers)
+    check_problem(answer, 422, "", "")
+    assert 1 <= len(answer.json()["errors"]) <= 20
+    assert len(answer.content) < 10_000
 
 
 def check_problem(answer: httpx.Response, status: int, field: str, allowed: str) -> None:

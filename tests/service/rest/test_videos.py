@@ -82,7 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "words": ({"actions": "jump 3"}, "actions"),
     "no words": ({"actions": "forward far"}, "actions"),
     "infinite": ({"actions": "forward inf"}, "actions[0].forward_m"),
-    "no JSON": ({"actions": None, "poses": "["}, "body"),
+    "no JSON": ({"actions": None, "poses": "["}, "poses"),
     "scaled": ({"actions": None, "poses": json.dumps([{"matrix": [2.0] * 16}])}, "poses[0].matrix"),
     "too long": ({"actions": "forward 900"}, "actions"),
     "size": ({"size": "1280x720"}, "size"),
