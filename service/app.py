@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.routing import BaseRoute
 
 from service import error_page, ws
-from service.auth.exposure import check_exposure
+from service.auth.exposure import check_exposure, is_open
 from service.auth.gate import Gate
 from service.auth.guard import Guard
 from service.control import ControlPlane
@@ -143,7 +143,9 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     pages = [route for route in app.routes if getattr(route, "path", None) in PAGES]
     app.behind_gate = [*pages, *(route for router in ROUTERS for route in router.routes)]
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
-    app.add_middleware(Gate, app.behind_gate, PAGES, settings.allowed_origins)
+    app.add_middleware(
+        Gate, app.behind_gate, PAGES, settings.allowed_origins, only_local=is_open(settings)
+    )
     if settings.allowed_origins:
         _add_cors(app, settings)
     app.add_middleware(Telemetry, metrics=metrics)

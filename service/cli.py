@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 
 from service import demo, demo_source
 from service.app import create_app
@@ -34,6 +35,7 @@ from service.telemetry import configure_logging
 from service.tracing import configure_tracing
 from service.words import parse_actions
 
+LOG = structlog.get_logger("mirage.gateway")
 DEFAULT_WALK = "forward 1.0, yaw 40, forward 0.5, yaw -40, back 1.0"
 DEMO_TIMEOUT_S = 60.0  # of one call
 
@@ -138,6 +140,7 @@ async def _demo(settings: Settings, options: demo.DemoOptions) -> int:
 def run_gateway(options: argparse.Namespace) -> int:
     settings = _settings(options)
     configure_logging(settings.log_level)
+    LOG.info("settings", **settings.describe())
     check_exposure(settings)
     asyncio.run(_check(settings))
     send_spans = configure_tracing(settings.otlp_endpoint, "mirage-gateway")

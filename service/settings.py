@@ -1,7 +1,7 @@
 """One frozen object of settings for gateway and worker, read from `MIRAGE_*` variables.
 
-Unknown or malformed variables are fatal: a typo must never run with a default. `describe` prints it
-with secrets masked.
+Unknown or malformed variables are fatal: a typo must never run with a default. Each process logs
+all of them when it starts, secrets masked.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from service.errors import ConfigurationError, FieldProblem
 PREFIX = "MIRAGE_"
 # read by `python -m worker` alone (to die at a named point in tests of survival) and by clients
 OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
-PASSWORD = re.compile(r"(?<=://)([^/@]*):([^/@]*)@")
-
-
+PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
+SECRET = re.compile("SECRET|PASSWORD|TOKEN|KEY")  # in a variable's name, misspelt ones among them
 MIN_SECRET_CHARS = 24
 
 
@@ -110,6 +109,9 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:
+        for target in self.allowed_webhooks:
+            if not target.startswith(("http://", "https://")):
+                raise ValueError(f"webhook_targets are URLs with http:// or https://: {target!r}")
         if self.webhook_targets and len(self.webhook_secret) < MIN_SECRET_CHARS:
             raise ValueError(
                 f"webhook_targets need a webhook_secret of {MIN_SECRET_CHARS} characters or more"
@@ -161,7 +163,9 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
         name = PREFIX + (".".join(str(part) for part in item["loc"]).upper() or "*")
         unknown = item["type"] == "extra_forbidden"
         allowed = f"no such setting; known are {known}" if unknown else item["msg"]
-        seen = PASSWORD.sub(r"\1:***@", str(item["input"])) if item["loc"] else "together"
+        seen = "together"
+        if item["loc"]:
+            seen = "***" if SECRET.search(name) else PASSWORD.sub(r"\1:***@", str(item["input"]))
         fields.append(FieldProblem(name, seen, allowed))
     lines = "; ".join(f"{field.field}={field.seen!r}: {field.allowed}" for field in fields)
     return ConfigurationError(f"settings can't be used: {lines}", fields=tuple(fields))

@@ -165,7 +165,7 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 def configure_logging(level: str) -> None:
     """JSON lines on stderr, or colours on a terminal; the standard library's loggers join in."""
     renderer = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(repr_native_str=True)  # a path may hold escape sequences
         if sys.stderr.isatty()
         else structlog.processors.JSONRenderer()
     )

@@ -19,7 +19,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -80,8 +79,10 @@ class Webhooks:
     def check(self, target: str) -> None:
         """Raises InvalidRequest for a target that the operator did not list."""
         if not any(_under(target, allowed) for allowed in self._allowed):
-            listed = ", ".join(self._allowed) or "none: the server has MIRAGE_WEBHOOK_TARGETS empty"
-            problem = FieldProblem("webhook", target[:200], f"a URL under one of: {listed}")
+            allowed = f"a URL at or under one of: {', '.join(self._allowed)}"
+            if not self._allowed:
+                allowed = "none: MIRAGE_WEBHOOK_TARGETS of the server is empty"
+            problem = FieldProblem("webhook", target[:200], allowed)
             raise InvalidRequest("This webhook is not allowed.", fields=(problem,))
 
     def secret_of(self, owner: str) -> str:
@@ -178,15 +179,17 @@ class Message(BaseModel):
 
 
 def _under(target: str, allowed: str) -> bool:
-    """Whether a URL has the origin of another and a path at or below its path."""
+    """Whether a URL has the origin of another and a path at or below its path; as the client reads
+    them that will send it: it resolves `..`, and refuses what it can't send."""
     try:
-        one, other = urlsplit(target), urlsplit(allowed)
-        same = (one.scheme, one.hostname, one.port) == (other.scheme, other.hostname, other.port)
-    except ValueError:  # no such port
+        one, other = httpx.URL(target), httpx.URL(allowed)
+    except httpx.InvalidURL:
         return False
-    if not same or one.scheme not in ("http", "https") or "@" in one.netloc:
+    same = (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+    if not same or one.scheme not in ("http", "https") or one.userinfo:
         return False
-    if any(part in ("", ".", "..") for part in one.path.split("/")[1:-1]) or "%" in one.path:
+    path, base = (url.raw_path.partition(b"?")[0] for url in (one, other))
+    if any(odd in path for odd in (b"//", b"%", b"\\")):  # servers differ in what they make of it
         return False
-    base = other.path.rstrip("/")
-    return one.path == base or one.path.startswith(f"{base}/")
+    base = base.rstrip(b"/")
+    return path == base or path.startswith(base + b"/")

@@ -173,7 +173,9 @@ async def test_while_worlds_are_rebuilt_nobody_hears_that_there_are_none(
         clients = []
         for app in apps:
             await stack.enter_async_context(app.router.lifespan_context(app))
-            client = httpx.AsyncClient(transport=ASGITransport(app=app), base_url="http://mirage")
+            client = httpx.AsyncClient(
+                transport=ASGITransport(app=app), base_url="http://localhost"
+            )
             clients.append(await stack.enter_async_context(client))
         url = f"/v1/sessions/{session.id}"
         async with plane.redis.pipeline(transaction=True) as pipe:

@@ -78,6 +78,7 @@ def main() -> int:
         settings = load_settings()
         faults = parse_fault(os.environ.get("MIRAGE_FAULT", ""))
         configure_logging(settings.log_level)
+        LOG.info("settings", **settings.describe())
         engine = create_engine(settings)
         settle_heap()
         run(serve(settings, engine, faults))

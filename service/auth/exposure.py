@@ -10,7 +10,7 @@ from service.settings import Settings
 
 def check_exposure(settings: Settings) -> None:
     """Raises ConfigurationError for a public address without keys."""
-    if settings.require_keys or settings.insecure or is_loopback(settings.host):
+    if not is_open(settings) or is_loopback(settings.host):
         return
     raise ConfigurationError(
         f"MIRAGE_HOST={settings.host} can be reached from other machines, and no keys are "
@@ -19,8 +19,13 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
+def is_open(settings: Settings) -> bool:
+    """Whether nothing but its address keeps strangers out."""
+    return not (settings.require_keys or settings.insecure)
+
+
 def is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -4,14 +4,15 @@ How: it finds the route, asks the guard with the scope that the endpoint declare
 that the path names, and leaves the caller in `state.principal`. A path that no listed route answers
 ends here, so a route that somebody forgot to list is closed, not open. Pages of other origins are
 refused what changes anything, also without keys: a browser would send a form to the loopback for
-any page.
+any page. Nor may a page make its own name point here (DNS rebinding) and so become one of ours:
+where nothing but the loopback keeps strangers out, requests have to call it by its name.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from redis.exceptions import RedisError
@@ -23,17 +24,21 @@ from starlette.types import Scope as AsgiScope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from structlog.contextvars import bound_contextvars
 
+from service.auth.exposure import is_loopback
 from service.auth.guard import Guard
 from service.auth.principal import NOBODY, Principal, Scope, declared_scope
 from service.errors import Forbidden, MirageError, problem_document, problem_of
 from service.rest.problems import answer_of, control_plane_down
 from service.rest.videos import session_of
 
+PORT = re.compile(r":\d*$")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Gate:
-    """`routes`: all there are, with paths from the root; `pages`: those anybody may read."""
+    """`routes`: all there are, with paths from the root; `pages`: those anybody may read;
+    `only_local`: whoever reaches the loopback may do everything.
+    """
 
     def __init__(
         self,
@@ -41,8 +46,10 @@ class Gate:
         routes: Sequence[BaseRoute],
         pages: frozenset[str],
         origins: frozenset[str],
+        only_local: bool,
     ) -> None:
         self._app, self._routes, self._pages, self._origins = app, routes, pages, origins
+        self._only_local = only_local
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -60,6 +67,8 @@ class Gate:
 
     async def _admit(self, scope: AsgiScope) -> Principal:
         connection = HTTPConnection(scope)
+        if self._only_local:
+            _check_host(connection)
         route, session = self._find(scope)
         self._check_origin(connection)
         guard: Guard = connection.app.state.gateway.guard
@@ -93,11 +102,22 @@ class Gate:
         origin = connection.headers.get("origin")
         if origin is None or connection.scope.get("method") in SAFE or origin in self._origins:
             return
-        if urlsplit(origin).netloc != connection.headers.get("host"):
+        if origin.partition("://")[2] != connection.headers.get("host"):
             raise Forbidden(
                 f"Pages of {origin[:100]!r} may not do this; "
                 "MIRAGE_CORS_ORIGINS names those that may."
             )
+
+
+def _check_host(connection: HTTPConnection) -> None:
+    host = connection.headers.get("host", "")
+    if connection.client is None or is_loopback(PORT.sub("", host).strip("[]")):
+        return  # or a gRPC call of ours, which has no client
+    raise Forbidden(
+        f"{host[:100]!r} is no name of the loopback, and no keys are required. Use localhost or "
+        "127.0.0.1; for other names set MIRAGE_REQUIRE_KEYS=true, or MIRAGE_INSECURE=true if "
+        "something in front keeps strangers out."
+    )
 
 
 def _session(path: Mapping[str, str]) -> str | None:

@@ -23,6 +23,7 @@ from service.kept import Kept, Record
 
 TICKET_S = 30.0
 SHARE, TICKET = "ms", "mt"
+UNKNOWN = "This share link or ticket is unknown, used up or expired."
 
 
 class Grant(BaseModel):
@@ -85,13 +86,14 @@ class Grants:
 
     async def recognise(self, kind: str, name: str, digest: str) -> Grant:
         """Raises Unauthenticated; a ticket is used up by this."""
-        read = self._redis.getdel if kind == TICKET else self._redis.get
-        stored = await read(keys.grant(name))
+        stored = await self._redis.get(keys.grant(name))
         grant = Grant.model_validate_json(stored) if stored else None
         known = NOBODYS_DIGEST if grant is None else grant.digest
         same = hmac.compare_digest(known, digest)
         if grant is None or not same or grant.kind != kind or grant.expires_s <= time.time():
-            raise Unauthenticated("This share link or ticket is unknown, used up or expired.")
+            raise Unauthenticated(UNKNOWN)
+        if kind == TICKET and not await self._redis.delete(keys.grant(name)):
+            raise Unauthenticated(UNKNOWN)  # somebody else has just used it
         return grant
 
 

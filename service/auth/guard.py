@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service import keys, scripts
-from service.auth.grants import SHARE, Grants
+from service.auth.grants import SHARE, TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
 from service.auth.principal import LOCAL, Principal, Scope
 from service.errors import (
@@ -72,6 +72,11 @@ class Guard:
         if not self._required:
             return LOCAL
         kind, name, digest = parse_credential(ticket or _bearer(headers))
+        if (kind == TICKET) != bool(ticket):  # what lasts must not stand in addresses, or in logs
+            raise Unauthenticated(
+                "A ticket, and nothing else, goes into a stream's address (`?ticket=`); keys and "
+                "share links go into the header `Authorization: Bearer ...`."
+            )
         if kind == "mk":
             principal = (await self.keyring.recognise(name, digest)).principal
         else:

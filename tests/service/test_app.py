@@ -62,7 +62,7 @@ async def test_not_ready_while_redis_is_away(tmp_path: Path, settings: Settings)
     async with app.router.lifespan_context(app):
         await valkey.stop()
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             for path in ("/readyz", "/v1/sessions", "/v1/sessions/s1", "/v1/sessions/s1/frames"):
                 answer = await client.get(path)
                 assert answer.status_code == 503, (path, answer.text)

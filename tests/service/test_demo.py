@@ -202,7 +202,9 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         app = create_app(settings)
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), working(FakeWorker(settings)):
-            async with httpx.AsyncClient(transport=transport, base_url="http://demo") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
                 yield client
 
 

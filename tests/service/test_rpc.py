@@ -52,7 +52,7 @@ async def served(settings: Settings, control: ControlPlane, samples: Path) -> As
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
         async with (
-            httpx.AsyncClient(transport=transport, base_url="http://mirage") as http,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
             aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             yield Served(http, channel, app)

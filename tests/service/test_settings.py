@@ -47,9 +47,23 @@ def test_the_fault_of_a_worker_is_no_setting() -> None:
 def test_secrets_are_masked() -> None:
     settings = load_settings({"MIRAGE_REDIS_URL": "rediss://user:hunter2@host:6379/0"})
     assert settings.describe()["redis_url"] == "rediss://user:***@host:6379/0"
-    with pytest.raises(ConfigurationError) as caught:
-        load_settings({"MIRAGE_PORT": "redis://u:hunter2@h"})
-    assert "hunter2" not in str(caught.value)
+    odd = load_settings({"MIRAGE_REDIS_URL": "redis://:hun@ter2@host"})
+    assert odd.describe()["redis_url"] == "redis://:***@host"
+    for name, value in (
+        ("MIRAGE_PORT", "redis://u:hunter2@h"),
+        ("MIRAGE_WEBHOOK_SECRETS", "hunter2"),
+        ("MIRAGE_REDIS_PASSWORD", "hunter2"),
+    ):
+        with pytest.raises(ConfigurationError, match=name) as caught:
+            load_settings({name: value})
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("targets", ["hooks.example", "https://hooks.example, ftp://x"])
+def test_webhook_targets_are_urls(targets: str) -> None:
+    environ = {"MIRAGE_WEBHOOK_TARGETS": targets, "MIRAGE_WEBHOOK_SECRET": "s" * 24}
+    with pytest.raises(ConfigurationError, match="http://"):
+        load_settings(environ)
 
 
 def test_settings_cannot_be_changed() -> None:

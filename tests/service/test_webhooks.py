@@ -63,6 +63,13 @@ async def finished_walk(http: httpx.AsyncClient, settings: Settings, **body: Any
         ("http://127.0.0.1:9000/a/b/c", True),
         ("http://127.0.0.1:9000/a/bc", False),
         ("http://127.0.0.1:9000/a/b/../c", False),
+        ("http://127.0.0.1:9000/a/b/..", False),
+        ("http://127.0.0.1:9000/a/b/c/..", True),
+        ("http://127.0.0.1:9000/a/b//c", False),
+        ("http://127.0.0.1:9000/a/b/\\..\\..\\c", False),
+        (f"{TARGET}/\x01", False),
+        (f"{TARGET}?\x7f", False),
+        (f"{TARGET}/{'x' * 70_000}", False),
         ("http://127.0.0.1:9000/a/b/%2e%2e/c", False),
         ("http://127.0.0.1:9001/a/b", False),
         ("http://127.0.0.1:99999/a/b", False),
@@ -102,7 +109,7 @@ async def test_a_finished_generation_is_told_once_and_signed(
     app, receiver = create_app(telling, samples), Receiver(500, 0, 302, 204)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             walk = (await finished_walk(http, telling, webhook=f"{TARGET}/x")).json()
             secret = (await http.get("/v1/webhook-secret")).json()["secret"]
             webhooks = Webhooks(control, telling, httpx.MockTransport(receiver))
@@ -154,7 +161,7 @@ async def test_a_walk_that_is_refused_is_not_told(
     app = create_app(telling, samples)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             body = {"poses": [{"position": [0, 0, 0], "quaternion": [0, 0, 0, 1]}]}
             answer = await http.post("/v1/sessions/s1/generations", json=body | {"webhook": TARGET})
     assert answer.status_code == 404

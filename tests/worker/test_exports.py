@@ -227,7 +227,7 @@ async def test_over_http(control: ControlPlane, settings: Settings) -> None:
     app = create_app(settings)
     async with app.router.lifespan_context(app), serving(control, settings):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             session = await open_session(control)
             await walk(control, session.id, OUT)
             at = f"/v1/sessions/{session.id}"

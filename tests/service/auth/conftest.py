@@ -52,7 +52,7 @@ async def client_of(app: FastAPI) -> AsyncIterator[Connect]:
             transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
             headers = {"Authorization": f"Bearer {credential}"} if credential else {}
             client = httpx.AsyncClient(
-                transport=transport, base_url="http://mirage", headers=headers
+                transport=transport, base_url="http://localhost", headers=headers
             )
             stack.push_async_callback(client.aclose)
             return client

@@ -169,7 +169,7 @@ async def test_a_quota_of_sessions(client_of: Connect, new_key: NewKey) -> None:
 
 @pytest.mark.parametrize(
     ("origin", "status"),
-    [(None, 201), ("http://mirage", 201), ("https://evil.example", 403), ("null", 403)],
+    [(None, 201), ("http://localhost", 201), ("https://evil.example", 403), ("null", 403)],
 )
 async def test_pages_of_others_change_nothing_even_without_keys(
     http: httpx.AsyncClient, origin: str | None, status: int
@@ -180,12 +180,36 @@ async def test_pages_of_others_change_nothing_even_without_keys(
     assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("mirage.localhost", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("[", 403),
+    ],
+)
+async def test_a_name_that_was_made_to_point_here_opens_nothing(
+    http: httpx.AsyncClient, host: str, status: int
+) -> None:
+    headers = {"Host": host, "Origin": f"http://{host}"}  # to the browser they are the same
+    assert (await http.get("/v1/sessions", headers=headers)).status_code == status
+    assert (await http.get("/v1/sessions", headers={"Host": host})).status_code == status
+
+
+async def test_with_keys_every_name_will_do(ann: httpx.AsyncClient) -> None:
+    assert (await ann.get("/v1/sessions", headers={"Host": "mirage.example"})).status_code == 200
+
+
 async def test_pages_that_are_named_may(settings: Settings, control: object) -> None:
     named = settings.model_copy(update={"cors_origins": "https://a.example, https://b.example"})
     app = create_app(named)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://mirage") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             origin = {"Origin": "https://b.example"}
             answer = await client.post("/v1/sessions", files={"image": png()}, headers=origin)
             assert answer.status_code == 201

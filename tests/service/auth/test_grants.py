@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
+from fastapi import FastAPI
 from tenants import Connect, NewKey
 from uploads_made import png
 
 from bench.noop import start_worker
+from service.auth.grants import TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
 from service.control import ControlPlane
+from service.errors import Unauthenticated
 from service.settings import Settings
 
 
@@ -81,6 +85,39 @@ async def test_tickets_are_no_keys(ann: httpx.AsyncClient, anns: str, client_of:
     """A ticket works in a WebSocket's URL only; test_ws_keys.py shows that it does."""
     ticket = (await ann.post(f"/v1/sessions/{anns}/tickets")).json()["ticket"]
     assert (await client_of("").get(f"/v1/sessions/{anns}?ticket={ticket}")).status_code == 401
+
+
+async def test_a_share_link_is_not_used_up_by_who_calls_it_a_ticket(
+    ann: httpx.AsyncClient, anns: str, client_of: Connect, control: ControlPlane
+) -> None:
+    credential = (await shared(ann, anns))["credential"]
+    grants = Grants(control.redis, control.kept)
+    with pytest.raises(Unauthenticated):
+        await grants.recognise(TICKET, *parse_credential(credential)[1:])
+    assert (await client_of(credential).get(f"/v1/sessions/{anns}")).status_code == 200
+
+
+async def test_a_ticket_is_used_by_one_of_many(
+    ann: httpx.AsyncClient, anns: str, control: ControlPlane
+) -> None:
+    text = (await ann.post(f"/v1/sessions/{anns}/tickets")).json()["ticket"]
+    grants, parts = Grants(control.redis, control.kept), parse_credential(text)
+    with pytest.raises(Unauthenticated):  # who does not know the secret uses nothing up
+        await grants.recognise(TICKET, parts[1], "0" * 64)
+    tries = await asyncio.gather(
+        *(grants.recognise(*parts) for _ in range(5)), return_exceptions=True
+    )
+    assert sum(not isinstance(one, Exception) for one in tries) == 1
+
+
+async def test_tickets_in_addresses_and_keys_in_headers(
+    ann: httpx.AsyncClient, anns: str, client_of: Connect, new_key: NewKey, app: FastAPI
+) -> None:
+    ticket = (await ann.post(f"/v1/sessions/{anns}/tickets")).json()["ticket"]
+    answer = await client_of(ticket).get(f"/v1/sessions/{anns}")
+    assert answer.status_code == 401 and "?ticket=" in answer.json()["detail"]
+    with pytest.raises(Unauthenticated, match="ticket"):
+        await app.state.gateway.guard.authenticate({}, await new_key("ann"))
 
 
 async def test_a_shared_world_is_forked_into_the_guests_own(
