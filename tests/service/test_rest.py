@@ -324,7 +324,7 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown sample": ({"data": {"sample": "../secret"}}, "sample", "attic"),
     "both": ({"files": {"image": png()}, "data": {"sample": "attic"}}, "body", "either"),
     "unknown field": ({"files": {"image": png()}, "data": {"colour": "red"}}, "colour", "no such"),
-    "image as text": ({"data": {"image": "cat.jpg"}}, "image", "UploadFile"),
+    "image as text": ({"data": {"image": "cat.jpg"}}, "image", "a file"),
     "depth of another size": (
         {"files": {"image": png(), "depth": npy(np.ones((64, 64), np.float32))}},
         "depth",
