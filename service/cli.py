@@ -140,9 +140,9 @@ async def _demo(settings: Settings, options: demo.DemoOptions) -> int:
 def run_gateway(options: argparse.Namespace) -> int:
     settings = _settings(options)
     configure_logging(settings.log_level)
-    LOG.info("settings", **settings.describe())
     check_exposure(settings)
     asyncio.run(_check(settings))
+    LOG.info("settings", **settings.describe())
     send_spans = configure_tracing(settings.otlp_endpoint, "mirage-gateway")
     app = create_app(settings)
     settle_heap()
