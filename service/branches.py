@@ -23,7 +23,8 @@ POLL_S = 0.01  # at first; doubles up to MAX_POLL_S
 MAX_POLL_S = 0.2
 MAX_FRAME = 2**53
 Frame = Annotated[int, Field(ge=0, le=MAX_FRAME)]
-SnapshotName = Annotated[str, Field(pattern=r"^\w[\w .:-]{0,63}$")]
+SNAPSHOT_NAME = r"^\w[\w .:-]{0,63}$"
+SnapshotName = Annotated[str, Field(pattern=SNAPSHOT_NAME)]
 
 
 class Ask(BaseModel):

@@ -21,11 +21,13 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError, deserialize
 
+from service import keys
 from service.auth.audit import audit
+from service.branches import SNAPSHOT_NAME
 from service.errors import FieldProblem, InvalidUpload, SegmentCorrupt
 from service.exports import BLOCK, WORLD, member_name
 from service.frames import ManifestEntry
-from service.heads import Head, Heads, Name
+from service.heads import Head, Heads
 from service.objects import sha256
 from service.segments import SegmentHeader, SegmentStore, parse_segment
 from service.sessions import Session, Sessions, new_session_id
@@ -34,6 +36,8 @@ from service.settings import Settings
 MAX_WORLD_BYTES = 64 << 20  # world.json
 MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
+MAX_BRANCH, MAX_NUMBER = 2**31, 2**53
+NAME = re.compile(SNAPSHOT_NAME)
 SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})")
 FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
 
@@ -78,7 +82,8 @@ class Imports:
 
     async def _adopt(self, session: str, head: Head, owner: str) -> None:
         spec = head.spec.model_copy(update={"owner": owner, "origin": f"import:{head.session}"})
-        new = head.model_copy(update={"session": session, "spec": spec, "created_s": time.time()})
+        place = {"session": session, "spec": spec, "version": 1, "created_s": time.time()}
+        new = head.model_copy(update=place)
         names = {}
         for name in head.names.values():
             saved = await self._heads.put_snapshot(new.cut(name.num_segments))
@@ -157,10 +162,9 @@ def parse_world(data: bytes) -> Head:
         where = ".".join(map(str, first["loc"])) or WORLD
         raise refused(f"{WORLD}: {where}", repr(first.get("input"))[:80], first["msg"]) from None
     _check_manifest(head.manifest)
-    ids = [entry.id for entry in head.manifest]
-    for name in head.names.values():
-        _check_name(name, ids)
-    if not 1 <= head.branch < 2**31 or not 0 <= head.branch_first_frame <= head.next_frame:
+    _check_names(head)
+    _check_numbers(WORLD, head.num_points, head.world_bytes)
+    if not 1 <= head.branch < MAX_BRANCH or not 0 <= head.branch_first_frame <= head.next_frame:
         seen = f"{head.branch} from frame {head.branch_first_frame}"
         raise refused(f"{WORLD}: branch", seen, "a branch that begins within the world")
     return head
@@ -180,13 +184,28 @@ def _check_manifest(manifest: list[ManifestEntry]) -> None:
             raise refused(where, seen, f"frames from {next_frame} on")
         if entry.home:
             raise refused(f"{where}.home", entry.home[:100], "nothing")
+        _check_numbers(where, entry.num_points, entry.world_bytes)
         next_frame = entry.next_frame
 
 
-def _check_name(name: Name, ids: list[str]) -> None:
-    if not 1 <= name.num_segments <= len(ids) or ids[name.num_segments - 1] != name.tip:
-        seen = f"{name.num_segments} segments up to {name.tip[:100]}"
-        raise refused(f"{WORLD}: names.{name.name[:64]}", seen, "a place in the manifest")
+def _check_numbers(where: str, *numbers: int) -> None:
+    """What is passed on to clients unchanged has to fit into every notation."""
+    for number in numbers:
+        if not 0 <= number < MAX_NUMBER:
+            raise refused(where, f"a size of {str(number)[:30]}", f"0 to {MAX_NUMBER - 1}")
+
+
+def _check_names(head: Head) -> None:
+    if len(head.names) > keys.MAX_SNAPSHOTS:
+        raise refused(f"{WORLD}: names", f"{len(head.names)}", f"at most {keys.MAX_SNAPSHOTS}")
+    ids = [entry.id for entry in head.manifest]
+    for key, name in head.names.items():
+        where = f"{WORLD}: names.{key[:64]}"
+        if key != name.name or not NAME.fullmatch(key):
+            raise refused(where, name.name[:64], "letters, digits, spaces and _ . : -")
+        if not 1 <= name.num_segments <= len(ids) or ids[name.num_segments - 1] != name.tip:
+            seen = f"{name.num_segments} segments up to {name.tip[:100]}"
+            raise refused(where, seen, "a place in the manifest")
 
 
 def check_segment(head: Head, index: int, parent: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ import json
 import struct
 import tarfile
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -112,7 +113,7 @@ def packed(files: Files) -> bytes:
     return stream.getvalue()
 
 
-def edit_world(files: Files, change: Callable[[dict[str, object]], object]) -> Files:
+def edit_world(files: Files, change: Callable[[dict[str, Any]], object]) -> Files:
     world = json.loads(files["world.json"])
     change(world)
     return {**files, "world.json": json.dumps(world).encode()}
@@ -138,6 +139,20 @@ def edit_header(files: Files, change: Callable[[dict[str, object]], object]) -> 
     return edit_world({**files, name: data}, renamed)
 
 
+def name(world: dict[str, Any], text: str) -> dict[str, object]:
+    """A snapshot of the newest state."""
+    tip = world["manifest"][-1]
+    return {
+        "name": text,
+        "tip": tip["id"],
+        "branch": tip["branch"],
+        "num_segments": len(world["manifest"]),
+        "num_frames": tip["first_frame"] + tip["num_frames"],
+        "head": "",
+        "created_s": 0.0,
+    }
+
+
 def without(files: Files, name: str) -> Files:
     return {one: data for one, data in files.items() if one != name}
 
@@ -160,6 +175,24 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "frames left out": (
         lambda f: edit_world(f, lambda w: w["manifest"][1].update(first_frame=5)),
         "frames from 1 on",
+    ),
+    "more names than a world may have": (
+        lambda f: edit_world(
+            f, lambda w: w.update(names={str(i): name(w, str(i)) for i in range(257)})
+        ),
+        "at most 256",
+    ),
+    "a name of another form": (
+        lambda f: edit_world(f, lambda w: w.update(names={"a\nb": name(w, "a\nb")})),
+        "names.a",
+    ),
+    "a name under another": (
+        lambda f: edit_world(f, lambda w: w.update(names={"a": name(w, "b")})),
+        "names.a",
+    ),
+    "a size that no message can hold": (
+        lambda f: edit_world(f, lambda w: w.update(num_points=10**30)),
+        "a size of 1000",
     ),
     "a byte is changed": (lambda f: {**f, LAST: f[LAST][:-1] + b"x"}, "checksum"),
     "a picture of another kind": (
