@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -140,7 +139,7 @@ async def observe(
     """Decode and normalise in a thread, for the camera `frame` if the world has one already;
     raises InvalidUpload naming the field."""
     async with gateway.heavy:
-        observation = await asyncio.to_thread(
+        return await asyncio.to_thread(
             observation_from,
             source.files,
             gateway.frame_size if frame is None else (frame.width, frame.height),
@@ -149,31 +148,10 @@ async def observe(
             intrinsics=form.intrinsics,
             frame_lens=None if frame is None else (frame.fx, frame.fy, frame.cx, frame.cy),
         )
-    if form.intrinsics is not None:
-        _check_lens(form.intrinsics, observation.upload_size)
-    return observation
 
 
 def upload_of(observation: Observation) -> Upload:
     return Upload(observation.image, observation.depth_m, observation.mask)
-
-
-def _check_lens(lens: FourNumbers, size: tuple[int, int]) -> None:
-    """Catch intrinsics of another resolution or in other units, the commonest mistakes."""
-    fx, fy, cx, cy = lens
-    width, height = size
-    fov_deg = math.degrees(2 * math.atan(0.5 * width / fx))
-    centred = 0 <= cx <= width and 0 <= cy <= height
-    if centred and MIN_FOV_DEG <= fov_deg <= MAX_FOV_DEG and 0.5 <= fx / fy <= 2:
-        return
-    seen = f"fx={fx:g} fy={fy:g} cx={cx:g} cy={cy:g} for {width} x {height} pixels"
-    allowed = (
-        f"pixels of the uploaded image: a centre inside it, a field of view of {MIN_FOV_DEG:g} to "
-        f"{MAX_FOV_DEG:g} degrees (this one: {fov_deg:.1f}) and fx / fy within 0.5 to 2"
-    )
-    raise InvalidUpload(
-        "The intrinsics don't fit the image.", fields=(FieldProblem("fx", seen, allowed),)
-    )
 
 
 async def _read(file: UploadFile, field: str, limit: int) -> bytes:

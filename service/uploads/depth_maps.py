@@ -52,7 +52,7 @@ def decode_depth(
             "a 16-bit greyscale PNG (millimetres) or a float32 NPY file (metres)",
         )
     check_aspect(depth_m.shape, image_width, image_height, "depth")
-    depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, np.float32(0.0))
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0.0
     _check_unit(depth_m)
     return DepthMap(depth_m)
 
@@ -100,7 +100,9 @@ def _from_png(data: bytes, limits: UploadLimits) -> NDArray[np.float32]:
     with open_picture(data, limits, "depth", ("PNG",)) as image:
         if not image.mode.startswith("I"):
             raise _invalid(f"PNG of mode {image.mode}", "a 16-bit greyscale PNG (millimetres)")
-        return np.asarray(image, dtype=np.float32) * np.float32(0.001)
+        depth_m = np.array(image, dtype=np.float32)
+        depth_m *= np.float32(0.001)
+        return depth_m
 
 
 def _check_unit(depth_m: NDArray[np.float32]) -> None:
@@ -110,7 +112,7 @@ def _check_unit(depth_m: NDArray[np.float32]) -> None:
             f"{known.size} of {depth_m.size} pixels with a depth above 0",
             f"at least {MIN_VALID_FRACTION:.0%} known pixels; 0 or NaN mean unknown",
         )
-    median_m = float(np.median(known))
+    median_m = float(np.median(known, overwrite_input=True))
     if median_m > MAX_MEDIAN_M:
         hint = "probably millimetres: divide by 1000, or send a 16-bit PNG"
     elif median_m < MIN_MEDIAN_M:

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from service.errors import FieldProblem, InvalidUpload
-from service.limits import DEFAULT_FOV_DEG, MIN_IMAGE_SIDE
+from service.limits import (
+    DEFAULT_FOV_DEG,
+    MAX_FOV_DEG,
+    MIN_FOV_DEG,
+    MIN_FRAME_FOV_DEG,
+    MIN_IMAGE_SIDE,
+)
 from service.uploads.depth_maps import DepthMap, decode_depth, sample_nearest
 from service.uploads.masks import decode_mask
 from service.uploads.pictures import UploadLimits, open_picture
@@ -44,20 +50,18 @@ class Lens:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image: upright pixels (H, W, 3) uint8 and the focal length its EXIF gave, in
-    pixels.
-    """
+    """A decoded image, upright RGB, and the focal length its EXIF gave, in pixels."""
 
-    pixels: NDArray[np.uint8]
+    image: Image.Image
     exif_focal_px: float | None
 
     @property
     def width(self) -> int:
-        return int(self.pixels.shape[1])
+        return self.image.width
 
     @property
     def height(self) -> int:
-        return int(self.pixels.shape[0])
+        return self.image.height
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,9 @@ def observation_from(
         crop = centre_crop(upload.width, upload.height, *frame_size)
     else:
         crop = crop_for(upload, lens, frame_lens, frame_size)
-    return compose(upload, depth_map, mask, lens, crop, frame_size)
+    observation = compose(upload, depth_map, mask, lens, crop, frame_size)
+    _check_view(observation)
+    return observation
 
 
 def compose(
@@ -137,7 +143,7 @@ def compose(
     """Crop and resize; the intrinsics follow."""
     width, height = frame_size
     box = (crop.x, crop.y, crop.x + crop.width, crop.y + crop.height)
-    frame = Image.fromarray(upload.pixels).resize(frame_size, Image.Resampling.LANCZOS, box=box)
+    frame = upload.image.resize(frame_size, Image.Resampling.LANCZOS, box=box)
     scale_x, scale_y = width / crop.width, height / crop.height
     return Observation(
         image=np.asarray(frame),
@@ -162,7 +168,8 @@ def decode_image(data: bytes, limits: UploadLimits, field: str = "image") -> Pic
     with open_picture(data, limits, field, ("PNG", "JPEG", "WEBP")) as image:
         _check_sides(image, field)
         focal_px = _exif_focal_px(image)
-        return Picture(_rgb(ImageOps.exif_transpose(image)), focal_px)
+        ImageOps.exif_transpose(image, in_place=True)
+        return Picture(_rgb(image), focal_px)
 
 
 def lens_for(
@@ -170,8 +177,9 @@ def lens_for(
     fov_deg: float | None,
     intrinsics: tuple[float, float, float, float] | None,
 ) -> Lens:
-    """The caller's word first, then EXIF, then 60 degrees."""
+    """The caller's word first, then EXIF, then 60 degrees; raises InvalidUpload."""
     if intrinsics is not None:
+        _check_intrinsics(intrinsics, upload.width, upload.height)
         return Lens(*intrinsics, source="intrinsics")
     if fov_deg is not None:
         return _centred(upload, _focal_px(fov_deg, upload.width), "fov_deg")
@@ -214,6 +222,39 @@ def crop_for(
     return Crop(x, y, min(crop.width, upload.width - x), min(crop.height, upload.height - y))
 
 
+def _check_intrinsics(lens: FourNumbers, width: int, height: int) -> None:
+    """Catch intrinsics of another resolution or in other units, the commonest mistakes."""
+    fx, fy, cx, cy = lens
+    fov_deg = math.degrees(2 * math.atan(0.5 * width / fx))
+    centred = 0 <= cx <= width and 0 <= cy <= height
+    if centred and MIN_FOV_DEG <= fov_deg <= MAX_FOV_DEG and 0.5 <= fx / fy <= 2:
+        return
+    seen = f"fx={fx:g} fy={fy:g} cx={cx:g} cy={cy:g} for {width} x {height} pixels"
+    allowed = (
+        f"pixels of the uploaded image: a centre inside it, a field of view of {MIN_FOV_DEG:g} to "
+        f"{MAX_FOV_DEG:g} degrees (this one: {fov_deg:.1f}) and fx / fy within 0.5 to 2"
+    )
+    raise InvalidUpload(
+        "The intrinsics don't fit the image.", fields=(FieldProblem("fx", seen, allowed),)
+    )
+
+
+def _check_view(observation: Observation) -> None:
+    """Refuse a strip of which the frame would show next to nothing."""
+    if observation.fov_deg >= MIN_FRAME_FOV_DEG:
+        return
+    width, height = observation.upload_size
+    seen = f"{width} x {height} pixels, of which a frame shows {observation.fov_deg:.2g} degrees"
+    frame_height, frame_width = observation.image.shape[:2]
+    allowed = (
+        f"at least {MIN_FRAME_FOV_DEG:g} degrees in the largest part with the frame's aspect, "
+        f"{frame_width} x {frame_height}: crop the picture"
+    )
+    raise InvalidUpload(
+        f"The image can't be used: {seen}.", fields=(FieldProblem("image", seen, allowed),)
+    )
+
+
 def _check_sides(image: Image.Image, field: str) -> None:
     width, height = image.size
     if min(width, height) < MIN_IMAGE_SIDE:
@@ -224,13 +265,14 @@ def _check_sides(image: Image.Image, field: str) -> None:
         )
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(
-        "I;16"
-    ):  # Pillow would clip a 16-bit grey image to its lowest 256 levels
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+def _rgb(image: Image.Image) -> Image.Image:
+    """Decoded, and copied only where it has to be: 50 megapixels are 150 MB."""
+    if image.mode.startswith("I;16"):  # Pillow would clip it to its lowest 256 levels
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def _exif_focal_px(image: Image.Image) -> float | None:

@@ -17,6 +17,7 @@ from service.errors import FieldProblem, InvalidUpload
 
 # What Pillow's decoders raise on damaged files, beside OSError
 DAMAGE = (SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error, zlib.error)
+MOST_OPENED = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # beyond these Pillow refuses by itself
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def open_picture(
                 )
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _invalid(field, str(error), many) from error
+        raise _invalid(field, f"more than {MOST_OPENED:,} pixels", many) from error
     except (OSError, *DAMAGE) as error:
         what = "no picture" if isinstance(error, UnidentifiedImageError) else str(error)
         seen = f"{len(data):,} bytes starting {data[:12]!r}: {what}"

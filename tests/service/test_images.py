@@ -37,16 +37,13 @@ def test_formats(kind: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA", "CMYK"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
-    assert decode_image(encoded(plain(64, 64).convert(mode), kind), LIMITS).pixels.shape == (
-        64,
-        64,
-        3,
-    )
+    upload = decode_image(encoded(plain(64, 64).convert(mode), kind), LIMITS)
+    assert (upload.image.mode, upload.image.size) == ("RGB", (64, 64))
 
 
 def test_sixteen_bit_grey_keeps_its_brightness() -> None:
     grey = Image.fromarray(np.full((40, 40), 0x8000, np.uint16))
-    assert decode_image(encoded(grey, "PNG"), LIMITS).pixels[0, 0].tolist() == [128, 128, 128]
+    assert decode_image(encoded(grey, "PNG"), LIMITS).image.getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_the_crop_is_centred_and_intrinsics_follow() -> None:
@@ -107,7 +104,8 @@ def test_exif_gives_orientation_and_focal_length() -> None:
     assert observation.intrinsics[0] == pytest.approx(36 / 36 * 120 * 64 / 120)
     upright = decode_image(photo(120, 80, 6, 18), LIMITS)  # stored lying on its side
     assert (upright.width, upright.height) == (80, 120)
-    assert upright.pixels[5, 40].mean() > 200 > 50 > upright.pixels[115, 40].mean()
+    grey = upright.image.convert("L")
+    assert grey.getpixel((40, 5)) > 200 > 50 > grey.getpixel((40, 115))
     assert upright.exif_focal_px == pytest.approx(18 / 36 * 120)
 
 
@@ -127,7 +125,7 @@ def bomb() -> bytes:
         (encoded(plain(64, 64), "GIF"), "no picture"),
         (png()[:200], "truncated"),
         (encoded(plain(64, 64), "JPEG")[:-40], "truncated"),
-        (bomb(), "pixels"),
+        (bomb(), "more than 178,956,970 pixels"),
         (encoded(plain(8, 100), "PNG"), "8 x 100 pixels"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 21_000_000, "21,000,008 bytes"),
     ],
@@ -138,6 +136,26 @@ def test_a_bad_picture_is_refused_with_what_was_seen(data: bytes, seen: str) -> 
         decode_image(data, LIMITS)
     assert caught.value.fields[0].field == "image"
     assert seen in caught.value.fields[0].seen
+
+
+def test_a_strip_of_which_a_frame_shows_nothing_is_refused() -> None:
+    strip = Files(encoded(plain(20_000, 32), "PNG"))
+    with pytest.raises(InvalidUpload, match=r"20000 x 32 pixels, of which a frame shows 0\.\d+"):
+        observation_from(strip, FRAME, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [(math.inf, 80, 64, 32), (80, 80, math.nan, 32), (1e-300, 1e-300, 64, 32), (8, 80, 1, 1)],
+)
+@pytest.mark.parametrize("frame_lens", [None, (60.0, 60.0, 32.0, 16.0)])
+def test_intrinsics_that_do_not_fit_are_refused_first(
+    lens: tuple[float, float, float, float], frame_lens: tuple[float, float, float, float] | None
+) -> None:
+    files = Files(encoded(plain(128, 64), "PNG"))
+    with pytest.raises(InvalidUpload, match="intrinsics don't fit") as caught:
+        observation_from(files, FRAME, LIMITS, intrinsics=lens, frame_lens=frame_lens)
+    assert len(caught.value.fields[0].seen) < 100
 
 
 def test_pixels_are_counted_before_decoding() -> None:
