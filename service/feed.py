@@ -39,6 +39,8 @@ class Watch:
         self._news = asyncio.Event()
         self._behind = True  # there may be frames on the bus that were not pushed
         self._branch: int | None = None  # of the last frame returned
+        self._until_s = 0.0  # so long `_wait` waits
+        self._timer: asyncio.TimerHandle | None = None
 
     def push(self, frame: Frame | None) -> None:
         """A frame, or None: something has changed, ask."""
@@ -66,11 +68,23 @@ class Watch:
 
     async def _wait(self, wait_s: float) -> None:
         self._news.clear()
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._news.wait()
-        except TimeoutError:
+        loop = asyncio.get_running_loop()
+        self._until_s = loop.time() + wait_s
+        if self._timer is None:  # one for many waits: most end long before their time
+            self._timer = loop.call_at(self._until_s, self._tick, loop)
+        await self._news.wait()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._until_s > loop.time():
+            self._timer = loop.call_at(self._until_s, self._tick, loop)
+        else:
             self._behind = True  # a push may have been lost
+            self._news.set()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _take(self, after: int, limit: int) -> list[Frame]:
         """The pushed frames that continue where the reader is; if they do not, ask."""
@@ -109,6 +123,7 @@ class Feed:
             await self._settle(channel)
             yield watch
         finally:
+            watch.close()
             self._watches[channel].discard(watch)
             if not self._watches[channel]:
                 del self._watches[channel]

@@ -176,13 +176,11 @@ class Heads:
         await self._objects.put(head_path(head.session, name), data)
         return name
 
-    async def checkpoint(self, session: str, num_segments: int) -> None:
-        """To be called after each commit: writes a head now and then, and removes old ones.
+    async def checkpoint(self, session: str) -> None:
+        """To be called when `is_due` after a commit: write a head and remove old ones.
 
         A store that fails now costs nothing: the segments since the last head lead to the tip.
         """
-        if not is_due(num_segments):
-            return
         try:
             await self.write(await self.current(session))
             await self.prune(session)
@@ -232,10 +230,14 @@ class Heads:
         return await self.get_snapshot(head.session, name)
 
 
-def is_due(num_segments: int) -> bool:
-    """Ever more rarely, as a head names every segment: after each sixteenth to eighth of them."""
+def is_due(session: str, num_segments: int) -> bool:
+    """Ever more rarely, as a head names every segment: after each sixteenth to eighth of them.
+
+    Each session has its own turn: a hundred that walk in step would else write all of theirs in one
+    moment, and every frame would wait.
+    """
     every = max(keys.HEAD_EVERY, 1 << max(0, num_segments.bit_length() - 4))
-    return num_segments % every == 0
+    return (num_segments + zlib.crc32(session.encode())) % every == 0
 
 
 def head_path(session: str, name: str) -> str:

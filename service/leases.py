@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from redis.asyncio import Redis
 
@@ -23,6 +23,11 @@ from service.frames import Frame, ManifestEntry, event_id
 from service.requests import REQUEST, Entry, Progress, Request
 from service.sessions import Session, SessionState, parse_record, states_before
 
+OF_LOAD = (keys.record, keys.log, keys.requests, keys.cancels)
+OF_COMMIT = (
+    keys.record, keys.lease, keys.log, keys.manifest, keys.frames, keys.requests, keys.cancels,
+)  # fmt: skip
+T = TypeVar("T")
 LOG_AHEAD = 8  # requests that an owner looks ahead; it does one at a time
 
 
@@ -113,48 +118,83 @@ class Leases:
 
         `known`: the record as it was; it is not read again while it is at the same version.
         """
-        names = (keys.record, keys.log, keys.requests, keys.cancels)
-        version = "" if known is None else known.version
-        answer = await scripts.run(
-            self._redis, "load", [name(session) for name in names], [LOG_AHEAD, version]
-        )
-        if not answer:
-            raise LeaseLost(f"session {session!r} is gone")
-        record, cursor, done, log, kept, cancels = answer
-        entries = [_entry(name, _pairs(fields)) for name, fields in log]
-        progress = {
-            entry.id: Progress.model_validate_json(value).model_copy(
-                update={"cancel_requested": bool(cancel)}
+        (found,) = await self.load_all([(session, known)])
+        return _or_raise(found)
+
+    async def load_all(
+        self, sessions: Sequence[tuple[str, Session | None]]
+    ) -> list[Owned | Exception]:
+        """What `load` returns or raises for each (session, known), in one round trip."""
+        calls = [
+            (
+                [name(session) for name in OF_LOAD],
+                [LOG_AHEAD, "" if known is None else known.version],
             )
-            for entry, value, cancel in zip(entries, kept, cancels, strict=True)
-            if value is not None
-        }
-        if known is None or record:
-            known = parse_record(_pairs(record))
-        return Owned(known, cursor.decode(), int(done), entries, progress)
+            for session, known in sessions
+        ]
+        answers = await scripts.run_all(self._redis, "load", calls)
+        return [_owned(*one, answer) for one, answer in zip(sessions, answers, strict=True)]
 
     async def commit(self, session: str, lease: str, commit: Commit) -> Committed:
         """Publish a step; raises LeaseLost with the reason if it is refused: drop the World,
         restore it if needed.
         """
-        names = (
-            keys.record, keys.lease, keys.log, keys.manifest,
-            keys.frames, keys.requests, keys.cancels,
-        )  # fmt: skip
-        answer = await scripts.run(
-            self._redis,
-            "commit",
-            [name(session) for name in names],
-            [lease, *_arguments(commit, self._frames_kept)],
+        (done,) = await self.commit_all([(session, lease, commit)])
+        return _or_raise(done)
+
+    async def commit_all(
+        self, changes: Sequence[tuple[str, str, Commit]]
+    ) -> list[Committed | Exception]:
+        """What `commit` returns or raises for each (session, lease, commit), in one round trip:
+        each is atomic, all together are not.
+        """
+        calls = [
+            (
+                [name(session) for name in OF_COMMIT],
+                [lease, *_arguments(change, self._frames_kept)],
+            )
+            for session, lease, change in changes
+        ]
+        answers = await scripts.run_all(self._redis, "commit", calls)
+        return [_verdict(*one, answer) for one, answer in zip(changes, answers, strict=True)]
+
+
+def _or_raise(answer: T | Exception) -> T:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _owned(session: str, known: Session | None, answer: Any) -> Owned | Exception:
+    if isinstance(answer, Exception):
+        return answer
+    if not answer:
+        return LeaseLost(f"session {session!r} is gone")
+    record, cursor, done, log, kept, cancels = answer
+    entries = [_entry(name, _pairs(fields)) for name, fields in log]
+    progress = {
+        entry.id: Progress.model_validate_json(value).model_copy(
+            update={"cancel_requested": bool(cancel)}
         )
-        if answer[0] != b"ok":
-            reason = {
-                b"deleted": "the session was deleted",
-                b"lease": f"lease {lease} is no longer held",
-                b"tip": f"the manifest's tip is no longer {commit.tip!r}",
-            }[answer[0]]
-            raise LeaseLost(f"commit to session {session!r} refused: {reason}")
+        for entry, value, cancel in zip(entries, kept, cancels, strict=True)
+        if value is not None
+    }
+    if known is None or record:
+        known = parse_record(_pairs(record))
+    return Owned(known, cursor.decode(), int(done), entries, progress)
+
+
+def _verdict(session: str, lease: str, commit: Commit, answer: Any) -> Committed | Exception:
+    if isinstance(answer, Exception):
+        return answer
+    if answer[0] == b"ok":
         return Committed(int(answer[1]), bool(answer[2]))
+    reason = {
+        b"deleted": "the session was deleted",
+        b"lease": f"lease {lease} is no longer held",
+        b"tip": f"the manifest's tip is no longer {commit.tip!r}",
+    }[answer[0]]
+    return LeaseLost(f"commit to session {session!r} refused: {reason}")
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -187,7 +187,7 @@ class RequestLog:
     async def append(
         self,
         session: str,
-        message: Observe | Generate | LivePose | Fork | Rewind | Snapshot,
+        message: Observe | Generate | Fork | Rewind | Snapshot,
         request_id: str | None = None,
         if_version: int | None = None,
     ) -> Progress:
@@ -198,19 +198,37 @@ class RequestLog:
         `if_version`), InvalidRequest (path too long), TooManyRequests (backlog).
         """
         self._check(message)
-        if parent := current_parent():
-            message = message.model_copy(update={"trace": parent})
-        now = time.time()
         progress = Progress(
             id=request_id or new_request_id(),
             kind=message.kind,
             total=num_poses(message),
-            created_s=now,
+            created_s=time.time(),
         )
-        kept = "" if isinstance(message, LivePose) else progress.model_dump_json()
+        kept = progress.model_dump_json()
+        answer = await self._append(session, message, progress.id, kept, if_version)
+        audit("request appended", session=session, request=progress.id, kind=message.kind)
+        return Progress.model_validate_json(answer[2]) if answer[2] else progress
+
+    async def append_live(self, session: str, message: LivePose) -> str:
+        """A live pose, of which no progress is kept; its request id. Raises as `append` does."""
+        request_id = new_request_id()
+        await self._append(session, message, request_id)
+        return request_id
+
+    async def _append(
+        self,
+        session: str,
+        message: AnyRequest,
+        request_id: str,
+        kept: str = "",
+        if_version: int | None = None,
+    ) -> Any:
+        if parent := current_parent():
+            message = message.model_copy(update={"trace": parent})
+        now = time.time()
         expires_s = now + self._settings.session_idle_s
         args = (
-            *(progress.id, message.kind, message.model_dump_json(), kept),
+            *(request_id, message.kind, message.model_dump_json(), kept),
             *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
             getattr(message, "camera", 0),
             "" if if_version is None else if_version,
@@ -222,9 +240,7 @@ class RequestLog:
                 f"{if_version}; read it again"
             )
         self._raise_unless_ok(session, answer[0])
-        if kept:
-            audit("request appended", session=session, request=progress.id, kind=message.kind)
-        return Progress.model_validate_json(answer[2]) if answer[2] else progress
+        return answer
 
     def _check(self, message: Message) -> None:
         most = self._settings.max_path_poses

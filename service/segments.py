@@ -14,7 +14,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import SegmentCorrupt
+from service.errors import SegmentCorrupt, StoreDown
 from service.objects import ObjectStore, sha256
 
 FRAMES = "frames"  # uint8, every encoded image one after the other
@@ -164,6 +164,11 @@ class SegmentStore:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
         self.objects = ObjectStore(url)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether a put is a matter of microseconds."""
+        return self.objects.folder is not None
+
     async def ping(self) -> None:
         """Write and remove a small object; raises StoreDown."""
         path = f"ping/{time.time_ns()}"
@@ -173,6 +178,11 @@ class SegmentStore:
     async def put(self, session: str, segment: str, data: bytes) -> None:
         """Store a segment under the id that `segment_id` gave it."""
         await self.objects.put(segment_path(session, segment), data)
+
+    async def put_all(self, segments: Sequence[tuple[str, str, bytes]]) -> list[StoreDown | None]:
+        """Store (session, segment, data) each as `put` does; what it raises for each, or None."""
+        named = [(segment_path(session, name), data) for session, name, data in segments]
+        return await self.objects.put_all(named)
 
     async def get(self, session: str, segment: str) -> bytes:
         """The verified bytes of a segment; raises SegmentMissing, SegmentCorrupt."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
+from redis.exceptions import RedisError
 
 from service.control import ControlPlane
 from service.errors import LeaseLost
-from service.leases import Commit, Leases, Owned, following
+from service.leases import Commit, Committed, Leases, Owned, following
 from service.sessions import Session, SessionState
 from service.settings import Settings
 from service.wake import Wake, WakeQueue
@@ -45,7 +46,7 @@ class Held:
     known: Session | None = None  # the record as it was last seen, or left by a commit since
     ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
     begun: int = 0  # when the last job began, on a count of all jobs
-    committing: asyncio.Task[bool] | None = None  # the youngest of those that were computed
+    committing: asyncio.Task[frozenset[str]] | None = None  # with the youngest that was computed
     is_halted: bool = False  # something of what is ahead goes wrong: begin nothing before its end
     cancelled: str = ""  # a request that clients want to end: nothing more of it is published
     idle_since_s: float = field(default_factory=time.monotonic)
@@ -148,7 +149,7 @@ class Holdings:
         """
         stale = [held for held in self._held.values() if held.is_stale]
         for some in _batched(stale, READ_AT_ONCE):
-            await asyncio.gather(*(self._read(held) for held in some))
+            await self._read(some)
         await self._rest_all()
         by_turn = sorted(
             (one for one in self._held.values() if one.owned and one.owned.entries),
@@ -176,26 +177,32 @@ class Holdings:
             held.idle_since_s = time.monotonic()
         return job
 
-    async def _read(self, held: Held) -> None:
-        """Read the record and add what is ahead of it."""
-        held.is_stale, ahead, owned = False, list(held.ahead), None
+    async def _read(self, some: Sequence[Held]) -> None:
+        """Read their records and add what is ahead of them."""
+        aheads = [list(held.ahead) for held in some]
+        for held in some:
+            held.is_stale = False
+        found: list[Owned | Exception]
         try:
             with self._metrics.redis("load"):
-                owned = await self._leases.load(held.session, held.known)
-        except LeaseLost:
-            self.forget_this(held)
-            return
-        finally:
-            held.is_stale |= owned is None
-        held.known = owned.session
-        for job in (one.upto(1) for begun in ahead for one in (begun, *begun.more)):
-            if owned.session.num_segments <= job.session.num_segments:
-                owned = after(owned, job)
-        held.owned = owned
+                found = await self._leases.load_all([(held.session, held.known) for held in some])
+        except (RedisError, OSError) as error:
+            found = [error] * len(some)
+        broken = []
+        for held, ahead, owned in zip(some, aheads, found, strict=True):
+            if isinstance(owned, LeaseLost):
+                self.forget_this(held)
+            elif isinstance(owned, Exception):
+                held.is_stale = True
+                broken.append(owned)
+            else:
+                held.known, held.owned = owned.session, _behind(owned, ahead)
+        if broken:
+            raise broken[0]
 
     async def _rest(self, held: Held, owned: Owned) -> None:
         """A session with nothing to do is kept for a while, then released; its World stays."""
-        await self._ack(held)
+        await self._ack([held])
         if not self._is_over(held, owned):
             return
         self._held.pop(held.session, None)  # first: a wake that comes in between is taken anew
@@ -229,23 +236,45 @@ class Holdings:
 
     async def commit(self, held: Held, change: Commit) -> bool:
         """Whether it was accepted; if not, the session is somebody else's and was forgotten."""
-        if self._held.get(held.session) is not held:
-            return False
-        try:
-            with self._metrics.redis("commit"):
-                done = await self._leases.commit(held.session, held.lease, change)
-        except LeaseLost as error:
-            LOG.warning("commit refused", reason=error.detail)
+        (accepted,) = await self.commit_all([(held, change)])
+        if isinstance(accepted, Exception):
+            raise accepted
+        return accepted
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Commit]]) -> list[bool | Exception]:
+        """What `commit` returns or raises for each, in one round trip."""
+        ours = [pair for pair in changes if self._held.get(pair[0].session) is pair[0]]
+        asked = [(held.session, held.lease, change) for held, change in ours]
+        found: list[Committed | Exception] = []
+        if asked:
+            try:
+                with self._metrics.redis("commit"):
+                    found = await self._leases.commit_all(asked)
+            except (RedisError, OSError) as error:
+                found = [error] * len(asked)
+        verdicts = {
+            held.session: self._verdict(held, change, done)
+            for (held, change), done in zip(ours, found, strict=True)
+        }
+        accepted = [held for held, _ in ours if verdicts[held.session] is True]
+        for _ in accepted:
+            self._faults.at("before_ack")
+        await self._ack(accepted)
+        return [verdicts.get(held.session, False) for held, _ in changes]
+
+    def _verdict(self, held: Held, change: Commit, done: Committed | Exception) -> bool | Exception:
+        if isinstance(done, LeaseLost):
+            LOG.warning("commit refused", reason=done.detail)
             self._metrics.commits_refused.inc()
             self.forget_this(held)
             return False
+        if isinstance(done, Exception):
+            return done
         known = held.known
         held.known = None if known is None else following(known, change, done.version)
         self._faults.at("after_commit")
         if done.cancel_requested:
             held.is_stale, held.cancelled = True, change.request_id
-        self._faults.at("before_ack")
-        await self._ack(held)
         return True
 
     async def hand_over(self) -> None:
@@ -253,11 +282,13 @@ class Holdings:
         for session, held in list(self._held.items()):
             if await self._leases.release(session, held.lease, "handover") == "handed over":
                 await self._control.requests.wake(session)
-            await self._ack(held)
+            await self._ack([held])
         self._held.clear()
 
-    async def _ack(self, held: Held) -> None:
-        wakes, held.wakes = held.wakes, []
+    async def _ack(self, some: Sequence[Held]) -> None:
+        wakes = [wake for held in some for wake in held.wakes]
+        for held in some:
+            held.wakes = []
         await self._wakes.ack(wakes)
 
     def forget(self, session: str) -> None:
@@ -268,6 +299,14 @@ class Holdings:
     def forget_this(self, held: Held) -> None:
         if self._held.get(held.session) is held:
             self.forget(held.session)
+
+
+def _behind(owned: Owned, ahead: Sequence[Job]) -> Owned:
+    """The session once these jobs are committed, as far as they are not."""
+    for job in (one.upto(1) for begun in ahead for one in (begun, *begun.more)):
+        if owned.session.num_segments <= job.session.num_segments:
+            owned = after(owned, job)
+    return owned
 
 
 def _may_begin(held: Held, job: Job) -> bool:

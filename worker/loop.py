@@ -16,10 +16,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 import torch
 
+from service.brief import Brief
 from service.control import ControlPlane
 from service.settings import Settings
 from service.tasks import end
@@ -39,6 +41,7 @@ from worker.world import World
 
 LOG = structlog.get_logger()
 NEWS_WAIT_S = 0.3
+BRIEF_STEP_S = 0.002  # a shorter step is done on the event loop
 THREADS_BESIDE = 2  # that encode, pack and restore; both leave the interpreter to others
 
 
@@ -60,6 +63,7 @@ class Worker:
         self._scheduler = Scheduler(settings.max_batch)
         self._residency = residency = Residency[World](settings.resident_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="step")
+        self._steps = Brief(BRIEF_STEP_S, self._thread)
         self._beside = pool = ThreadPoolExecutor(THREADS_BESIDE, thread_name_prefix="beside")
         beside = Beside(pool, THREADS_BESIDE)
         common = (control, runner, self._holdings, residency)
@@ -198,14 +202,12 @@ class Worker:
             assert task.resident is not None
             session, last = task.job.session.id, some[-1]
             self._residency.resize(session, task.resident, last.held_bytes, last.size.num_points)
-            self._publisher.finish(task, some)
+        self._publisher.finish(batch, made)
 
     async def _compute(self, batch: Sequence[Task]) -> list[list[Made]]:
         worlds = [task.resident.world for task in batch if task.resident is not None]
         jobs, uploads = [task.job for task in batch], [task.uploads for task in batch]
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._runner.step, worlds, jobs, uploads
-        )
+        return await self._steps.run(partial(self._runner.step, worlds, jobs, uploads))
 
     def _broke(self, batch: Sequence[Task], error: Exception) -> None:
         """Find out whose fault it was by stepping each alone, or fail the one that is.

@@ -1,4 +1,4 @@
-"""What a step made is published beside the next step: encode, pack, store, commit.
+"""What a step made is published beside the next step, in order: encode, pack, store, commit.
 
 The chunks of one session are committed in order, and at most one runs ahead of the one that is
 being committed. If a commit is refused or fails, the World is dropped, whatever ran ahead is
@@ -8,25 +8,24 @@ discarded, and the World is restored from what was committed. The accelerator wa
 from __future__ import annotations
 
 import asyncio
-import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 
 from service.control import ControlPlane
 from service.errors import GenerationFailed, LeaseLost, MirageError
-from service.frames import Frame
+from service.heads import is_due
 from service.leases import Commit
-from service.segments import segment_id
-from service.tracing import record_step
 from worker import commits, heads
 from worker.beside import Beside
 from worker.faults import Faults
-from worker.holdings import Held, Holdings
-from worker.metrics import Metrics, age_s
+from worker.holdings import Holdings
+from worker.metrics import Metrics
 from worker.preparer import Task
+from worker.publication import Part, Publication
 from worker.residency import Residency
 from worker.runner import Made, Runner
 from worker.scheduler import Job
@@ -34,12 +33,9 @@ from worker.trouble import TRANSIENT, Trouble, attempt
 from worker.world import World
 
 LOG = structlog.get_logger()
-Before = asyncio.Task[bool] | None  # whether the job before was committed; None: there is none
-
-
-def _began_ns(timings_ms: Mapping[str, float]) -> int:
-    """When a step that has just ended began, since 1970."""
-    return time.time_ns() - int(1e6 * sum(timings_ms.values()))
+Before = asyncio.Task[frozenset[str]] | None  # the sessions whose jobs before were committed
+Befores = Sequence[Before]  # of each task; None: nothing is ahead of it
+Outcome = str | Exception | None  # the tip that is left behind, or why there is none
 
 
 class Publisher:
@@ -54,51 +50,81 @@ class Publisher:
         metrics: Metrics,
         trouble: Trouble,
     ) -> None:
-        self._control, self._runner, self._holdings = control, runner, holdings
-        self._residency, self._beside = residency, beside
-        self._faults, self._metrics, self._trouble = faults, metrics, trouble
-        self._running: set[asyncio.Task[bool]] = set()
+        self._control, self._holdings, self._residency = control, holdings, residency
+        self._metrics, self._trouble = metrics, trouble
+        self._publication = Publication(control, runner, holdings, beside, faults, metrics)
+        self._running: set[asyncio.Task[Any]] = set()
 
-    def finish(self, task: Task, made: Sequence[Made]) -> None:
-        """Publish what a step made of this task: of each of its observations, or its chunk."""
-        self._start(task, lambda before: self._finish(task, made, before))
+    def finish(self, tasks: Sequence[Task], made: Sequence[Sequence[Made]]) -> None:
+        """Publish what a step made of these tasks: of each its observations, or its chunk.
+
+        Together, where a put is next to nothing; where the store is far away each on its own, so
+        that nobody waits for another's.
+        """
+        size = len(tasks) if self._control.segments.is_local else 1
+        for first in range(0, len(tasks), size):
+            some, theirs = tasks[first : first + size], made[first : first + size]
+            self._start(some, partial(self._finish, some, theirs))
 
     def skip(self, task: Task) -> None:
         """The request is over without being done."""
-        self._start(task, lambda before: self._end(task, commits.skipped, before))
+        self._start_one(task, lambda before: self._end(task, commits.skipped, before))
 
     def head(self, task: Task) -> None:
         """Let the session's head be moved."""
-        self._start(task, lambda before: self._head(task, before))
+        self._start_one(task, lambda before: self._head(task, before))
 
     def fail(self, task: Task, error: Exception) -> None:
         """End the request with this error, once everything before it is committed."""
         task.held.is_halted = True
-        self._start(task, lambda before: self._fail(task, error, before))
+        self._start_one(task, lambda before: self._fail(task, error, before))
 
     def discard(self, task: Task) -> None:
         """Forget the World and do this job again."""
         task.held.is_halted = True
-        self._start(task, lambda before: self._discard(before))
+        self._start_one(task, lambda before: self._discard(before))
 
     async def drain(self) -> None:
         """Until everything is committed, refused or given up."""
         while self._running:
             await asyncio.wait(self._running)
 
-    def _start(self, task: Task, work: Callable[[Before], Awaitable[str | None]]) -> None:
-        """Run `work`, which returns the tip it leaves behind, in its place behind others."""
-        before = task.held.committing if len(task.held.ahead) > 1 else None
-        running = asyncio.create_task(self._run(task, work(before), before))
-        task.held.committing = running
+    def _start_one(self, task: Task, work: Callable[[Before], Awaitable[Outcome]]) -> None:
+        async def alone(befores: Befores) -> list[Outcome]:
+            return [await attempt(work(befores[0]))]
+
+        self._start([task], alone)
+
+    def _start(
+        self, tasks: Sequence[Task], work: Callable[[Befores], Awaitable[Sequence[Outcome]]]
+    ) -> None:
+        """Run `work`, which returns what becomes of each task, in its place behind others."""
+        befores = [task.held.committing if len(task.held.ahead) > 1 else None for task in tasks]
+        running = self._spawn(self._run(tasks, work(befores), befores))
+        for task in tasks:
+            task.held.committing = running
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        running = asyncio.create_task(work)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
+        return running
 
-    async def _run(self, task: Task, work: Awaitable[str | None], before: Before) -> bool:
-        tip = await attempt(work)
-        if isinstance(tip, Exception):
-            await self._went_wrong(task, tip, before)
-            tip = None
+    async def _run(
+        self, tasks: Sequence[Task], work: Awaitable[Sequence[Outcome]], befores: Befores
+    ) -> frozenset[str]:
+        outcomes = await attempt(work)
+        if isinstance(outcomes, Exception):
+            outcomes = [outcomes] * len(tasks)
+        for task, outcome, before in zip(tasks, outcomes, befores, strict=True):
+            if isinstance(outcome, Exception):
+                await self._went_wrong(task, outcome, before)
+            self._over(task, outcome if isinstance(outcome, str) else None)
+        self._holdings.news.set()
+        pairs = zip(tasks, outcomes, strict=True)
+        return frozenset(task.held.session for task, tip in pairs if isinstance(tip, str))
+
+    def _over(self, task: Task, tip: str | None) -> None:
         resident = task.resident
         if resident is not None:
             if tip is None:
@@ -107,8 +133,6 @@ class Publisher:
                 resident.tip = tip
             self._residency.unpin(resident)
         task.held.end(task.job, tip)
-        self._holdings.news.set()
-        return tip is not None
 
     async def _went_wrong(self, task: Task, error: Exception, before: Before) -> None:
         """Wait out what passes; anything else ends the request, or at least this attempt."""
@@ -120,54 +144,38 @@ class Publisher:
         if isinstance(told, Exception):
             self._trouble.note(told)
 
-    async def _finish(self, task: Task, made: Sequence[Made], before: Before) -> str | None:
-        segment = await self._first(task, made[0], before)
-        for follower, one in zip(task.job.more, made[1:], strict=True):
-            if segment is None:
-                return None
-            segment = await self._next(task, follower.at(segment), one)
-        return segment
-
-    async def _next(self, task: Task, job: Job, made: Made) -> str | None:
-        encode = partial(self._runner.encoded, job, made.increment, made.size)
-        frames, data = await self._beside.run(encode)
-        return await self._commit(task, job, data, frames, made)
-
-    async def _first(self, task: Task, made: Made, before: Before) -> str | None:
-        increment, began_ns = made.increment, _began_ns(made.increment.timings_ms)
-        runner, beside = self._runner, self._beside
-        if before is None or before.done():  # its turn is now: pack on the same way
+    async def _finish(
+        self, tasks: Sequence[Task], made: Sequence[Sequence[Made]], befores: Befores
+    ) -> list[Outcome]:
+        """Encoding need not wait until what runs ahead is committed, all else must."""
+        parts = [
+            Part(task.held, task.job, some, task.job.more)
+            for task, some in zip(tasks, made, strict=True)
+        ]
+        due = await self._publication.encode(parts)
+        for part, task, before in zip(parts, tasks, befores, strict=True):
             job = await self._in_turn(task, before)
-            if job is None:
-                return None
-            frames, data = await beside.run(partial(runner.encoded, job, increment, made.size))
-        else:
-            frames = await beside.run(partial(runner.frames, task.job, increment, made.size))
-            job = await self._in_turn(task, before)
-            if job is None:
-                return None
-            data = await beside.run(partial(runner.pack, job, increment, frames))
-        segment = await self._commit(task, job, data, frames, made)
-        if segment is not None and frames:
-            parent, stages_ms = job.entry.message.trace, frames[0].timings_ms
-            record_step(parent, began_ns, stages_ms, session=job.session.id, frame=frames[0].frame)
-        return segment
+            if job is not None:
+                part.job = job
+            elif part in due:
+                due.remove(part)
+        while due:
+            done = await self._publication.publish(due)
+            self._committed(done)
+            due = await self._publication.encode([part for part in done if part.goes_on()])
+        return [part.outcome for part in parts]
 
-    async def _commit(
-        self, task: Task, job: Job, data: bytes, frames: Sequence[Frame], made: Made
-    ) -> str | None:
-        segment = segment_id(job.session.num_segments, task.held.lease, data)
-        self._faults.at("before_put")
-        with self._metrics.store("put"):
-            await self._control.segments.put(job.session.id, segment, data)
-        self._faults.at("after_put")
-        change = commits.finished(job, segment, data, frames, made.size, self._runner.weights)
-        if not await self._holdings.commit(task.held, change):
-            return None  # the segment stays, an orphan for the collection
-        self._trouble.over()
-        self._count(task.held, job, frames)
-        await self._control.heads.checkpoint(job.session.id, job.session.num_segments + 1)
-        return segment
+    def _committed(self, parts: Sequence[Part]) -> None:
+        if parts:
+            self._trouble.over()
+        for part in parts:
+            if is_due(part.held.session, part.job.session.num_segments + 1):
+                self._spawn(self._checkpoint(part.held.session))
+
+    async def _checkpoint(self, session: str) -> None:
+        told = await attempt(self._control.heads.checkpoint(session))
+        if isinstance(told, Exception):
+            self._trouble.note(told)
 
     async def _end(self, task: Task, change: Callable[[Job], Commit], before: Before) -> str | None:
         job = await self._in_turn(task, before)
@@ -206,7 +214,7 @@ class Publisher:
 
     async def _in_turn(self, task: Task, before: Before) -> Job | None:
         """The job as it is to be committed, once everything before it is; None if that failed."""
-        if before is not None and not await before:
+        if before is not None and task.held.session not in await before:
             return None
         resident = task.resident
         if resident is None:
@@ -215,14 +223,3 @@ class Publisher:
             return None
         is_good = self._residency.holds(task.held.session, resident)
         return task.job.at(resident.tip) if is_good else None
-
-    def _count(self, held: Held, job: Job, frames: Sequence[Frame]) -> None:
-        metrics, kind = self._metrics, job.entry.message.kind
-        metrics.chunks.labels(kind).inc()
-        metrics.frames.labels(kind).inc(len(frames))
-        if kind == "init":
-            metrics.first_frame_s.observe(time.time() - job.session.created_s)
-        if job.is_live:
-            metrics.live_frame(age_s(job.entry.entry))
-        metrics.interval(held.committed_s, len(frames))
-        held.committed_s = time.monotonic()

@@ -160,11 +160,6 @@ class Runner:
             for i, frame in enumerate(increment.frame_indices)
         ]
 
-    def encoded(self, job: Job, increment: Increment, size: WorldSize) -> tuple[list[Frame], bytes]:
-        """Frames and segment at once."""
-        frames = self.frames(job, increment, size)
-        return frames, self.pack(job, increment, frames)
-
     def pack(self, job: Job, increment: Increment, frames: Sequence[Frame]) -> bytes:
         """The segment of an increment."""
         session = job.session

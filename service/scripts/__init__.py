@@ -41,6 +41,17 @@ async def run(
         return await call.execute_command("EVAL", text, len(keys), *keys, *args)
 
 
+async def run_all(
+    redis: Pipelined, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+) -> list[Any]:
+    """Run `name`.lua for each of (keys, args) in one round trip; answers and errors, in order."""
+    answers = list(await redis.execute_all([command(name, *call) for call in calls]))
+    for number, (keys, args) in enumerate(calls):
+        if isinstance(answers[number], NoScriptError):
+            answers[number] = await run(redis, name, keys, args)
+    return answers
+
+
 def raise_for_state(session: str, state: bytes) -> None:
     """Translate what a script said about a session that can't be used."""
     if state == b"unknown":

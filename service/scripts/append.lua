@@ -6,7 +6,7 @@ local state, version = unpack(redis.call('HMGET', KEYS[1], 'state', 'version'))
 if not state then return {'unknown'} end
 if state == 'deleted' or state == 'failed' then return {state} end
 local owner = redis.call('GET', KEYS[2]) or ''
-local known = redis.call('HGET', KEYS[4], ARGV[1])
+local known = ARGV[4] ~= '' and redis.call('HGET', KEYS[4], ARGV[1])
 if known then return {'ok', owner, known} end
 if ARGV[10] ~= '' and ARGV[10] ~= version then return {'version', version} end
 

@@ -3,10 +3,10 @@
 -- ARGV lease, expected tip, new tip ('' = no segment), manifest entry, cursor, poses done after the cursor, frames kept,
 --      request id, progress ('' = none is kept), progress is final ('1'), number of record values,
 --      then fields and values of the record, then per frame: stream id, meta, image
-local state, tip = unpack(redis.call('HMGET', KEYS[1], 'state', 'tip'))
+local state, tip, version, num_segments = unpack(redis.call('HMGET', KEYS[1], 'state', 'tip', 'version', 'num_segments'))
 if not state or state == 'deleted' then return {'deleted'} end
 if ARGV[3] ~= '' and tip == ARGV[3] then  -- this very commit, sent again after its answer was lost
-  return {'ok', tonumber(redis.call('HGET', KEYS[1], 'version')), redis.call('SISMEMBER', KEYS[7], ARGV[8])}
+  return {'ok', tonumber(version), redis.call('SISMEMBER', KEYS[7], ARGV[8])}
 end
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {'lease'} end
 if tip ~= ARGV[2] then return {'tip'} end
@@ -17,19 +17,19 @@ for i = first_frame, #ARGV, 3 do
   redis.call('PUBLISH', KEYS[5], ARGV[i + 1] .. '\n' .. ARGV[i + 2])
 end
 if first_frame > #ARGV then redis.call('PUBLISH', KEYS[5], '') end
+version = tonumber(version) + 1
+local record = {'version', version, 'cursor', ARGV[5], 'cursor_done', ARGV[6], unpack(ARGV, 12, first_frame - 1)}
 if ARGV[3] ~= '' then
   redis.call('RPUSH', KEYS[4], ARGV[4])
-  redis.call('HSET', KEYS[1], 'tip', ARGV[3])
-  redis.call('HINCRBY', KEYS[1], 'num_segments', 1)
+  for _, part in ipairs({'tip', ARGV[3], 'num_segments', (tonumber(num_segments) or 0) + 1}) do table.insert(record, part) end
 end
-redis.call('HSET', KEYS[1], 'cursor', ARGV[5], 'cursor_done', ARGV[6])
-for i = 12, first_frame - 1, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('XTRIM', KEYS[3], 'MINID', ARGV[5])
-redis.call('XDEL', KEYS[3], ARGV[5])
+redis.call('HSET', KEYS[1], unpack(record))
+local ms, count = string.match(ARGV[5], '^(%d+)-(%d+)$')
+if ms then redis.call('XTRIM', KEYS[3], 'MINID', ms .. '-' .. string.format('%d', count + 1)) end  -- up to the cursor and with it
 
 local cancel = redis.call('SISMEMBER', KEYS[7], ARGV[8])
 if ARGV[10] == '1' then redis.call('SREM', KEYS[7], ARGV[8]) end
 if ARGV[9] ~= '' and redis.call('HEXISTS', KEYS[6], ARGV[8]) == 1 then
   redis.call('HSET', KEYS[6], ARGV[8], ARGV[9])
 end
-return {'ok', redis.call('HINCRBY', KEYS[1], 'version', 1), cancel}
+return {'ok', version, cancel}

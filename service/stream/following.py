@@ -22,6 +22,7 @@ from service.wire import world_pb2 as pb
 FRAME_WAIT_S = 0.5  # how soon a change that makes no frame (state, failure) is noticed
 FRAMES_AT_ONCE = 8
 FRAMES_BEHIND = 32  # looked at when some of them may be left out
+LOOK_S = 2.0  # and while frames come; each change says so, which may get lost
 STATISTICS_S = 1.0
 LATE_S = 0.1  # a send that waited so long: the client is slow
 
@@ -41,7 +42,7 @@ async def follow(talk: Talk) -> None:
             if frames:
                 talk.after = max(talk.after, frames[-1].frame)
             now_s = time.monotonic()
-            if not frames or talk.requests or now_s - looked_s > FRAME_WAIT_S:
+            if not frames or talk.requests or now_s - looked_s > LOOK_S:
                 looked_s = now_s
                 await _look(talk)
             if frames and figures.are_due(now_s):

@@ -121,8 +121,8 @@ async def _show(talk: Talk, message: PoseMessage | InputMessage, pose: Array, no
         client_time_ms=message.client_time_ms,
     )
     await talk.budget.claim()
-    progress = await talk.control.requests.append(talk.session_id, live)
-    talk.latency.asked(progress.id, now_s)
+    request_id = await talk.control.requests.append_live(talk.session_id, live)
+    talk.latency.asked(request_id, now_s)
 
 
 async def _input(talk: Talk, message: InputMessage) -> None:

@@ -30,7 +30,7 @@ async def opened(control: ControlPlane) -> str:
 
 
 async def walk(control: ControlPlane, session: str) -> None:
-    await control.requests.append(session, LivePose(pose=IDENTITY))
+    await control.requests.append_live(session, LivePose(pose=IDENTITY))
 
 
 async def test_the_owner_is_told_and_so_is_the_next_one(control: ControlPlane) -> None:

@@ -129,9 +129,9 @@ async def test_a_live_pose_that_replaced_one_in_work_is_still_to_do(control: Con
     lease = await leases.acquire(session.id)
     assert lease
     await leases.commit(session.id, lease, step(await leases.load(session.id), 0, 1))
-    await control.requests.append(session.id, LivePose(pose=IDENTITY, sequence=1))
+    await control.requests.append_live(session.id, LivePose(pose=IDENTITY, sequence=1))
     owned = await leases.load(session.id)
-    await control.requests.append(session.id, LivePose(pose=IDENTITY, sequence=2))
+    await control.requests.append_live(session.id, LivePose(pose=IDENTITY, sequence=2))
     entry = owned.entries[0]
     await leases.commit(session.id, lease, Commit(owned.session.tip, entry.entry, 0, entry.id))
     left = (await leases.load(session.id)).entries

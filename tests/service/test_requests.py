@@ -76,7 +76,7 @@ async def test_the_backlog_is_bounded_and_live_poses_never_fill_it(
 ) -> None:
     session = await new_session(control)
     for i in range(200):
-        await control.requests.append(session.id, LivePose(pose=IDENTITY, sequence=i))
+        await control.requests.append_live(session.id, LivePose(pose=IDENTITY, sequence=i))
     assert await control.redis.xlen(keys.log(session.id)) == 2
     for _ in range(settings.max_backlog - 2):
         await control.requests.append(session.id, PATH)
@@ -87,9 +87,9 @@ async def test_the_backlog_is_bounded_and_live_poses_never_fill_it(
 
 async def test_a_live_pose_does_not_jump_over_a_path(control: ControlPlane) -> None:
     session = await new_session(control)
-    await control.requests.append(session.id, LivePose(pose=IDENTITY, sequence=1))
+    await control.requests.append_live(session.id, LivePose(pose=IDENTITY, sequence=1))
     await control.requests.append(session.id, PATH)
-    await control.requests.append(session.id, LivePose(pose=IDENTITY, sequence=2))
+    await control.requests.append_live(session.id, LivePose(pose=IDENTITY, sequence=2))
     owned = await leases_of(control).load(session.id)
     assert [entry.message.kind for entry in owned.entries] == ["init", "live", "generate", "live"]
 
@@ -158,7 +158,7 @@ async def test_the_newest_live_pose_wins_for_each_camera(control: ControlPlane) 
     session = await new_session(control)
     for sequence, camera in enumerate((0, 1, 0, 2, 0, 1)):
         live = LivePose(pose=IDENTITY, sequence=sequence, camera=camera)
-        await control.requests.append(session.id, live)
+        await control.requests.append_live(session.id, live)
     owned = await leases_of(control).load(session.id)
     waiting = [entry.message for entry in owned.entries if isinstance(entry.message, LivePose)]
     assert [(one.camera, one.sequence) for one in waiting] == [(2, 3), (0, 4), (1, 5)]
@@ -168,7 +168,7 @@ async def test_each_camera_goes_on_from_its_own_last_pose(control: ControlPlane)
     session = await new_session(control)
     far, near = [*IDENTITY[:11], 9.0, *IDENTITY[12:]], [*IDENTITY[:11], 1.0, *IDENTITY[12:]]
     await control.requests.append(session.id, Generate(poses=[far], camera=3))
-    await control.requests.append(session.id, LivePose(pose=near))
+    await control.requests.append_live(session.id, LivePose(pose=near))
     assert await control.requests.last_pose(session.id) == near
     assert await control.requests.last_pose(session.id, camera=3) == far
     assert await control.requests.last_pose(session.id, camera=4) == IDENTITY  # of the first image

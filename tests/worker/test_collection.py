@@ -165,7 +165,16 @@ async def sweep_all(control: ControlPlane, living: list[str]) -> None:
 
 
 def test_heads_are_written_ever_more_rarely() -> None:
-    due = [n for n in range(1, 40_001) if is_due(n)]
-    assert due[:3] == [64, 128, 192]
-    assert sum(due) < 25 * 40_000  # entries written per segment stay bounded
-    assert all(after - at <= max(64, at / 4) for at, after in itertools.pairwise(due))
+    for session in ("one", "another"):
+        due = [n for n in range(1, 40_001) if is_due(session, n)]
+        assert due[0] <= 64
+        assert sum(due) < 25 * 40_000  # entries written per segment stay bounded
+        gaps = [(at, after - at) for at, after in itertools.pairwise([1, *due])]
+        assert all(gap <= max(128, at / 4) for at, gap in gaps)
+
+
+def test_sessions_that_walk_in_step_write_their_heads_at_different_times() -> None:
+    sessions = [f"s{number}" for number in range(64)]
+    at_once = [sum(is_due(session, n) for session in sessions) for n in range(64, 128)]
+    assert sum(at_once) == len(sessions)
+    assert max(at_once) <= 6

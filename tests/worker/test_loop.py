@@ -110,7 +110,7 @@ async def test_of_live_poses_the_newest_wins(control: ControlPlane, settings: Se
     async with serving(control, settings):
         frames = await read_until(control, session.id, 1)
         assert [frame.sequence for frame in frames] == [None, 19]
-        await control.requests.append(session.id, LivePose(pose=pose(30), sequence=30))
+        await control.requests.append_live(session.id, LivePose(pose=pose(30), sequence=30))
         frames = await control.frames.read(session.id, after=1, wait_s=20)
     assert [(frame.frame, frame.sequence) for frame in frames] == [(2, 30)]
 

@@ -43,7 +43,7 @@ async def test_a_walk_moves_every_figure(control: ControlPlane, settings: Settin
     async with serving(control, settings) as worker:
         await control.requests.append(session.id, Generate(poses=[pose(i) for i in range(8)]))
         await read_until(control, session.id, 8)
-        await control.requests.append(session.id, LivePose(pose=pose(9)))
+        await control.requests.append_live(session.id, LivePose(pose=pose(9)))
         await read_until(control, session.id, 9)
 
         async def told() -> bool:

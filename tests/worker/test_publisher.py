@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 
+import pytest
 import torch
 from test_loop import open_session, pose, read_until, running, serving, until
 
@@ -20,6 +22,13 @@ from worker.engine import Engine, EngineConfig
 from worker.faults import NoFaults
 from worker.loop import Worker
 from worker.runner import Encoding, Runner
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A lease that a busy machine does not lose: chunks are counted here."""
+    return settings.model_copy(update={"lease_s": 20.0})
+
 
 PATH = Generate(poses=[pose(i) for i in range(24)])
 
@@ -44,7 +53,7 @@ class WaitingStore(SegmentStore):
         self._backbone, self._num_chunks = backbone, num_chunks
         self.puts, self.most_ahead = 0, 0
 
-    async def put(self, session: str, segment: str, data: bytes) -> None:
+    async def put_all(self, segments: Sequence[tuple[str, str, bytes]]) -> list[StoreDown | None]:
         chunk, self.puts = self.puts, self.puts + 1  # 0: the first image
         async with asyncio.timeout(60):
             while 0 < chunk < self._num_chunks and self._backbone.steps <= chunk:  # noqa: ASYNC110
@@ -52,7 +61,7 @@ class WaitingStore(SegmentStore):
         self.most_ahead = max(self.most_ahead, self._backbone.steps - chunk)
         await asyncio.sleep(0.02)  # more steps begin now, if any may
         self.most_ahead = max(self.most_ahead, self._backbone.steps - chunk)
-        await super().put(session, segment, data)
+        return await super().put_all(segments)
 
 
 async def test_the_next_step_does_not_wait_for_the_store_and_one_chunk_runs_ahead(
@@ -74,12 +83,12 @@ class FlakyStore(SegmentStore):
         super().__init__(url)
         self._fails_at, self._puts = fails_at, 0
 
-    async def put(self, session: str, segment: str, data: bytes) -> None:
+    async def put_all(self, segments: Sequence[tuple[str, str, bytes]]) -> list[StoreDown | None]:
         self._puts += 1
         if self._puts in self._fails_at:
             await asyncio.sleep(0.02)  # the chunk after it is computed meanwhile
-            raise StoreDown("this one is lost")
-        await super().put(session, segment, data)
+            return [StoreDown("this one is lost") for _ in segments]
+        return await super().put_all(segments)
 
 
 async def test_what_ran_ahead_of_a_failed_put_is_discarded_and_done_again(
