@@ -52,7 +52,6 @@ class Metrics:
         self.frames = Counter(
             "mirage_frames_delivered", "Frames sent to clients", ["via"], registry=self.registry
         )
-        self._via = {via: self.frames.labels(via) for via in ("websocket", "grpc")}
         self.frame_bytes = Counter(
             "mirage_frame_bytes_delivered", "Encoded bytes of those", registry=self.registry
         )
@@ -96,7 +95,7 @@ class Metrics:
             self.refusals.labels(limit).inc()
 
     def delivered(self, via: str, num_bytes: int) -> None:
-        self._via[via].inc()
+        self.frames.labels(via).inc()
         self.frame_bytes.inc(num_bytes)
 
 
