@@ -25,7 +25,7 @@ from service.auth.commands import add_keys_command
 from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
-from service.errors import MirageError
+from service.errors import MirageError, Unavailable
 from service.operators import add_operators_commands
 from service.runtime import settle_heap
 from service.server import check_port, serve
@@ -176,6 +176,16 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 
 def run_walk(options: argparse.Namespace) -> int:
+    try:
+        return _walk(options)
+    except httpx.TransportError as error:
+        raise Unavailable(
+            f"{options.server} does not answer ({error}): start a server with `mirage up`, or name "
+            "another with --server"
+        ) from error
+
+
+def _walk(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("fov_deg", "seed", "memory")}
     form = {name: value for name, value in given.items() if value is not None}
     actions = parse_actions(options.actions)

@@ -23,6 +23,8 @@ import httpx
 import numpy as np
 from tqdm import tqdm
 
+from service.client.frames import ServiceError
+from service.client.retries import problem_of
 from service.demo_figures import (
     Walk,
     contact_sheet,
@@ -35,7 +37,7 @@ from service.demo_figures import (
     video_frames,
 )
 from service.demo_source import Source
-from service.errors import GenerationFailed
+from service.errors import Unavailable
 from service.poses import flat
 from service.video import decode_frame, mux_images
 
@@ -59,7 +61,7 @@ async def walk_and_write(client: httpx.AsyncClient, options: DemoOptions) -> dic
     """Walk twice through the service that `client` talks to, write the files, return the report
     (which is also report.json).
 
-    Raises GenerationFailed when the service refuses, fails or stalls.
+    Raises ServiceError when the service refuses or fails, Unavailable when it stalls.
     """
     started = time.monotonic()
     walks = await _walk_both(client, options)
@@ -131,12 +133,12 @@ async def _fetch(
 async def _check_progress(client: httpx.AsyncClient, url: str, silent_s: float) -> None:
     session = await _json(client.get(url))
     if session["state"] == "failed":
-        raise GenerationFailed(f"the session failed: {session['error']}")
+        raise ServiceError(session["error"])
     for generation in (await _json(client.get(f"{url}/generations")))["generations"]:
         if generation["state"] == "failed":
-            raise GenerationFailed(f"the walk failed: {generation['error']}")
+            raise ServiceError(generation["error"])
     if silent_s > STALLED_S:
-        raise GenerationFailed(
+        raise Unavailable(
             f"no frame for {silent_s:.0f} s (session: {session['state']}); see the worker's log"
         )
 
@@ -144,9 +146,7 @@ async def _check_progress(client: httpx.AsyncClient, url: str, silent_s: float) 
 async def _json(call: Any) -> dict[str, Any]:
     response: httpx.Response = await call
     if response.is_error:
-        raise GenerationFailed(
-            f"{response.request.url} answered {response.status_code}: {response.text}"
-        )
+        raise ServiceError(problem_of(response))
     body: dict[str, Any] = response.json()
     return body
 

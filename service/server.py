@@ -9,6 +9,8 @@ while the buffer is full.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import socket
 from typing import Any
 
@@ -58,9 +60,15 @@ def serve(app: FastAPI, settings: Settings) -> bool:
         timeout_graceful_shutdown=GRACE_S,
         **WEBSOCKETS,
     )
+    logging.getLogger("uvicorn.error").addFilter(_tells_no_address)
     server = GatewayServer(config, app)
     server.run(sockets=[listening(config)])
     return server.started
+
+
+def _tells_no_address(record: logging.LogRecord) -> bool:
+    """uvicorn repeats the address of each WebSocket, tickets included; our log has its path."""
+    return '"WebSocket' not in str(record.msg)
 
 
 def check_port(host: str, port: int) -> None:
@@ -69,9 +77,10 @@ def check_port(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise ConfigurationError(
-            f"port {port} of {host} can't be listened on ({error.strerror}): stop what uses it, or "
-            "choose another (MIRAGE_GRPC_PORT; 0: no gRPC)"
+            f"port {port} of {host} can't be listened on ({why}): stop what uses it, or choose "
+            "another (MIRAGE_GRPC_PORT; 0: no gRPC)"
         ) from error
 
 

@@ -56,7 +56,7 @@ class Settings(BaseModel):
 
     # the model
     backbone: str = "mini"
-    device: str = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     deterministic: bool = False
     torch_threads: int = Field(0, ge=0)  # 0: as torch decides
     frame_width: int = Field(320, ge=32, le=4096)

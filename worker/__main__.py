@@ -11,7 +11,7 @@ import structlog
 import torch
 
 from service.control import ControlPlane
-from service.errors import MirageError
+from service.errors import ConfigurationError, MirageError
 from service.runtime import run, settle_heap
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
@@ -30,10 +30,12 @@ LOG = structlog.get_logger()
 
 
 def create_engine(settings: Settings) -> Engine:
-    """The engine that the settings describe; raises WeightsError."""
+    """The engine that the settings describe; raises WeightsError, ConfigurationError."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device != "cpu" and not torch.cuda.is_available():
+        raise ConfigurationError(f"MIRAGE_DEVICE={device}: torch finds no GPU; set cpu or auto")
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     backbone = create_backbone(settings.backbone, device)

@@ -22,11 +22,14 @@ class ServiceError(Exception):
     """The service refused; `problem` is its answer (RFC 9457)."""
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
+        detail = str(problem.get("detail", problem)).removesuffix(".")
         fields = [
-            f"{one['field']}: got {one['seen']}, allowed: {one['allowed']}"
+            f"{one['field']}: "
+            + ("" if one["seen"] in detail else f"got {one['seen']}, ")
+            + f"allowed: {one['allowed']}"
             for one in problem.get("errors") or []
         ]
-        super().__init__("; ".join([str(problem.get("detail", problem)), *fields]))
+        super().__init__("; ".join([detail, *fields]))
         self.problem = dict(problem)
 
     @property

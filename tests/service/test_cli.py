@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import httpx
 import pytest
+import websockets
 from fake_worker import FakeWorker, working
 from uploads_made import png
 
@@ -63,7 +64,7 @@ def test_mistakes_are_one_line_and_a_code(
     assert "photo.png" in capsys.readouterr().err
     picture.write_bytes(png())
     assert main(["walk", "--server", server, "--image", str(picture)]) == 1
-    assert capsys.readouterr().err.startswith("mirage: ")
+    assert capsys.readouterr().err.startswith(f"mirage: {server} does not answer")
     with pytest.raises(SystemExit):
         main(["walk"])
 
@@ -124,10 +125,13 @@ async def test_the_gateway_serves_until_sigterm(settings: Settings) -> None:
                     break
                 except httpx.TransportError:
                     await asyncio.sleep(0.05)
+    async with websockets.connect(f"ws://127.0.0.1:{port}/v1/sessions/s1/stream?ticket=t0p") as ws:
+        assert "unknown-session" in str(await ws.recv())
     process.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(process.communicate, timeout=60)
+    words, _ = await asyncio.to_thread(process.communicate, timeout=60)
     assert answer.status_code == 503
     assert process.returncode == 0
+    assert "/v1/sessions/s1/stream" in words and "t0p" not in words
 
 
 def test_no_torch_is_imported() -> None:

@@ -15,6 +15,7 @@ from fake_worker import FakeWorker, working
 from PIL import Image
 
 from service.app import create_app
+from service.client import ServiceError
 from service.demo import DemoOptions, format_report, walk_and_write
 from service.demo_figures import (
     SCALE,
@@ -33,7 +34,7 @@ from service.demo_figures import (
 )
 from service.demo_source import SAMPLES, from_image, from_sample, out_and_back
 from service.embedded import EmbeddedValkey
-from service.errors import GenerationFailed, InvalidRequest
+from service.errors import InvalidRequest
 from service.poses import flat
 from service.settings import load_settings
 from service.video import decode_frame
@@ -232,7 +233,7 @@ async def test_a_refusal_is_shown_with_the_services_words(
 ) -> None:
     path = tmp_path / "photo.png"
     path.write_text("no picture")
-    with pytest.raises(GenerationFailed, match="image"):
+    with pytest.raises(ServiceError, match="image"):
         await walk_and_write(client, DemoOptions(from_image(path), tmp_path))
 
 
@@ -241,5 +242,5 @@ async def test_a_walk_that_fails_ends_the_demo(client: httpx.AsyncClient, tmp_pa
     Image.fromarray(noise(1)[0]).save(path)
     far = replace(from_image(path), poses=out_and_back(2))
     far.poses[1:, 0, 3] += 6000.0
-    with pytest.raises(GenerationFailed, match="too far away"):
+    with pytest.raises(ServiceError, match="too far away"):
         await walk_and_write(client, DemoOptions(far, tmp_path))

@@ -66,6 +66,13 @@ def test_webhook_targets_are_urls(targets: str) -> None:
         load_settings(environ)
 
 
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", ""])
+def test_a_device_that_nobody_has_is_refused(device: str) -> None:
+    with pytest.raises(ConfigurationError, match="MIRAGE_DEVICE"):
+        load_settings({"MIRAGE_DEVICE": device})
+    assert load_settings({"MIRAGE_DEVICE": "cuda:1"}).device == "cuda:1"
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
