@@ -16,13 +16,13 @@ from redis.asyncio import Redis
 from service import keys, scripts
 from service.errors import UnknownSnapshot
 from service.heads import Name
+from service.limits import MAX_INTEGER
 from service.requests import Fork, Progress, RequestLog, Rewind, Snapshot
 from service.sessions import Sessions, new_session_id
 
 POLL_S = 0.01  # at first; doubles up to MAX_POLL_S
 MAX_POLL_S = 0.2
-MAX_FRAME = 2**53
-Frame = Annotated[int, Field(ge=0, le=MAX_FRAME)]
+Frame = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 SNAPSHOT_NAME = r"^\w[\w .:-]{0,63}$"
 SnapshotName = Annotated[str, Field(pattern=SNAPSHOT_NAME)]
 
@@ -38,7 +38,9 @@ class ForkIn(Ask):
 
     frame: Frame | None = Field(None, description="the last frame that is kept; chunks stay whole")
     snapshot: SnapshotName | None = None
-    seed: int | None = Field(None, ge=0, lt=2**53, description="another one imagines other things")
+    seed: int | None = Field(
+        None, ge=0, lt=MAX_INTEGER, description="another one imagines other things"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

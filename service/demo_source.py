@@ -20,8 +20,8 @@ from PIL import Image, ImageSequence
 from service.demo_figures import Images, Poses, Walk, revisits
 from service.errors import FieldProblem, InvalidRequest
 from service.poses import Action, expand
+from service.samples import SAMPLES
 
-SAMPLES = Path(__file__).parent / "viewer" / "samples"
 DEFAULT_SAMPLE = "library"
 TRUTH_TITLE = "ground truth"
 

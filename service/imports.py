@@ -28,6 +28,7 @@ from service.errors import FieldProblem, InvalidUpload, SegmentCorrupt
 from service.exports import BLOCK, WORLD, member_name
 from service.frames import ManifestEntry
 from service.heads import Head, Heads
+from service.limits import MAX_INTEGER
 from service.objects import sha256
 from service.segments import SegmentHeader, SegmentStore, parse_segment
 from service.sessions import Session, Sessions, new_session_id
@@ -36,7 +37,7 @@ from service.settings import Settings
 MAX_WORLD_BYTES = 64 << 20  # world.json
 MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
-MAX_BRANCH, MAX_NUMBER = 2**31, 2**53
+MAX_BRANCH = 2**31
 NAME = re.compile(SNAPSHOT_NAME)
 SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})")
 FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
@@ -191,8 +192,8 @@ def _check_manifest(manifest: list[ManifestEntry]) -> None:
 def _check_numbers(where: str, *numbers: int) -> None:
     """What is passed on to clients unchanged has to fit into every notation."""
     for number in numbers:
-        if not 0 <= number < MAX_NUMBER:
-            raise refused(where, f"a size of {str(number)[:30]}", f"0 to {MAX_NUMBER - 1}")
+        if not 0 <= number < MAX_INTEGER:
+            raise refused(where, f"a size of {str(number)[:30]}", f"0 to {MAX_INTEGER - 1}")
 
 
 def _check_names(head: Head) -> None:

@@ -12,6 +12,7 @@ MAX_ACTIONS = 200  # per generation
 MAX_CAMERAS = 16  # of one world
 MAX_PAGE = 200  # items of one answer
 DEFAULT_PAGE = 50
+MAX_INTEGER = 2**53  # exact in every JSON: frames, seeds, counts
 MAX_WAIT_S = 20.0  # a long poll; what the frame bus waits at most
 MAX_STREAM_MESSAGE_BYTES = 1_000_000  # one WebSocket message from a client
 MAX_VIDEO_CACHE_BYTES = 64 << 20  # finished MP4s kept for players that ask for them in parts

@@ -13,7 +13,7 @@ import numpy as np
 
 from service.control import ControlPlane
 from service.poses import Array
-from service.requests import Generate, Progress
+from service.requests import Generate
 from service.schemas import PathIn
 
 
@@ -27,14 +27,6 @@ async def path_request(
         start = await last_camera(control, session_id, camera)
     poses = await asyncio.to_thread(path.flat_poses, start, max_poses)  # 30 us a pose
     return Generate(poses=poses, camera=camera, client_time_ms=path.client_time_ms)
-
-
-async def append_path(
-    control: ControlPlane, session_id: str, path: PathIn, max_poses: int
-) -> Progress:
-    """Check the path and ask for it; raises InvalidRequest and what the request log raises."""
-    request = await path_request(control, session_id, path, max_poses)
-    return await control.requests.append(session_id, request)
 
 
 async def last_camera(control: ControlPlane, session_id: str, camera: int = 0) -> Array:

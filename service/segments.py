@@ -189,10 +189,6 @@ class SegmentStore:
         path = segment_path(session, segment)
         return await self.objects.read_verified(path, segment.rpartition("-")[2])
 
-    async def delete(self, session: str, segment: str) -> None:
-        """Remove one segment, if it is there."""
-        await self.objects.delete([segment_path(session, segment)])
-
     async def put_upload(self, session: str, upload: Upload) -> str:
         """Store a blob; its id is its checksum, so the same upload twice is stored once."""
         data = pack_upload(upload)
@@ -208,12 +204,6 @@ class SegmentStore:
         """Ids of all segments that lie in the store, orphans among them, in order of index."""
         found = await self.objects.below(f"sessions/{session}/segments")
         return sorted(one.path.rpartition("/")[2].removesuffix(SUFFIX) for one in found)
-
-    async def delete_session(self, session: str) -> int:
-        """Remove everything of a session; how many objects that were."""
-        paths = [one.path for one in await self.objects.below(f"sessions/{session}")]
-        await self.objects.delete(paths)
-        return len(paths)
 
 
 def segment_path(session: str, segment: str) -> str:

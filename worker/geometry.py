@@ -61,12 +61,6 @@ class Cameras:
         scaled = self.intrinsics * scale.to(self.intrinsics.device)
         return Cameras(scaled, self.world_from_camera, height, width)
 
-    def recentred(self, origin: Tensor) -> Cameras:
-        """The same views of a world whose new origin is `origin` (3,) float64."""
-        pose = self.world_from_camera.clone()
-        pose[..., :3, 3] -= origin
-        return Cameras(self.intrinsics, pose, self.height, self.width)
-
     def to(self, device: torch.device | str) -> Cameras:
         return Cameras(
             self.intrinsics.to(device), self.world_from_camera.to(device), self.height, self.width

@@ -43,7 +43,6 @@ class Mortality:
     def __init__(self, running: Fleet, failovers: Failovers, seed: int) -> None:
         self._fleet, self._failovers = running, failovers
         self._random = random.Random(seed)
-        self._ids: dict[int, str] = {}  # pid -> worker id
         self.deaths: dict[str, int] = {}  # by point
 
     async def keep_dying(self, num_kills: int, num_workers: int) -> None:

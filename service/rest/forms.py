@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.errors import FieldProblem, InvalidUpload
 from service.gateway import Gateway
-from service.limits import MAX_FOV_DEG, MIN_FOV_DEG
+from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.rest.problems import invalid_request
 from service.schemas import Axes, PoseIn
 from service.segments import Upload
@@ -72,7 +72,7 @@ class SessionForm(PictureForm):
 
     sample: str | None = Field(None, description="a name from /v1/samples")
     seed: int | None = Field(
-        None, ge=0, lt=2**53, description="at random if not given; exact in every JSON"
+        None, ge=0, lt=MAX_INTEGER, description="at random if not given; exact in every JSON"
     )
     memory: Literal["latent", "null", "rgb"] = "latent"
 

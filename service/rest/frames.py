@@ -8,14 +8,12 @@ from fastapi import APIRouter, Path, Query, Response
 
 from service.auth.principal import Scope, requires
 from service.gateway import GatewayDep
-from service.limits import DEFAULT_PAGE, MAX_PAGE, MAX_WAIT_S
+from service.limits import DEFAULT_PAGE, MAX_INTEGER, MAX_PAGE, MAX_WAIT_S
 from service.rest.answers import frame_out
 from service.rest.problems import RESPONSES
 from service.schemas import FrameList
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/frames", tags=["frames"], responses=RESPONSES)
-
-MAX_FRAME = 2**53
 
 
 @router.get("", response_model=FrameList)
@@ -23,7 +21,7 @@ MAX_FRAME = 2**53
 async def list_frames(
     session_id: str,
     gateway: GatewayDep,
-    after: Annotated[int, Query(ge=-1, le=MAX_FRAME)] = -1,
+    after: Annotated[int, Query(ge=-1, le=MAX_INTEGER)] = -1,
     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
 ) -> FrameList:
@@ -42,7 +40,7 @@ async def list_frames(
 )
 @requires(Scope.READ)
 async def get_frame(
-    session_id: str, frame: Annotated[int, Path(ge=0, le=MAX_FRAME)], gateway: GatewayDep
+    session_id: str, frame: Annotated[int, Path(ge=0, le=MAX_INTEGER)], gateway: GatewayDep
 ) -> Response:
     """One frame's picture, as the worker encoded it."""
     found = await gateway.control.frames.get(session_id, frame)

@@ -17,7 +17,7 @@ from service import keys
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.errors import Conflict, FieldProblem, InvalidRequest, UnknownSession
 from service.gateway import Gateway, GatewayDep
-from service.limits import MAX_FOV_DEG, MIN_FOV_DEG
+from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.paths import path_request
 from service.requests import Progress, RequestState
 from service.rest.forms import SessionForm, Source, read_source
@@ -69,7 +69,7 @@ class VideoForm(BaseModel):
     fov_deg: float | None = Field(None, ge=MIN_FOV_DEG, le=MAX_FOV_DEG)
     depth: UploadFile | None = None
     scale_m: float | None = Field(None, ge=0.05, le=200)
-    seed: int | None = Field(None, ge=0, lt=2**53)
+    seed: int | None = Field(None, ge=0, lt=MAX_INTEGER)
 
     def session_form(self) -> SessionForm:
         """Raises InvalidRequest."""

@@ -61,7 +61,7 @@ async def test_errors_carry_the_problem(server_url: str, settings: Settings) -> 
     def refused() -> None:
         with Mirage(server_url) as mirage:
             with pytest.raises(
-                ServiceError, match="5 bytes.*; image: allowed: a complete PNG"
+                ServiceError, match=r"5 bytes.*; image: allowed: a complete PNG"
             ) as caught:
                 mirage.create(b"hello")
             assert caught.value.problem["status"] == 422

@@ -15,7 +15,7 @@ from service.control import ControlPlane
 from service.errors import FramesGone, SessionDeleted, UnknownFrame
 from service.frames import ManifestEntry
 from service.requests import Generate
-from service.segments import FrameMeta, SegmentHeader, segment_id
+from service.segments import FrameMeta, SegmentHeader, segment_id, segment_path
 from service.sessions import IDENTITY, Session
 
 
@@ -90,7 +90,7 @@ async def test_frames_survive_the_loss_of_the_stream(control: ControlPlane) -> N
 async def test_what_no_longer_exists_names_the_first_that_does(control: ControlPlane) -> None:
     session = await new_session(control)
     names = await publish(control, session, 5)
-    await control.segments.delete(session.id, names[0])
+    await control.segments.objects.delete([segment_path(session.id, names[0])])
     with pytest.raises(FramesGone) as caught:
         await control.frames.get(session.id, 1)
     assert caught.value.first_available == 4

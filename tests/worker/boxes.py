@@ -24,6 +24,13 @@ def camera(
     return Cameras(intrinsics[None], pose[None], height, width)
 
 
+def recentred(views: Cameras, origin: Tensor) -> Cameras:
+    """The same views of a world whose new origin is `origin` (3,) float64."""
+    pose = views.world_from_camera.clone()
+    pose[..., :3, 3] -= origin
+    return Cameras(views.intrinsics, pose, views.height, views.width)
+
+
 def orbit(num: int, height: int = 128, width: int = 192) -> Cameras:
     """(num,) cameras on a circle of 1 m around the room's middle, looking outwards."""
     angles = [2 * math.pi * i / num for i in range(num)]

@@ -12,6 +12,7 @@ from boxes import camera, orbit, room_depth
 from torch import Tensor
 
 from bench.noop import NoopBackbone, noop_engine
+from service.errors import ConfigurationError
 from service.settings import Settings
 from worker.__main__ import create_engine
 from worker.conditioning import NotObservedError
@@ -334,3 +335,9 @@ def test_a_world_remembers_as_the_settings_say():
     cfg = engine.cfg.memory
     assert (cfg.token_format, cfg.max_points, cfg.max_bytes) == ("int8", 300, 9_000)
     assert engine.open(0).memory.state()["tokens"].dtype == torch.int8
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_no_traceback():
+    with pytest.raises(ConfigurationError, match="MIRAGE_DEVICE=cuda"):
+        create_engine(Settings(device="cuda"))

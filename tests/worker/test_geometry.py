@@ -5,7 +5,7 @@ import math
 import oracle
 import pytest
 import torch
-from boxes import camera, room_depth
+from boxes import camera, recentred, room_depth
 
 from worker.geometry import Cameras, cat_cameras, intrinsics_from_fov, lift, look_at
 
@@ -135,7 +135,7 @@ def test_a_world_far_away_is_as_sharp():
     depth = room_depth(camera((0.25, 0.0, -1.0), (0.0, 0.25, 2.0)))
     view = camera((0.25, 0.0, -1.0), (0.0, 0.25, 2.0))
     offset = torch.tensor([10_000.0, 0.0, -10_000.0], dtype=torch.float64)
-    far = view.recentred(-offset)
+    far = recentred(view, -offset)
     here = lift(depth, view, GRID, origin=view.world_from_camera[0, :3, 3])
     there = lift(depth, far, GRID, origin=far.world_from_camera[0, :3, 3])
     assert torch.equal(here.positions, there.positions)

@@ -182,7 +182,8 @@ async def test_an_image_that_cannot_be_read_fails_its_session_alone(
     control: ControlPlane, settings: Settings
 ) -> None:
     bad, good = await open_session(control), await open_session(control)
-    await control.segments.delete_session(bad.id)
+    objects = control.segments.objects
+    await objects.delete([one.path for one in await objects.below(f"sessions/{bad.id}")])
     path = await control.requests.append(bad.id, Generate(poses=[pose(1)]))
     async with serving(control, settings):
         await read_until(control, good.id, 0)

@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from boxes import camera, room_depth
+from boxes import camera, recentred, room_depth
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from splat_twin import AmbiguousError, splat_view
@@ -204,7 +204,7 @@ def test_soft_moves_content_by_fractions_of_a_cell():
     view = camera((0, 0, 0), (0, 0, 1.0), 64, 192)
     lifted = lift(torch.full((1, 64, 192), 2.0), view, grid)
     ramp = torch.arange(24.0).expand(8, 24).flatten()[:, None]
-    shifted = view.recentred(torch.tensor([-0.4 * lifted.size[0, 0, 0], 0, 0]))
+    shifted = recentred(view, torch.tensor([-0.4 * lifted.size[0, 0, 0], 0, 0]))
     num = ramp.numel()
     result = splat(
         FreePatches(lifted.positions.reshape(num, 3), lifted.size.flatten()),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from boxes import orbit
+from boxes import orbit, recentred
 
 from worker.backbones.base import Condition
 from worker.backbones.denoiser import Denoiser, DenoiserConfig, joined
@@ -100,7 +100,7 @@ def test_the_worlds_origin_does_not_matter(denoiser):
     given = condition()
     noisy, level, _ = inputs(given)
     away = torch.tensor([300.0, 2.0, -80.0], dtype=torch.float64)
-    moved = {name: getattr(given, name).recentred(away) for name in ("cameras", "recent_cameras")}
+    moved = {name: recentred(getattr(given, name), away) for name in ("cameras", "recent_cameras")}
     torch.testing.assert_close(
         denoiser(noisy, level, replace(given, **moved)),
         denoiser(noisy, level, given),
