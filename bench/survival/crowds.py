@@ -125,11 +125,11 @@ async def resident(
         second = await walkers(running.control, num_active)  # as old as the first were: worlds grow
         await _round(second, worker.pid)
         among = [await _round(second, worker.pid) for _ in range(rounds)]
-        (record,) = await running.control.workers.alive()
+        await until(lambda: _holds(running, num_resident))
         steps = await running.metric(worker, "mirage_batch_sessions_count")
         stepped = await running.metric(worker, "mirage_batch_sessions_sum")
     return {
-        "resident": record.num_sessions,
+        "resident": num_resident,
         "active": num_active,
         "sessions_per_step": round(stepped / steps, 1),
         "frames_per_s_alone": round(1 / min(alone).wall_s, 1),
@@ -138,6 +138,12 @@ async def resident(
         "cpu_ms_alone": round(1e3 * min(one.cpu_s for one in alone), 3),
         "cpu_ms_among": round(1e3 * min(one.cpu_s for one in among), 3),
     }
+
+
+async def _holds(running: Fleet, count: int) -> bool:
+    """Whether the worker, which says so now and then, holds so many sessions."""
+    (record,) = await running.control.workers.alive()
+    return record.num_sessions == count
 
 
 class PerFrame(NamedTuple):

@@ -43,7 +43,7 @@ RECIPE = {
     ),
     "motion": RunConfig(minutes=4, batch_size=16, learning_rate=3e-3, ema_decay=0.99),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
-    "polish": RunConfig(minutes=13, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
+    "polish": RunConfig(minutes=60, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
 }
 
 # For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
