@@ -89,7 +89,7 @@ async def _export(options: argparse.Namespace) -> int:
 
 
 async def _import(options: argparse.Namespace) -> int:
-    async with reached(_settings(options)) as control:
+    async with reached(_settings(options), create=True) as control:
         session = await control.imports.read(_chunks(options.file), options.owner)
     print(session.id)
     return 0

@@ -7,16 +7,22 @@ from contextlib import asynccontextmanager
 
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, running_url
+from service.errors import ConfigurationError
 from service.settings import Settings
 
 
 @asynccontextmanager
-async def reached(settings: Settings) -> AsyncIterator[ControlPlane]:
+async def reached(settings: Settings, *, create: bool = False) -> AsyncIterator[ControlPlane]:
     """The control plane on MIRAGE_REDIS_URL, else on the embedded Valkey of the data folder: that
-    of a running `mirage up`, or one started for the length of the block.
+    of a running `mirage up`, or one started for the length of the block. `create`: the folder, too.
 
-    Raises ControlPlaneDown.
+    Raises ControlPlaneDown, ConfigurationError.
     """
+    if not (create or settings.redis_url or settings.data_dir.is_dir()):
+        raise ConfigurationError(
+            f"there is no data folder {settings.data_dir}: name that of your service with "
+            "--data-dir or MIRAGE_DATA_DIR; `mirage up` makes one"
+        )
     url = settings.redis_url or running_url(settings.data_dir)
     if url:
         control = await ControlPlane.open(settings.model_copy(update={"redis_url": url}))

@@ -117,7 +117,7 @@ def _control(options: argparse.Namespace) -> Any:
     given = {name: value for name, value in vars(options).items() if name in PLACE}
     settings = load_settings(**given)
     configure_logging(settings.log_level)
-    return reached(settings)
+    return reached(settings, create=True)
 
 
 def _line(key: ApiKey) -> str:

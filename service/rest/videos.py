@@ -7,7 +7,7 @@ ignored: other sizes, other models, a duration that the path does not have.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
@@ -171,9 +171,9 @@ async def list_videos(
     cursor = None if after is None else after.removeprefix(PREFIX)
     while len(found) <= limit:
         page = await gateway.control.sessions.list(principal.owner, MAX_PAGE, cursor)
-        for session in page.items:
-            kept = await _kept(gateway, session.id)
-            if kept is not None:
+        every = await _kept(gateway, [session.id for session in page.items])
+        for session, kept in zip(page.items, every, strict=True):
+            if kept is not None and len(found) <= limit:
                 found.append(_video_out(session, await _progress(gateway, session.id), kept))
         if page.next_cursor is None:
             break
@@ -281,7 +281,7 @@ def _frames_per_s(seconds: float | None, num_frames: int) -> int:
 
 async def _found(gateway: Gateway, video_id: str) -> tuple[Session, Progress, Kept]:
     session = await gateway.control.sessions.get(session_of(video_id))
-    kept = await _kept(gateway, session.id)
+    (kept,) = await _kept(gateway, [session.id])
     if kept is None:
         raise UnknownSession(f"there is no video {video_id!r}")
     return session, await _progress(gateway, session.id), kept
@@ -292,9 +292,13 @@ def session_of(video_id: str) -> str:
     return video_id.removeprefix(PREFIX) if video_id.startswith(PREFIX) else f"?{video_id}"
 
 
-async def _kept(gateway: Gateway, session: str) -> Kept | None:
-    stored = await gateway.control.redis.get(keys.video(session))
-    return None if stored is None else Kept.model_validate(json.loads(stored))
+async def _kept(gateway: Gateway, sessions: Sequence[str]) -> list[Kept | None]:
+    """Of each; None for one that is no video. Most are none, so all are asked for at once."""
+    async with gateway.control.redis.pipeline(transaction=False) as pipe:
+        for session in sessions:
+            pipe.get(keys.video(session))
+        found = await pipe.execute()
+    return [None if one is None else Kept.model_validate_json(one) for one in found]
 
 
 async def _progress(gateway: Gateway, session: str) -> Progress:

@@ -10,10 +10,12 @@ export function element(tag, properties = {}, ...children) {
 
 const ALERT_MS = 12_000;
 
-/** What went wrong with which field, in one line. */
+/** What went wrong with which field, in one line; what was seen only once. */
 export function describe(problem) {
-  const fields = (problem.errors ?? []).map((e) => `${e.field}: got ${e.seen}, allowed: ${e.allowed}`);
-  return [problem.detail ?? problem.message ?? String(problem), ...fields].join(" · ");
+  const detail = problem.detail ?? problem.message ?? String(problem);
+  const seen = (e) => (detail.includes(e.seen) ? "" : `got ${e.seen}, `);
+  const fields = (problem.errors ?? []).map((e) => `${e.field}: ${seen(e)}allowed: ${e.allowed}`);
+  return [detail, ...fields].join(" · ");
 }
 
 /** Show an error (ours, or the server's problem details) until it is clicked away or old. */
@@ -26,6 +28,9 @@ export function alertUser(error) {
   byId("alerts").replaceChildren(alert);
   setTimeout(() => alert.remove(), ALERT_MS);
 }
+
+/** What was said last is settled. */
+export const clearAlerts = () => byId("alerts").replaceChildren();
 
 /** Run an action of the visitor; what goes wrong is shown instead of lost. */
 export async function guarded(action) {

@@ -1,7 +1,7 @@
 // Two pages in one document: the gallery, and a world (#its-id). The address bar says which, so a reload comes back.
 
 import { readiness } from "./api.js";
-import { byId, guarded } from "./dom.js";
+import { byId, clearAlerts, guarded } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { onEntered } from "./key.js";
 import { World } from "./world.js";
@@ -24,7 +24,8 @@ async function route() {
     await world.open();
     return true;
   });
-  if (!opened) location.hash = "";
+  if (opened) clearAlerts();
+  else location.hash = "";
 }
 
 async function watchServer() {

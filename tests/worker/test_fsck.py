@@ -161,3 +161,16 @@ async def options_run(options: object) -> int:
     """The command runs a loop of its own, so it runs in a thread."""
     code: int = await asyncio.to_thread(options.run, options)  # type: ignore[attr-defined]
     return code
+
+
+@pytest.mark.parametrize("command", [["fsck"], ["export", "s1", "world.tar"]])
+def test_a_folder_that_is_not_there_is_said_so_and_not_made(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    assert cli.main([*command, "--data-dir", str(tmp_path / "none")]) == 1
+    assert "there is no data folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
