@@ -7,7 +7,6 @@ each script, so a paused owner that returns writes nothing.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,12 +94,12 @@ class Leases:
 
     async def renew(self, leases: dict[str, str]) -> set[str]:
         """Renew all (session -> lease); the sessions that are lost."""
-        answers = await asyncio.gather(
-            *(
-                scripts.run(self._redis, "renew", [keys.lease(session)], [lease, self._lease_ms])
-                for session, lease in leases.items()
-            )
-        )
+        calls: list[scripts.Call] = [
+            ([keys.lease(session)], [lease, self._lease_ms]) for session, lease in leases.items()
+        ]
+        answers = await scripts.run_all(self._redis, "renew", calls)
+        for answer in answers:
+            _or_raise(answer)
         return {session for session, held in zip(leases, answers, strict=True) if not held}
 
     async def release(

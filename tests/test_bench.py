@@ -20,7 +20,7 @@ def test_a_short_run_reports_every_figure(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
     for transport in TRANSPORTS:
-        (run,) = report[transport]["runs"]
+        run, *_ = report[transport]["runs"]  # lower rates follow where the bar does not hold
         assert run["errors"] == run["unordered"] == 0, run["first_error"]
         assert 0 < run["p50_ms"] <= run["p99_ms"] and run["delivered"] > 0
         assert set(run["cpu_ms_per_frame"]) == {"client", "gateway", "worker", "valkey", "all"}

@@ -18,6 +18,9 @@ from service.batches import Argument, Command, Pipelined
 from service.errors import Conflict, SessionDeleted, UnknownSession
 
 
+Call = tuple[Sequence[str], Sequence[Argument]]  # keys, arguments
+
+
 @cache
 def _text_and_sha(name: str) -> tuple[str, str]:
     text = (files(__package__) / f"{name}.lua").read_text()
@@ -41,10 +44,10 @@ async def run(
         return await call.execute_command("EVAL", text, len(keys), *keys, *args)
 
 
-async def run_all(
-    redis: Pipelined, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-) -> list[Any]:
-    """Run `name`.lua for each of (keys, args) in one round trip; answers and errors, in order."""
+async def run_all(redis: Pipelined, name: str, calls: Sequence[Call]) -> list[Any]:
+    """Run `name`.lua for each in one round trip; answers and errors, in order."""
+    if not calls:
+        return []
     answers = list(await redis.execute_all([command(name, *call) for call in calls]))
     for number, (keys, args) in enumerate(calls):
         if isinstance(answers[number], NoScriptError):
