@@ -17,7 +17,6 @@ from redis.exceptions import NoScriptError
 from service.batches import Argument, Command, Pipelined
 from service.errors import Conflict, SessionDeleted, UnknownSession
 
-
 Call = tuple[Sequence[str], Sequence[Argument]]  # keys, arguments
 
 
