@@ -167,7 +167,8 @@ class Worker:
             if not jobs:
                 self._trouble.over()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._holdings.news.wait(), timeout=NEWS_WAIT_S)
+                async with asyncio.timeout(NEWS_WAIT_S):
+                    await self._holdings.news.wait()
 
     def _is_over(self, task: Task) -> bool:
         """Begin what needs no model: whether that is all there is to do."""
