@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from test_gate import concrete, routes
 
 NOBODYS = "s0000000000000000000000"
-PAIRS, AGAIN = 10, 32  # of each endpoint; of one where all of the first said the same
+PAIRS, AGAIN = 10, 32  # of each endpoint; where the first look loaded
+LOADED = 0.1  # from half of the pairs; one more question to Redis makes 0.15 to 0.25
 
 
 def about_worlds(app: FastAPI) -> list[tuple[str, Any]]:
@@ -51,10 +52,16 @@ async def test_anothers_world_takes_as_long_as_none(
 ) -> None:
     calls = about_worlds(app)
     assert len(calls) >= 16
-    counts = [await slower(bob, method, route, anns, PAIRS) for method, route in calls]
-    share = sum(counts) / (PAIRS * len(calls))
-    assert 0.35 < share < 0.65, share  # of all, in 200 pairs and more: four deviations or more
-    for (method, route), count in zip(calls, counts, strict=True):
+
+    async def counts(pairs: int) -> list[int]:
+        return [await slower(bob, method, route, anns, pairs) for method, route in calls]
+
+    first = await counts(PAIRS)
+    share = sum(first) / (PAIRS * len(calls))
+    if abs(share - 0.5) > LOADED:
+        share = sum(await counts(AGAIN)) / (AGAIN * len(calls))
+    assert abs(share - 0.5) < LOADED, share
+    for (method, route), count in zip(calls, first, strict=True):
         if count in (0, PAIRS):
             again = await slower(bob, method, route, anns, AGAIN)
             assert 2 < again < AGAIN - 2, f"{method} {route.path}: {again} of {AGAIN} slower"
