@@ -1,4 +1,4 @@
--- KEYS record lease log requests; ARGV lease, milliseconds, states that may become active (comma-separated, in commas)
+-- KEYS record lease; ARGV lease, milliseconds, states that may become active (comma-separated, in commas)
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'unknown'} end
 if not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {state} end
