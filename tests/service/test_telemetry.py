@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from service.telemetry import configure_logging
 
@@ -35,3 +36,17 @@ def test_lines_go_to_what_is_stderr_now(
     monkeypatch.setattr(sys, "stderr", after)
     root.info("two")
     assert [json.loads(text)["event"] for text in (told, after.getvalue())] == ["one", "two"]
+
+
+def test_a_path_moves_no_cursor_and_makes_no_line(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, what a client sent is shown as text, whatever it holds."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    configure_logging("info")
+    structlog.get_logger("mirage.access").info("request", path="/\x1b[2J")
+    structlog.get_logger("mirage.access").info("request", path="/\nforged")
+    assert "\x1b[2J" not in terminal.getvalue()
+    assert terminal.getvalue().count("\n") == 2 and "forged" in terminal.getvalue()
