@@ -11,7 +11,6 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
-from urllib.parse import quote
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -167,7 +166,7 @@ def _ask(name: str, request: Message, context: Context) -> Ask:
     if "if_version" in values:
         headers["if-match"] = f'"{values.pop("if_version")}"'
     in_path = {
-        field.name: quote(str(values.pop(field.name, getattr(request, field.name))), safe="")
+        field.name: str(values.pop(field.name, getattr(request, field.name))).replace("/", "%2F")
         for field in request.DESCRIPTOR.fields
         if f"{{{field.name}}}" in route.path
     }

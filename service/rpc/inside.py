@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import httpx
 from starlette.types import ASGIApp, Message
@@ -28,7 +28,7 @@ class Ask:
     """One request; at most one of `json`, `form` is given."""
 
     method: str
-    path: str
+    path: str  # decoded, as ASGI has it
     query: Mapping[str, Any] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     form: Mapping[str, str] | None = None
@@ -116,7 +116,7 @@ def _scope(ask: Ask, body: bytes, media_type: str) -> dict[str, Any]:
         "method": ask.method,
         "scheme": "http",
         "path": ask.path,
-        "raw_path": ask.path.encode(),
+        "raw_path": quote(ask.path).encode(),
         "root_path": "",
         "query_string": urlencode(query).encode(),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],

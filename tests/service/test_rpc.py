@@ -179,6 +179,15 @@ async def test_unary_calls_do_what_rest_does(served: Served, settings: Settings)
     assert gone.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.parametrize("name", ["before the door", "Tür 2: links", "a/b", "%41", "..", "a?b#c"])
+async def test_names_arrive_as_they_were_sent(served: Served, name: str) -> None:
+    session = await served.open()
+    with pytest.raises(aio.AioRpcError) as caught:
+        await served.world.ForgetSnapshot(pb.ForgetSnapshotRequest(session=session, name=name))
+    shown = name.replace("/", "%2F")  # else it would be another address
+    assert caught.value.details() == f"session {session!r} has no snapshot {shown!r}"
+
+
 async def test_videos(served: Served, settings: Settings) -> None:
     world = served.world
     pose = pb.Pose(matrix=IDENTITY)
