@@ -50,7 +50,8 @@ GROUPS = ("codec", "depth", "steps", "drift", "dynamics", "photographs", "stereo
 ABLATIONS_SAY = (
     "On every sixth world; `whole` is the model as it is on the same worlds. *no coverage*: nobody "
     "is told what memory covers. *no fusion*: every observed cell is added, nothing is recognised. "
-    "*other*: other weights (`--other NAME=FOLDER`); `no polish` are those of before that stage. "
+    "*other*: other weights (`--other NAME=FOLDER`); `no polish` are those of before that "
+    "stage, `no rollouts` those of an earlier polish that never went on from its own chunks. "
     "References can't be taken away, as this model is not shown any; what a dynamics filter brings "
     "is the difference between `none` and `client` (the exact mask) under *dynamics* below; "
     "numbers of denoising steps stand under *steps*."
