@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from boxes import ROOM, camera, orbit, room_depth, sees, surface
+from boxes import ROOM, camera, orbit, recentred, room_depth, sees, surface
 from torch import Tensor
 
 from worker.geometry import Cameras
@@ -218,11 +218,11 @@ def test_a_world_far_away_is_as_sharp():
     views, offset = orbit(3), torch.tensor([10_000.0, 0.0, -10_000.0], dtype=torch.float64)
     here = LatentMemory(CHANNELS, GRID)
     there = LatentMemory(CHANNELS, GRID)
-    far = views.recentred(-offset)
+    far = recentred(views, -offset)
     depth = room_depth(views)
     here.write(tokens(3), depth, views, range(3), observed=True)
     there.write(tokens(3), depth, far, range(3), observed=True)
-    a, b = here.read(orbit(5)), there.read(orbit(5).recentred(-offset))
+    a, b = here.read(orbit(5)), there.read(recentred(orbit(5), -offset))
     assert (a.winner == b.winner).float().mean() > 0.999
     torch.testing.assert_close(a.depth, b.depth, rtol=1e-3, atol=1e-3)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from boxes import orbit, room_depth
+from boxes import orbit, recentred, room_depth
 from torch import Tensor
 
 from worker.geometry import Cameras
@@ -39,7 +39,7 @@ def memory_of(order: list[int], form: TokenFormat = "bfloat16", far_m: float = 0
 
 
 def moved(views: Cameras, far_m: float) -> Cameras:
-    return views.recentred(torch.tensor([-far_m, 0, far_m], dtype=torch.float64))
+    return recentred(views, torch.tensor([-far_m, 0, far_m], dtype=torch.float64))
 
 
 @pytest.fixture(scope="module")
