@@ -70,15 +70,19 @@ class Watch:
         self._news.clear()
         loop = asyncio.get_running_loop()
         self._until_s = loop.time() + wait_s
-        if self._timer is None:  # one for many waits: most end long before their time
-            self._timer = loop.call_at(self._until_s, self._tick, loop)
+        if self._timer is None or self._timer.when() > self._until_s:
+            self._arm(loop)  # one timer for many waits: most end long before their time
         await self._news.wait()
 
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.close()
+        self._timer = loop.call_at(self._until_s, self._tick, loop)
+
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
         if self._until_s > loop.time():
-            self._timer = loop.call_at(self._until_s, self._tick, loop)
+            self._arm(loop)
         else:
+            self._timer = None
             self._behind = True  # a push may have been lost
             self._news.set()
 

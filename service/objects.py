@@ -3,7 +3,7 @@
 Every object is named by what it contains, so a put that was repeated, by a retry or by another
 process, is harmless. What fails is tried again a few times, ever later, then it is StoreDown: the
 caller waits it out, and nothing counts as stored. Local puts are atomic (written aside, then
-linked) but not fsynced: they survive the loss of a process, not of the host's power.
+moved) but not fsynced: they survive the loss of a process, not of the host's power.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The kernel sends the signal (prctl's parent-death signal). Between fork and exec, a child of a
 process with threads may take no lock that one of them could have held: the C library is looked up
-here, once, since that takes the loader's lock, which a thread holds while it starts or ends.
+here, once, since looking it up takes the loader's lock.
 """
 
 from __future__ import annotations

@@ -123,3 +123,16 @@ async def test_watches_come_and_go(control: ControlPlane) -> None:
     async with asyncio.timeout(LONG_S):  # the connection tells the server a moment later
         while await control.redis.pubsub_channels():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_short_wait_behind_a_long_one_is_short(control: ControlPlane) -> None:
+    session, lease = await opened(control)
+    async with control.feed.watch(session.id) as watch:
+        assert await watch.read(-1) == []
+        reading = asyncio.create_task(watch.read(-1, wait_s=LONG_S))
+        await asyncio.sleep(0.01)
+        await commit(control, session, lease)
+        assert numbers(await reading) == [0]
+        started_s = time.perf_counter()
+        assert await watch.read(0, wait_s=0.05) == []
+        assert 0.04 < time.perf_counter() - started_s < QUICK_S
