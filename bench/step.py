@@ -3,9 +3,8 @@ once.
 
 `python -m bench.step --json out/step.json`: sessions walk a held-out scene with the shipped
 weights; medians over chunks after a warm-up, of the way out (`imagined`) and of the way back
-(`remembered`: one denoising step does). `bottleneck` names the stage that takes longest;
-`floor_ms` is what the networks' multiplications alone would take at this machine's measured
-bfloat16 matrix rate.
+(`remembered`). `bottleneck` names the stage that takes longest; `floor_ms` is what the networks'
+multiplications alone would take at this machine's measured bfloat16 matrix rate.
 """
 
 from __future__ import annotations
