@@ -86,13 +86,16 @@ class Pipelined:
 
     Over the client's own connections, but packed in C and with one time limit for a batch: its
     pipeline packs in Python and its commands have a limit and a task each, which took a third of a
-    busy worker's event loop. A cluster, where commands go to several nodes, is left to the client.
+    busy worker's event loop. One connection is kept from batch to batch, as taking it from the
+    pool and giving it back costs as much as a batch. A cluster, where commands go to several
+    nodes, is left to the client.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self.in_cluster = isinstance(redis, RedisCluster)
         self._batches: Batches[Sequence[Command]] = Batches(self._several)
+        self._kept: Any = None  # a connection, between batches
 
     async def execute_command(self, *command: Argument) -> Any:
         """The answer to one command; raises what it raises alone."""
@@ -123,21 +126,28 @@ class Pipelined:
 
     async def _send(self, commands: Sequence[Command]) -> Sequence[Any]:
         pool = self._redis.connection_pool
-        connection = await pool.get_connection()
+        connection, self._kept = self._kept or await pool.get_connection(), None
         try:
             answers: list[Any] = await connection.retry.call_with_retry(
                 lambda: self._talk(connection, commands),
                 lambda error: connection.disconnect(error=error),
             )
-            return answers
-        finally:
+        except BaseException:
             await pool.release(connection)
+            raise
+        if self._kept is None and not connection.should_reconnect():
+            self._kept = connection
+        else:
+            await pool.release(connection)
+        return answers
 
     async def _talk(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         packed = b"".join([hiredis.pack_command(command) for command in commands])
         limit_s, connection.socket_timeout = connection.socket_timeout, None
         try:
             async with asyncio.timeout(limit_s):
+                if not connection.is_connected:  # to a master, which Sentinels know
+                    await connection.connect()
                 await connection.send_packed_command(packed)
                 return [await self._answer(connection, command[0]) for command in commands]
         except TimeoutError as error:

@@ -99,6 +99,8 @@ def _plain_value(field: FieldDescriptor, value: Any, nested: Any) -> Any:
     if _is_map(field):
         return dict(value)
     if field.is_repeated:
+        if field.message_type is None and field.enum_type is None:
+            return list(value)
         return [_plain_one(field, item, nested) for item in value]
     return _plain_one(field, value, nested)
 

@@ -106,11 +106,17 @@ class Watch:
         return frames
 
 
+async def _as_it_is(response: Any) -> Any:
+    return response
+
+
 class Feed:
     """The watches of one process."""
 
     def __init__(self, redis: Redis, bus: FrameBus) -> None:
-        self._pubsub: Any = redis.pubsub()  # redis-py's types mix its sync and async answers
+        # redis-py's types mix its sync and async answers; its own handler of pushes writes each of
+        # them, pictures and all, into a log that nobody reads
+        self._pubsub: Any = redis.pubsub(push_handler_func=_as_it_is)
         self._bus = bus
         self._watches: dict[str, set[Watch]] = {}
         self._subscribed: set[str] = set()
@@ -151,15 +157,18 @@ class Feed:
         """Deliver for ever. The client subscribes again by itself after a lost connection."""
         while True:
             try:
-                message = await self._pubsub.get_message(timeout=None)
+                response = await self._pubsub.parse_response()
+                if not response or response[0] != b"message":  # a subscription has begun or ended
+                    await self._pubsub.handle_message(response)
+                    continue
             except (RedisError, OSError) as error:
                 LOG.warning("feed interrupted", error=str(error))
                 for channel in self._watches:
                     self._deliver(channel, b"")
                 await asyncio.sleep(RETRY_S)
                 continue
-            if message is not None and message["type"] == "message":
-                self._deliver(message["channel"].decode(), message["data"])
+            _, channel, data = response
+            self._deliver(channel.decode(), data)
 
     def _deliver(self, channel: str, data: bytes) -> None:
         watches = self._watches.get(channel)

@@ -184,5 +184,5 @@ def parse_push(data: bytes) -> Frame:
 
 
 def _whole(meta: FrameMeta, image: bytes) -> Frame:
-    """Without checking twice: this is done for every frame."""
-    return Frame.model_construct(_fields_set=None, **meta.__dict__, image=image)
+    """Checked twice, which takes half as long as pydantic's way of not checking."""
+    return Frame(**meta.__dict__, image=image)

@@ -81,6 +81,7 @@ class WakeQueue:
 
     def __init__(self, redis: Redis, worker_id: str, lease_s: float) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
+        self._news = Pipelined(redis)  # asked again after each answer
         self._worker_id = worker_id
         self._claim_ms = int(1000 * lease_s)
         self._inbox_at = "0-0"
@@ -135,11 +136,11 @@ class WakeQueue:
 
     async def listen(self, wait_s: float) -> set[str]:
         """Sessions that this worker owns and that have news; blocks up to `wait_s`."""
-        answer = await self._redis.xread(
-            {keys.inbox(self._worker_id): self._inbox_at},
-            count=keys.INBOX_LENGTH,
-            block=max(1, int(1000 * wait_s)),
-        )
+        block_ms, inbox = max(1, int(1000 * wait_s)), keys.inbox(self._worker_id)
+        where = ("COUNT", keys.INBOX_LENGTH, "BLOCK", block_ms, "STREAMS", inbox, self._inbox_at)
+        (answer,) = await self._news.execute([("XREAD", *where)])
+        if isinstance(answer, Exception):
+            raise answer
         entries = _entries(answer)
         if entries:
             self._inbox_at = entries[-1][0].decode()

@@ -214,6 +214,11 @@ class Holdings:
         idle_s = time.monotonic() - held.idle_since_s
         return owned.session.state == SessionState.FAILED or idle_s >= self._settings.linger_s
 
+    def stir(self) -> None:
+        """Something is over, which others may have waited for; nobody is woken for nothing."""
+        if any(held.may_have_work for held in self._held.values()):
+            self.news.set()
+
     async def queue(self) -> tuple[int, float]:
         """How many sessions wait for an owner, and for how long the first of them has."""
         return await self._wakes.waiting()

@@ -9,7 +9,6 @@ its commit failed it is dropped and restored from its segments.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import platform
 import secrets
@@ -82,7 +81,8 @@ class Worker:
         await self._holdings.open()
         await self._report()
         taking = [self._forever(one) for one in (self._holdings.pull, self._holdings.listen)]
-        beside = [self._forever(self._beat), asyncio.create_task(self._control.sweep_forever())]
+        beside = [self._forever(self._beat), self._forever(self._tick)]
+        beside.append(asyncio.create_task(self._control.sweep_forever()))
         try:
             while not self._stopping:
                 await self._guarded(self._turn)
@@ -115,6 +115,11 @@ class Worker:
             self._trouble.note(error)
             self._holdings.invalidate_all()
             await self._trouble.wait()
+
+    async def _tick(self) -> None:
+        """Look around now and then, whatever the news: one timer, not one per turn."""
+        await asyncio.sleep(NEWS_WAIT_S)
+        self._holdings.news.set()
 
     async def _beat(self) -> None:
         await asyncio.sleep(self._settings.lease_s / 3)
@@ -166,9 +171,7 @@ class Worker:
         elif not self._stopping:
             if not jobs:
                 self._trouble.over()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NEWS_WAIT_S):
-                    await self._holdings.news.wait()
+            await self._holdings.news.wait()
 
     def _is_over(self, task: Task) -> bool:
         """Begin what needs no model: whether that is all there is to do."""

@@ -120,7 +120,7 @@ class Publisher:
             if isinstance(outcome, Exception):
                 await self._went_wrong(task, outcome, before)
             self._over(task, outcome if isinstance(outcome, str) else None)
-        self._holdings.news.set()
+        self._holdings.stir()
         pairs = zip(tasks, outcomes, strict=True)
         return frozenset(task.held.session for task, tip in pairs if isinstance(tip, str))
 

@@ -138,13 +138,14 @@ class Runner:
         images = [encode_image(one, self._encoding.format, self._encoding.quality) for one in shown]
         timings_ms = increment.timings_ms | {"compress": 1e3 * (time.perf_counter() - started)}
         live = job.entry.message if isinstance(job.entry.message, LivePose) else None
+        coverage = increment.coverage.mean(dim=(1, 2)).tolist()
         return [
             Frame(
                 frame=frame,
                 branch=job.session.branch,
                 camera=getattr(job.entry.message, "camera", 0),
                 pose=job.poses[i],
-                coverage=float(increment.coverage[i].mean()),
+                coverage=coverage[i],
                 num_points=size.num_points,
                 num_bytes=size.num_bytes,
                 request_id=job.entry.id,

@@ -27,7 +27,6 @@ from worker.geometry import Cameras
 from worker.memory.base import Delta
 from worker.world import Increment
 
-TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
 WEBP_EFFORT = 2  # of 0..6: 4 is a tenth smaller and twice as slow
 DELTA = "delta."
 DELTA_NAMES = {one.name: DELTA + one.name for one in fields(Delta)}
@@ -67,22 +66,21 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
         "coverage": increment.coverage,
         "intrinsics": increment.cameras.intrinsics,
         "world_from_camera": increment.cameras.world_from_camera,
-        SIZES: torch.tensor([len(image) for image in images], dtype=torch.int64),
     }
     if increment.depth is not None:
         tensors["depth"] = increment.depth
-    table: dict[str, object] = {"__metadata__": {"header": header.model_dump_json()}}
-    parts, end = [b"", b""], 0
+    sizes = [len(image) for image in images]
+    parts, end = [struct.pack(f"<{len(sizes)}q", *sizes)], 8 * len(sizes)
+    table = [_entry(SIZES, "I64", [len(sizes)], 0, end)]
     for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
         parts.append(_raw(tensor))
         begin, end = end, end + len(parts[-1])
-        table[name] = _entry(DTYPES[tensor.dtype], list(tensor.shape), begin, end)
-    size = sum(map(len, images))
-    table[FRAMES] = _entry("U8", [size], end, end + size)
-    text = TO_JSON(table).encode()
+        table.append(_entry(name, DTYPES[tensor.dtype], list(tensor.shape), begin, end))
+    table.append(_entry(FRAMES, "U8", [sum(sizes)], end, end + sum(sizes)))
+    about = f'"__metadata__":{{"header":{json.dumps(header.model_dump_json())}}}'
+    text = f"{{{about},{','.join(table)}}}".encode()
     text += b" " * (-len(text) % 8)
-    parts[:2] = [struct.pack("<Q", len(text)), text]
-    return b"".join(parts + images)
+    return b"".join([struct.pack("<Q", len(text)), text, *parts, *images])
 
 
 def _raw(tensor: Tensor) -> bytes:
@@ -93,8 +91,10 @@ def _raw(tensor: Tensor) -> bytes:
     return tensor.numpy(force=True).tobytes()
 
 
-def _entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+def _entry(name: str, dtype: str, shape: list[int], begin: int, end: int) -> str:
+    """One line of the table, as JSON: by hand, as names and types need no escapes."""
+    sizes = ",".join(map(str, shape))
+    return f'"{name}":{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{begin},{end}]}}'
 
 
 def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Increment]:

@@ -27,7 +27,7 @@ redis.call('HSET', KEYS[1], unpack(record))
 local ms, count = string.match(ARGV[5], '^(%d+)-(%d+)$')
 if ms then redis.call('XTRIM', KEYS[3], 'MINID', ms .. '-' .. string.format('%d', count + 1)) end  -- up to the cursor and with it
 
-local cancel = redis.call('SISMEMBER', KEYS[7], ARGV[8])
+local cancel = ARGV[9] == '' and 0 or redis.call('SISMEMBER', KEYS[7], ARGV[8])
 if ARGV[10] == '1' then redis.call('SREM', KEYS[7], ARGV[8]) end
 if ARGV[9] ~= '' and redis.call('HEXISTS', KEYS[6], ARGV[8]) == 1 then
   redis.call('HSET', KEYS[6], ARGV[8], ARGV[9])

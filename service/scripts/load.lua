@@ -7,7 +7,8 @@ local record = version == ARGV[2] and {} or redis.call('HGETALL', KEYS[1])
 local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', ARGV[1])
 local progress, cancels = {}, {}
 for i, entry in ipairs(entries) do
-  progress[i] = redis.call('HGET', KEYS[3], entry[2][2])
-  cancels[i] = redis.call('SISMEMBER', KEYS[4], entry[2][2])
+  local is_live = entry[2][4] == 'live'  -- no progress is kept of it, nothing to be cancelled
+  progress[i] = not is_live and redis.call('HGET', KEYS[3], entry[2][2])
+  cancels[i] = is_live and 0 or redis.call('SISMEMBER', KEYS[4], entry[2][2])
 end
 return {record, cursor, done, entries, progress, cancels}

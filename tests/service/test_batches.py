@@ -84,3 +84,17 @@ async def test_each_command_of_a_pipeline_has_its_own_answer_or_error(
     )
     assert isinstance(answers[1], ResponseError)
     assert answers[2] == 2
+
+
+async def test_a_connection_is_kept_until_it_is_lost(control: ControlPlane) -> None:
+    pipelined = Pipelined(control.redis)
+
+    async def connection() -> int:
+        return int(await pipelined.execute_command("CLIENT", "ID"))
+
+    first = await connection()
+    assert await connection() == first
+    both = await asyncio.gather(*(pipelined.execute([("CLIENT", "ID")]) for _ in range(2)))
+    assert first in {one for (one,) in both}  # the other had to take one from the pool
+    await control.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert await connection() not in {one for (one,) in both}
