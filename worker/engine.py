@@ -22,12 +22,13 @@ from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
 from worker.dynamics import dynamic_cells
-from worker.geometry import Cameras
+from worker.geometry import Cameras, masked_cells
 from worker.memory import create_memory, read_many
 from worker.memory.base import Readout
 from worker.memory.latent import LatentMemoryConfig
 from worker.pixels import from_uint8, to_uint8
-from worker.world import Increment, World
+from worker.revision import remember
+from worker.world import WINDOW, Guess, Increment, Sight, World
 
 
 @dataclass(frozen=True)
@@ -78,34 +79,49 @@ class Engine:
         with clock("encode"):
             latents = self.encode([image])[0] if latents is None else latents
         with clock("depth"):
-            estimate, confidence = None if depth is None else depth[None], None
-            if estimate is None:
-                guess, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
-                estimate = align_depths(guess, readout.depth, readout.coverage, centre_m)
+            if depth is None:
+                estimate, confidence = self._guess(latents, camera, readout, centre_m)
+            else:
+                estimate, confidence = depth[None], None
         with clock("motion"):
             given = None if mask is None else mask[None]
             keep_out = dynamic_cells(
                 self.backbone, world, latents, estimate, camera, readout, given
             )
+        guess = None
         with clock("write"):
-            delta = world.memory.write(
-                latents,
-                estimate,
-                camera,
-                [world.next_source],
-                confidence=confidence,
-                mask=keep_out,
-                observed=True,
-                readout=readout,
-                images=image[None],
-            )
+            if confidence is None:
+                delta = world.memory.write(
+                    latents,
+                    estimate,
+                    camera,
+                    [world.next_source],
+                    mask=keep_out,
+                    observed=True,
+                    readout=readout,
+                    images=image[None],
+                )
+            else:
+                guess = Guess(estimate, confidence, masked_cells(keep_out, self.grid))
+                sight = Sight(guess, latents, camera, world.next_source)
+                sights = [*world.sights, sight][-WINDOW:]
+                delta = remember(world.memory, self.backbone, sights)
         shown = (0,) if world.next_frame == 0 else ()
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))
         coverage = readout.coverage.cpu()
-        increment = Increment(delta, shown, images, camera, latents, coverage, clock.timings_ms)
+        increment = Increment(
+            delta, shown, images, camera, latents, coverage, clock.timings_ms, guess=guess
+        )
         world.apply(increment)
         return increment
+
+    def _guess(
+        self, latents: Tensor, camera: Cameras, readout: Readout, centre_m: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """What one picture and the memory tell of its depth, and how sure that is: (1, h, w)."""
+        depth, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
+        return align_depths(depth, readout.depth, readout.coverage, centre_m), confidence
 
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         """Generate one chunk for each World, seen by its cameras (t,); t is the same for all."""

@@ -188,10 +188,9 @@ def pool_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None = None)
     pixels = _cell_pixels(depth.float(), grid)  # (T, h, w, k)
     seen = torch.isfinite(pixels) & (pixels > 0)
     if mask is not None:
-        hidden = _cell_pixels(mask, grid)
-        seen &= hidden.float().mean(-1, keepdim=True) < MASKED_SHARE
+        seen &= ~masked_cells(mask, grid)[..., None]
         if mask.shape == depth.shape:
-            seen &= ~hidden
+            seen &= ~_cell_pixels(mask, grid)
     ordered = torch.where(seen, pixels, torch.inf).sort(dim=-1).values
     # A surface is a run of sorted depths without a jump; a slant has larger steps in a coarse map.
     jump = max(EDGE_RATIO, 0.5 * grid[0] / depth.shape[-2])
@@ -203,6 +202,11 @@ def pool_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None = None)
     chosen = (surface == large.float().argmax(-1, keepdim=True)) & found
     inverse = torch.where(chosen, 1 / ordered, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
     return torch.where(large.any(-1), 1 / inverse, 0.0)
+
+
+def masked_cells(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(T, h, w) bool: cells of which a mask (T, H', W') of any size hides MASKED_SHARE or more."""
+    return _cell_pixels(mask, grid).float().mean(-1) >= MASKED_SHARE
 
 
 def _bilinear_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None) -> Tensor:

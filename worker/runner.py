@@ -194,11 +194,11 @@ def _made(increment: Increment, world: World) -> Made:
 
 def _sizes(world: World) -> tuple[WorldSize, int]:
     stats = world.memory.stats()
-    recent = 0 if world.latents is None else world.latents.nbytes
-    size = WorldSize(world.next_frame, stats.num_points, stats.num_bytes + recent)
-    return size, stats.held_bytes + recent
+    beside = world.num_bytes
+    size = WorldSize(world.next_frame, stats.num_points, stats.num_bytes + beside)
+    return size, stats.held_bytes + beside
 
 
 def world_bytes(world: World) -> int:
-    """What a World takes while it is at hand: its memory and its recent latents."""
+    """What a World takes while it is at hand: its memory and what it holds beside that."""
     return _sizes(world)[1]

@@ -25,11 +25,12 @@ from service.errors import SegmentCorrupt
 from service.segments import FRAMES, SIZES, SegmentHeader, parse_segment
 from worker.geometry import Cameras
 from worker.memory.base import Delta
-from worker.world import Increment
+from worker.world import Guess, Increment
 
 WEBP_EFFORT = 2  # of 0..6: 4 is a tenth smaller and twice as slow
 DELTA = "delta."
 DELTA_NAMES = {one.name: DELTA + one.name for one in fields(Delta)}
+GUESS_NAMES = {one.name: "guess." + one.name for one in fields(Guess)}
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -69,6 +70,8 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
     }
     if increment.depth is not None:
         tensors["depth"] = increment.depth
+    if increment.guess is not None:
+        tensors |= {key: getattr(increment.guess, name) for name, key in GUESS_NAMES.items()}
     sizes = [len(image) for image in images]
     parts, end = [struct.pack(f"<{len(sizes)}q", *sizes)], 8 * len(sizes)
     table = [_entry(SIZES, "I64", [len(sizes)], 0, end)]
@@ -106,6 +109,7 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
         latents = tensors["latents"].to(device)
         views = (tensors["intrinsics"], tensors["world_from_camera"])
         coverage = tensors["coverage"]
+        guess = {n: tensors[key].to(device) for n, key in GUESS_NAMES.items() if key in tensors}
     except (SafetensorError, KeyError) as error:
         raise SegmentCorrupt(f"segment {header.index} of {header.session}: {error}") from error
     height, width = int(header.intrinsics["height"]), int(header.intrinsics["width"])
@@ -117,5 +121,6 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
         latents=latents,
         coverage=coverage,
         timings_ms={},
+        guess=Guess(**guess) if guess else None,
     )
     return header, increment

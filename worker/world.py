@@ -7,13 +7,39 @@ for bit. Noise is a function of (seed, frame index) alone; no generator state is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from worker.geometry import Cameras, cat_cameras
 from worker.memory.base import Delta, Memory
+
+WINDOW = 4  # observations without depth that are looked at together
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What was made of one observed picture that came without depth."""
+
+    depth: Tensor  # (1, h, w) float32 z-depth in metres, from that picture and the memory
+    confidence: Tensor  # (1, h, w) float32 of it
+    hidden: Tensor  # (1, h, w) bool: cells that must not be remembered
+
+
+@dataclass(frozen=True)
+class Sight:
+    """An observation whose depth was guessed and may be revised by later ones."""
+
+    guess: Guess
+    latents: Tensor  # (1, c, h, w) bfloat16
+    camera: Cameras  # (1,)
+    source: int  # the number that its points carry
+
+    @property
+    def num_bytes(self) -> int:
+        held: int = self.latents.nbytes + sum(one.nbytes for one in vars(self.guess).values())
+        return held
 
 
 @dataclass(frozen=True)
@@ -30,12 +56,16 @@ class Increment:
     coverage: Tensor  # (t, h, w) float32: how much of each frame the memory knew beforehand
     timings_ms: dict[str, float]  # per stage, for the whole batch that this step was part of
     depth: Tensor | None = None  # (t, h, w) float16, metres, as estimated; for clients alone
+    guess: Guess | None = None  # of an observation without depth
 
     def to(self, device: str) -> Increment:
         if self.latents.device == torch.device(device):
             return self
         delta = Delta(*(getattr(self.delta, one.name).to(device) for one in fields(Delta)))
-        return replace(self, delta=delta, latents=self.latents.to(device))
+        guess = self.guess
+        if guess is not None:
+            guess = Guess(*(value.to(device) for value in vars(guess).values()))
+        return replace(self, delta=delta, latents=self.latents.to(device), guess=guess)
 
 
 @dataclass
@@ -49,9 +79,19 @@ class World:
     next_source: int = 0  # frames and observations are numbered together as sources of points
     latents: Tensor | None = None  # (p, c, h, w) of the latest views, oldest first
     cameras: Cameras | None = None  # (p,) and their cameras
+    sights: list[Sight] = field(default_factory=list)  # the latest, at most WINDOW, oldest first
+
+    @property
+    def num_bytes(self) -> int:
+        """Of what is held beside the memory."""
+        recent: int = 0 if self.latents is None else self.latents.nbytes
+        return recent + sum(sight.num_bytes for sight in self.sights)
 
     def apply(self, increment: Increment) -> None:
         """Advance by an increment whose delta the memory already holds."""
+        if increment.guess is not None:
+            sight = Sight(increment.guess, increment.latents, increment.cameras, self.next_source)
+            self.sights = [*self.sights, sight][-WINDOW:]
         self.next_source += len(increment.latents)
         self.next_frame += len(increment.frame_indices)
         latents, cameras = increment.latents, increment.cameras

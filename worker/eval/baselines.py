@@ -50,6 +50,9 @@ class LastFrameMemory:
             observed,
         )
 
+    def forget(self, source: Sequence[int]) -> Delta:
+        return self._held.forget(source)
+
     def apply(self, delta: Delta) -> None:
         self._held = create_memory("latent", self._channels, self._grid)
         self._held.apply(delta)
@@ -119,6 +122,9 @@ class UnfusedMemory:
         delta = replace(delta, ids=delta.ids + shift, serials=delta.serials + self._num_frames)
         self.apply(delta)
         return delta
+
+    def forget(self, source: Sequence[int]) -> Delta:
+        return self._held.forget(source)
 
     def apply(self, delta: Delta) -> None:
         self._held.apply(delta)

@@ -127,11 +127,13 @@ def replay(memory_name: str, segments: Sequence[bytes]) -> History:
 
 
 def num_written(delta: Delta, num_views: int, grid: tuple[int, int]) -> list[int]:
-    """Points that each view of an increment added; a point's id names its frame."""
+    """Points that each view of an increment added; a point's id names its frame. Views that were
+    seen before and are placed anew come first and are not counted.
+    """
     serial = torch.div(delta.ids, grid[0] * grid[1], rounding_mode="floor")
     frame = torch.searchsorted(delta.serials, serial)
-    counts: list[int] = torch.bincount(frame, minlength=num_views).tolist()
-    return counts
+    counts: list[int] = torch.bincount(frame, minlength=len(delta.serials)).tolist()
+    return counts[-num_views:] or [0] * num_views
 
 
 def _grid(name: str, increment: Increment) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """The contract between a memory and the engine: tensors and Cameras in, tensors out.
 
-`read` mutates nothing. `write` computes a Delta, applies it and returns it, so that a memory
-restored by `apply`ing its deltas in order is bit-equal to the one that wrote them. Memories know
-nothing of paths, images or models.
+`read` mutates nothing. `write` and `forget` compute a Delta, apply it and return it, so that a
+memory restored by `apply`ing its deltas in order is bit-equal to the one that wrote them. Memories
+know nothing of paths, images or models.
 
 Axis legend: T cameras or frames, h w the latent grid, C channels, n points added, m removed, k
 struck.
@@ -85,6 +85,10 @@ class Memory(Protocol):
         | None = None,  # of the same cameras since the last write, saves projecting again
         images: Tensor | None = None,  # (T, H, W, 3) uint8 that the tokens show, to keep pixels of
     ) -> Delta: ...
+
+    def forget(self, source: Sequence[int]) -> Delta:
+        """Remove all points that these frames added; frames that added none are no error."""
+        ...
 
     def apply(self, delta: Delta) -> None: ...
 

@@ -26,7 +26,15 @@ from torch import Tensor
 
 from worker.geometry import Cameras, Convention, Lifted, lift, stack_cameras
 from worker.memory.appearance import contradicted
-from worker.memory.base import Delta, Memory, MemoryStats, ReadMode, Readout, empty_readout
+from worker.memory.base import (
+    Delta,
+    Memory,
+    MemoryStats,
+    ReadMode,
+    Readout,
+    empty_delta,
+    empty_readout,
+)
 from worker.memory.fusion import Cells, added, keep_new
 from worker.memory.points import Points, TokenFormat, stretch
 from worker.memory.sight import is_fused, see, see_together
@@ -113,6 +121,17 @@ class LatentMemory:
             struck=self._points.ids_of(struck),
             struck_quality=worth,
         )
+        self.apply(delta)
+        return delta
+
+    @torch.inference_mode()
+    def forget(self, source: Sequence[int]) -> Delta:
+        points = self._points
+        rows = points.alive.nonzero()[:, 0]
+        frames = points.frames["source"]
+        gone = torch.isin(frames, frames.new_tensor(source))
+        rows = rows[gone[points.frame_of(rows)]]
+        delta = replace(empty_delta(self._channels, self._device), removed=points.ids_of(rows))
         self.apply(delta)
         return delta
 

@@ -30,6 +30,9 @@ class NullMemory:
     ) -> Delta:
         return empty_delta(self._channels, self._device)
 
+    def forget(self, source: Sequence[int]) -> Delta:
+        return empty_delta(self._channels, self._device)
+
     def apply(self, delta: Delta) -> None:
         if len(delta.ids):
             raise ValueError(

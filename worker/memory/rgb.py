@@ -93,6 +93,9 @@ class RgbMemory:
             observed=observed,
         )
 
+    def forget(self, source: Sequence[int]) -> Delta:
+        return self._pixels.forget(source)
+
     def apply(self, delta: Delta) -> None:
         self._pixels.apply(delta)
 
