@@ -27,7 +27,7 @@ from worker.memory import create_memory, read_many
 from worker.memory.base import Readout
 from worker.memory.latent import LatentMemoryConfig
 from worker.pixels import from_uint8, to_uint8
-from worker.revision import remember
+from worker.revision import compared, place
 from worker.world import WINDOW, Guess, Increment, Sight, World
 
 
@@ -89,8 +89,8 @@ class Engine:
                 self.backbone, world, latents, estimate, camera, readout, given
             )
         guess = None
-        with clock("write"):
-            if confidence is None:
+        if confidence is None:
+            with clock("write"):
                 delta = world.memory.write(
                     latents,
                     estimate,
@@ -101,11 +101,14 @@ class Engine:
                     readout=readout,
                     images=image[None],
                 )
-            else:
-                guess = Guess(estimate, confidence, masked_cells(keep_out, self.grid))
-                sight = Sight(guess, latents, camera, world.next_source)
-                sights = [*world.sights, sight][-WINDOW:]
-                delta = remember(world.memory, self.backbone, sights)
+        else:
+            guess = Guess(estimate, confidence, masked_cells(keep_out, self.grid))
+            sight = Sight(guess, latents, camera, world.next_source)
+            sights = [*world.sights, sight][-WINDOW:]
+            with clock("compare"):
+                seen = compared(self.backbone, sights)
+            with clock("write"):
+                delta = place(world.memory, sights, seen)
         shown = (0,) if world.next_frame == 0 else ()
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))

@@ -164,6 +164,20 @@ def test_without_depth_the_backbone_guesses_it(engine):
     assert float(ratio.log().abs().median()) < 0.05
 
 
+def test_a_world_of_guessed_depth_is_the_replay_of_its_increments(engine):
+    whole, restored = engine.open(seed=1), engine.open(seed=1)
+    for i, angle in enumerate((0, 15, 30, 45, 60, 75)):
+        view = looking(engine, angle, at=(0.1 * i, 0.0, 0.0))
+        increment = engine.observe(whole, picture(engine, i), view)
+        assert increment.guess is not None and "compare" in increment.timings_ms
+        engine.replay(restored, increment)
+    assert same_memory(whole.memory, restored.memory)
+    assert whole.num_bytes == restored.num_bytes
+    ahead = looking(engine, 80)
+    one, other = (engine.observe(world, picture(engine), ahead) for world in (whole, restored))
+    assert same(one, other) and same_memory(whole.memory, restored.memory)
+
+
 def test_guessed_depth_takes_the_memorys_scale():
     """The backbone guesses half the depth of what was observed; what it adds fits all the same."""
 

@@ -61,6 +61,9 @@ def test_an_increment_comes_back_bit_for_bit() -> None:
         pairs += [
             (getattr(found.delta, name), value) for name, value in vars(increment.delta).items()
         ]
+        assert (found.guess is None) == (increment.guess is None)
+        if found.guess is not None and increment.guess is not None:
+            pairs += zip(vars(found.guess).values(), vars(increment.guess).values(), strict=True)
         for one, other in pairs:
             assert one.dtype == other.dtype and torch.equal(one, other)
 
@@ -96,7 +99,7 @@ def test_a_segment_is_a_plain_safetensors_file(images: list[bytes]) -> None:
     assert tensors["frames"].numpy().tobytes() == b"".join(images)
     again = safetensors.torch.save(tensors, metadata={"header": given.model_dump_json()})
     assert parse_segment(again) == parse_segment(data)
-    assert len(again) == len(data)
+    assert abs(len(again) - len(data)) < 64  # offsets of another order may have other digits
 
 
 @pytest.mark.parametrize("cut", [10, 200, -1])

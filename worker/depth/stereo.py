@@ -76,46 +76,57 @@ def data_cost(
     factors: Tensor,  # (s,)
 ) -> Tensor:
     """(s, h, w): how much less each factor explains what the others show than the best one."""
-    size = features.shape[-2:]
+    size, kernel = features.shape[-2:], features.shape[-2] // prior.shape[1]
     others = [i for i in range(len(features)) if i != one]
     depth = F.interpolate(prior[one].log()[None, None], size, mode="bilinear")[0, 0].exp()
-    views = cameras.resized(*size)
-    at, z = projected(depth[None] * factors[:, None, None], views, one, others)
-    shown = F.grid_sample(
-        features[others], at.flatten(1, 2), padding_mode="border", align_corners=False
-    ).unflatten(2, (len(factors), size[0]))
-    seen = (z > NEAR_M) & (at.abs() < 1).all(-1)  # (o, s, H, W)
-    difference = (shown - features[one, :, None]).abs().mean(1).clamp(max=WORST)
-    kernel = size[0] // prior.shape[1]
-    share = pooled(seen.float(), kernel)
-    each = pooled(torch.where(seen, difference, 0.0), kernel) / share.clamp(min=MIN_SEEN)
-    ordered = torch.where(share > MIN_SEEN, each, torch.inf).sort(dim=0).values
-    count = (share > MIN_SEEN).sum(0)
-    half = torch.arange(len(others), device=z.device)[:, None, None, None] < (count + 1) // 2
+    look = Look(cameras.resized(*size), one, others)
+    here, there = features[one], features[others]
+    differences, shares = [], []
+    for factor in factors:  # one at a time: what is in between stays in the cache
+        at, z = look.at(depth * factor)
+        shown = F.grid_sample(there, at, padding_mode="border", align_corners=False)
+        difference = (shown - here).abs().mean(1).clamp(max=WORST)
+        seen = (z > NEAR_M) & (at.abs().amax(-1) < 1)
+        shares.append(pooled(seen.float(), kernel))
+        differences.append(pooled(difference * seen, kernel))
+    share = torch.stack(shares, dim=1)  # (o, s, h, w)
+    each = torch.stack(differences, dim=1)
+    each = torch.where(share > MIN_SEEN, each / share.clamp(min=MIN_SEEN), torch.inf)
+    ordered = each.sort(dim=0).values
+    count = ordered.isfinite().sum(0)
+    half = torch.arange(len(others), device=depth.device)[:, None, None, None] < (count + 1) // 2
     cost = torch.where(half, ordered, 0.0).sum(0) / half.sum(0).clamp(min=1)
     cost = torch.where(count > 0, cost, WORST)
     return WEIGHT * (cost - cost.min(0, keepdim=True).values)
 
 
-def projected(depth: Tensor, views: Cameras, one: int, others: list[int]) -> tuple[Tensor, Tensor]:
-    """Where the others see points at depths (s, H, W) of one view: positions (o, s, H, W, 2) in
-    [-1, 1] of their pictures and z (o, s, H, W).
-    """
-    there = views[others]
-    relative = (there.camera_from_world @ views.world_from_camera[one]).float()
-    turned = torch.einsum("oij,hwj->oihw", relative[:, :3, :3], views[one].rays().float())
-    points = turned[:, None] * depth[None, :, None] + relative[:, None, :3, 3, None, None]
-    fx, fy, cx, cy = (value[:, None, None, None] for value in there.intrinsics.float().unbind(-1))
-    x, y, z = points.unbind(2)
-    near = 1 / z.clamp(min=NEAR_M)
-    u, v = (fx * x * near + cx) / views.width, (fy * y * near + cy) / views.height
-    return torch.stack([2 * u - 1, 2 * v - 1], dim=-1), z
+class Look:
+    """Where other views see what lies at some depth behind the pixels of one."""
+
+    def __init__(self, views: Cameras, one: int, others: list[int]) -> None:
+        there = views[others]
+        relative = (there.camera_from_world @ views.world_from_camera[one]).float()
+        rays = views[one].rays().float()
+        self._turned = torch.einsum("oij,hwj->ohwi", relative[:, :3, :3], rays)
+        self._moved = relative[:, None, None, :3, 3]
+        size = rays.new_tensor([views.width, views.height])
+        lens = there.intrinsics.float()[:, None, None]
+        self._focal, self._centre = 2 * lens[..., :2] / size, 2 * lens[..., 2:] / size - 1
+
+    def at(self, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """Of depth (H, W): positions (o, H, W, 2), in [-1, 1] within the pictures, and z (o, H,
+        W).
+        """
+        points = self._turned * depth[..., None] + self._moved
+        z = points[..., 2]
+        near = 1 / z.clamp(min=NEAR_M)
+        return points[..., :2] * near[..., None] * self._focal + self._centre, z
 
 
 def pooled(maps: Tensor, kernel: int) -> Tensor:
-    """(o, s, H, W) -> (o, s, h, w): means over cells and a pixel around them."""
-    around = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-    return F.avg_pool2d(around, kernel + 2, kernel)
+    """(o, H, W) -> (o, h, w): means over cells and a pixel around them."""
+    around = F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(around, kernel + 2, kernel)[:, 0]
 
 
 def smoothed(cost: Tensor, prior: Tensor) -> Tensor:
@@ -164,8 +175,8 @@ def witnesses(depth: Tensor, views: Cameras) -> tuple[Tensor, Tensor]:
     counts = []
     for one in range(n):
         others = [i for i in range(n) if i != one]
-        at, z = projected(torch.stack([depth[one], 1e4 * depth[one]]), views, one, others)
-        (at, far), z = at.unbind(1), z[:, 0]
+        look = Look(views, one, others)
+        (at, z), (far, _) = look.at(depth[one]), look.at(1e4 * depth[one])
         looking = (z > NEAR_M) & (at.abs() < 1).all(-1)
         u, v = ((at + 1) * cells).long().unbind(-1)
         place = (v.clamp(0, h - 1) * w + u.clamp(0, w - 1)).flatten(1)[:, None]

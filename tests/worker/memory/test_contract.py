@@ -120,6 +120,23 @@ def test_a_delta_is_complete_and_typed(memory):
     assert len({len(getattr(delta, name)) for name in frames}) == 1
 
 
+def test_what_a_frame_added_can_be_forgotten(memory, name):
+    views = orbit(3)
+    deltas = [write(memory, views[i : i + 1], first=i, observed=True) for i in range(3)]
+    shown = set(memory.read(views, "nearest").source.unique().tolist())
+    deltas.append(memory.forget([1]))
+    left = set(memory.read(views, "nearest").source.unique().tolist())
+    assert left - {-1} == shown - {-1, 1} and not len(deltas[-1].ids)
+    assert not len(memory.forget([1, 17]).removed)
+    if name != "last-frame":
+        assert (1 in shown) == (name != "null")
+        again = create(name)
+        for delta in deltas:
+            again.apply(delta)
+        for key, value in memory.state().items():
+            assert torch.equal(value, again.state()[key]), key
+
+
 def test_stats_start_at_zero_and_count_what_was_written(memory):
     assert set(vars(memory.stats()).values()) == {0}
     delta = write(memory, orbit(2), observed=True)

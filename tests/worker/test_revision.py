@@ -1,0 +1,117 @@
+"""Later pictures place what earlier ones showed, with a backbone whose depth is off by a third."""
+
+from __future__ import annotations
+
+import torch
+from boxes import camera, room_depth, surface
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.noop import NoopBackbone
+from worker.engine import Engine, EngineConfig
+from worker.geometry import Cameras, pool_depth
+from worker.revision import NUM_REVISED
+from worker.world import WINDOW, World
+
+HEIGHT, WIDTH = 96, 160
+STEP_M = 0.25
+
+
+class Astray(NoopBackbone):
+    """Keeps pictures as they are and takes all depth for a third more than it is."""
+
+    channels = 192
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images, self.stride)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.pixel_shuffle(latents, self.stride)
+
+    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+        h, w = latents.shape[-2:]
+        truth = pool_depth(room_depth(cameras), (h, w))
+        return 1.33 * truth, torch.full_like(truth, 0.5)
+
+
+def view(number: int) -> Cameras:
+    x = STEP_M * number
+    return camera((x - 0.5, 0.0, 0.0), (x - 0.5, 0.0, 2.0), HEIGHT, WIDTH)
+
+
+def picture(cameras: Cameras) -> Tensor:
+    place = surface(cameras, room_depth(cameras))[0]
+    waves = torch.tensor([[17.0, 5, 9], [6, 19, 4], [9, 7, 21]], dtype=torch.float64)
+    return (127 + 100 * (place @ waves).sin()).byte()
+
+
+def create() -> Engine:
+    return Engine(Astray(), EngineConfig(height=HEIGHT, width=WIDTH))
+
+
+def observed(num: int, memory: str = "latent") -> tuple[Engine, World]:
+    engine = create()
+    world = engine.open(1, memory)
+    for i in range(num):
+        engine.observe(world, picture(view(i)), view(i))
+    return engine, world
+
+
+def error(world: World, number: int) -> float:
+    shown = world.memory.read(view(number), "nearest")
+    truth = pool_depth(room_depth(view(number)), tuple(shown.depth.shape[1:]))
+    covered = shown.coverage > 0
+    assert covered.float().mean() > 0.5
+    return float((shown.depth / truth)[covered].log().abs().median())
+
+
+def points_of(world: World, source: int) -> dict[int, float]:
+    """Depth of each point that this picture added and that is left, by its id."""
+    state = world.memory.state()
+    own = state["source"] == source
+    return dict(zip(state["ids"][own].tolist(), state["depth"][own].tolist(), strict=True))
+
+
+def test_the_second_picture_places_the_first_one_anew() -> None:
+    assert error(observed(1)[1], 0) > 0.25
+    assert error(observed(2)[1], 0) < 0.05
+
+
+def test_what_was_seen_with_both_neighbours_stays() -> None:
+    _, before = observed(NUM_REVISED)
+    _, after = observed(NUM_REVISED + 1)
+    first, later = (points_of(world, 0) for world in (before, after))
+    assert later and later.items() <= first.items()
+
+
+def test_no_more_sights_are_kept_than_are_compared() -> None:
+    _, world = observed(WINDOW + 2)
+    assert [sight.source for sight in world.sights] == list(range(2, WINDOW + 2))
+
+
+def test_pictures_with_depth_are_never_revised() -> None:
+    engine, world = observed(1)
+    measured = view(1)
+    engine.observe(world, picture(measured), measured, room_depth(measured)[0])
+    before = points_of(world, 1)
+    for i in (2, 3):
+        engine.observe(world, picture(view(i)), view(i))
+    after = points_of(world, 1)
+    assert len(world.sights) == 3 and after and after.items() <= before.items()
+
+
+def test_what_a_client_hides_stays_hidden_when_it_is_placed_anew() -> None:
+    engine = create()
+    world = engine.open(1)
+    mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    mask[:, : WIDTH // 2] = True
+    for i in range(3):
+        engine.observe(world, picture(view(i)), view(i), mask=mask)
+    h, w = engine.grid
+    cells = world.memory.state()["ids"] % (h * w) % w
+    assert len(cells) and int(cells.min()) >= w // 2
+
+
+def test_pixels_are_placed_anew_as_well() -> None:
+    _, world = observed(2, "rgb")
+    assert error(world, 0) < 0.05
