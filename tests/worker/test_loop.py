@@ -163,9 +163,9 @@ async def test_a_known_distance_scales_what_an_image_and_an_observation_leave(
     new = NewSession(seed=7, intrinsics=INTRINSICS)
     session = await control.sessions.create(new, picture(), scale_m=centre_m)
     blob = await control.segments.put_upload(session.id, picture(1))
-    seen = Observe(blob=blob, pose=pose(120), scale_m=2 * centre_m)
-    await control.requests.append(session.id, seen)
-    await control.requests.append(session.id, Generate(poses=[pose(120)]))
+    behind = [-1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1]  # where no other picture looks
+    await control.requests.append(session.id, Observe(blob=blob, pose=behind, scale_m=2 * centre_m))
+    await control.requests.append(session.id, Generate(poses=[behind]))
     async with serving(control, settings):
         await read_until(control, session.id, 1)
     entries = await control.frames.manifest(session.id)
