@@ -19,9 +19,10 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from worker.engine import Engine
-from worker.eval.metrics import psnr
-from worker.geometry import Cameras
+from worker.eval.metrics import absrel, psnr
+from worker.geometry import Cameras, pool_depth
 from worker.pixels import from_uint8
+from worker.revision import compared
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 FOCAL_PX, BASELINE_M = 994.978, 0.193001
@@ -53,7 +54,9 @@ def score_photographs(engine: Engine) -> Iterator[tuple[str, float]]:
 
 
 def score_stereo(engine: Engine) -> Iterator[tuple[str, float]]:
-    """The left photograph observed with its depth, the right camera's view generated."""
+    """The left photograph observed with its depth, the right camera's view generated; and the depth
+    of the left one, guessed from it alone and found together with the right one.
+    """
     left, right, disparity = skimage.data.stereo_motorcycle()  # type: ignore[no-untyped-call]
     offset = RIGHT_CENTRE_PX[0] - LEFT_CENTRE_PX[0]
     depth = FOCAL_PX * BASELINE_M / (disparity + offset)
@@ -67,6 +70,16 @@ def score_stereo(engine: Engine) -> Iterator[tuple[str, float]]:
     known = (readout.coverage > 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
     yield "stereo.psnr_covered", float(psnr(shown, from_uint8(wanted[None]), known)[0])
     yield "stereo.coverage", float(readout.coverage.mean())
+    world = engine.open(0)
+    for image, taken_by in ((picture, camera), (wanted, view)):
+        engine.observe(world, image, taken_by)
+    truth = pool_depth(depth_m[None], engine.grid)
+    guessed = world.sights[0].guess.depth
+    found = compared(engine.backbone, world.sights).depth[:1]
+    kept = (truth > 0) & (found > 0)
+    yield "stereo.depth_absrel_one", float(absrel(guessed, truth, truth > 0)[0])
+    yield "stereo.depth_absrel_two", float(absrel(found, truth, kept)[0])
+    yield "stereo.depth_kept", float((found > 0)[truth > 0].float().mean())
 
 
 def framed(
