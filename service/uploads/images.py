@@ -3,10 +3,10 @@ sent, its depth.
 
 What: bounded decoding of PNG, JPEG and WebP, a centre-crop to the frame's aspect, a resize, and
 intrinsics that follow. How: sizes are checked in the header before a pixel is decoded; the field of
-view comes from the caller, else from EXIF, else it is 60 degrees, and the answer says which. Depth
-is sampled by nearest neighbour at the same places: an average over an edge would be a surface that
-is nowhere. Trade-off: cropping loses the borders of an upload with another aspect, which is honest;
-padding would have to invent them.
+view comes from the caller, else from EXIF, else it is 60 degrees (of a world's later pictures: as
+that of its frames), and the answer says which. Depth is sampled by nearest neighbour at the same
+places: an average over an edge would be a surface that is nowhere. Trade-off: cropping loses the
+borders of an upload with another aspect, which is honest; padding would have to invent them.
 
 Axis legend: h w the frame's pixels, H W the upload's.
 """
@@ -45,7 +45,7 @@ class Lens:
     fy: float
     cx: float
     cy: float
-    source: str  # "intrinsics" | "fov_deg" | "exif" | "default"
+    source: str  # "intrinsics" | "fov_deg" | "exif" | "session" | "default"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def observation_from(
     frame_lens: FourNumbers | None = None,
 ) -> Observation:
     """Decode, check, crop and resize; `frame_size` is (width, height). With `frame_lens` (fx, fy,
-    cx, cy of the frame) the crop is what that camera sees, else the largest centred one. Raises
-    InvalidUpload naming the field.
+    cx, cy of the frame) the crop is what that camera sees, else the largest centred one; a picture
+    of which nothing else is known was taken by it. Raises InvalidUpload naming the field.
     """
     upload = decode_image(files.image, limits)
     depth_map = mask = None
@@ -125,6 +125,9 @@ def observation_from(
     lens = lens_for(upload, fov_deg, intrinsics)
     if frame_lens is None:
         crop = centre_crop(upload.width, upload.height, *frame_size)
+    elif lens.source == "default":
+        crop = centre_crop(upload.width, upload.height, *frame_size)
+        lens = _same_camera(crop, frame_lens, frame_size)
     else:
         crop = crop_for(upload, lens, frame_lens, frame_size)
     observation = compose(upload, depth_map, mask, lens, crop, frame_size)
@@ -220,6 +223,14 @@ def crop_for(
         )
     x, y = max(crop.x, 0.0), max(crop.y, 0.0)
     return Crop(x, y, min(crop.width, upload.width - x), min(crop.height, upload.height - y))
+
+
+def _same_camera(crop: Crop, frame_lens: FourNumbers, frame_size: tuple[int, int]) -> Lens:
+    """Of which the frame shows this crop."""
+    fx, fy, cx, cy = frame_lens
+    scale_x, scale_y = crop.width / frame_size[0], crop.height / frame_size[1]
+    place = (crop.x + cx * scale_x, crop.y + cy * scale_y)
+    return Lens(fx * scale_x, fy * scale_y, *place, source="session")
 
 
 def _check_intrinsics(lens: FourNumbers, width: int, height: int) -> None:

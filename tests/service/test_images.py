@@ -88,6 +88,16 @@ def test_field_of_view(options: dict[str, float], fov_deg: float, source: str) -
     assert observation.lens_source == source
 
 
+def test_a_later_picture_of_unknown_lens_was_taken_by_the_worlds_camera() -> None:
+    frame_lens = (70.0, 72.0, 30.0, 17.0)
+    files = Files(encoded(plain(400, 100), "PNG"))
+    seen = observation_from(files, FRAME, LIMITS, frame_lens=frame_lens)
+    assert seen.intrinsics == pytest.approx(frame_lens)
+    assert (seen.lens_source, seen.crop.width, seen.crop.height) == ("session", 200, 100)
+    said = observation_from(files, FRAME, LIMITS, fov_deg=100, frame_lens=frame_lens)
+    assert said.lens_source == "fov_deg" and said.crop.width < 200
+
+
 def photo(width: int, height: int, orientation: int, focal_35mm: int | None) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
