@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from worker.layers import Stack, conv
 from worker.mover import Mover
+from worker.placed import Placed
 
 STRIDE = 8
 
@@ -30,6 +31,7 @@ class CodecConfig:
     num_blocks: int = 3  # residual blocks per resolution
     mover_width: int = 128
     mover_blocks: int = 8
+    mover_fine: int = 0  # feature channels at twice the resolution; 0: it doesn't look there
 
 
 class Codec(nn.Module):
@@ -63,7 +65,7 @@ class Codec(nn.Module):
             conv(quarter, 48),
             nn.PixelShuffle(4),
         )
-        self.mover = Mover(cfg.channels, cfg.mover_width, cfg.mover_blocks)
+        self.mover = Mover(cfg.channels, cfg.mover_width, cfg.mover_blocks, cfg.mover_fine)
         self.register_buffer("shift", torch.zeros(cfg.channels))
         self.register_buffer("scale", torch.ones(cfg.channels))
 
@@ -78,13 +80,14 @@ class Codec(nn.Module):
         pixels: Tensor = self.decoder(raw)
         return pixels
 
-    def move(
-        self, tokens: Tensor, coverage: Tensor, depth: Tensor, offset: Tensor, span: Tensor
-    ) -> Tensor:
-        """A `nearest` readout (n, ...) as latents (n, c, h, w), 0 where nothing is known."""
+    def move(self, front: Placed, finer: Placed | None = None) -> Tensor:
+        """A `nearest` readout (n, ...), and the `layers` of one with FINER times the resolution if
+        the mover looks at it, as latents (n, c, h, w), 0 where nothing is known.
+        """
         scale, shift = self.scale[:, None, None], self.shift[:, None, None]
-        raw = self.mover(tokens * scale + shift, coverage, depth, offset, span)
-        return torch.where(coverage[:, None] > 0, (raw - shift) / scale, 0.0)
+        raw = [layer and layer.with_tokens(lambda x: x * scale + shift) for layer in (front, finer)]
+        moved = self.mover(*raw)
+        return torch.where(front.coverage[:, None] > 0, (moved - shift) / scale, 0.0)
 
     @torch.no_grad()
     def normalise_to(self, latents: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from worker.backbones.base import Condition
 from worker.geometry import Cameras, stack_cameras
 from worker.memory.base import Readout
+from worker.placed import Placed
 from worker.world import World
+
+NAMES = ("tokens", "coverage", "depth", "offset", "span")
 
 
 class NotObservedError(ValueError):
@@ -40,10 +44,18 @@ def condition_on(
     )
 
 
-def stacked(readouts: Sequence[Readout]) -> dict[str, Tensor]:
+def stacked(readouts: Sequence[Readout]) -> dict[str, Any]:
     """What a Condition takes from readouts (t, ...) of b Worlds, by its name: (b, t, ...)."""
-    names = ("tokens", "coverage", "depth", "offset", "span")
-    return {name: torch.stack([getattr(readout, name) for readout in readouts]) for name in names}
+    finer = [readout.finer for readout in readouts if readout.finer is not None]
+    columns = _placed(readouts)
+    named = {name: getattr(columns, name) for name in NAMES}
+    return {**named, "finer": _placed(finer) if len(finer) == len(readouts) else None}
+
+
+def _placed(layers: Sequence[Readout]) -> Placed:
+    behind = [layer.behind for layer in layers if layer.behind is not None]
+    columns = {name: torch.stack([getattr(layer, name) for layer in layers]) for name in NAMES}
+    return Placed(**columns, behind=_placed(behind) if behind else None)
 
 
 def chunk_noise(world: World, like: Tensor) -> Tensor:

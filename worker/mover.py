@@ -7,6 +7,11 @@ shifts its patch by up to half a cell. The mover is told where each token lies a
 the cell is: convolutions over tokens that are first spread over 3 x 3 phases by a tent of their
 offset, so that a filter per phase is one linear layer away.
 
+One token per cell is not all that the memory knows: of the points that a cell's view could see a
+fifth share their cell with another one, and at the edge of a surface the token shows its own old
+background over the one that lies behind. So the mover also looks at a readout of twice the
+resolution, and at the next surface behind each of its cells.
+
 Axis legend: n views, c channels, h w latent grid.
 """
 
@@ -16,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.layers import Stack, conv
+from worker.placed import FINER, Placed
 
 NUM_PHASES = 9
 NUM_PLANES = 6  # coverage, depth, offset and span in u and v
@@ -24,7 +30,8 @@ NUM_PLANES = 6  # coverage, depth, offset and span in u and v
 class Mover(nn.Module):
     """(tokens as the memory shows them, and where they lie) -> tokens of the cells."""
 
-    def __init__(self, channels: int, width: int, num_blocks: int) -> None:
+    def __init__(self, channels: int, width: int, num_blocks: int, fine_width: int = 0) -> None:
+        """With fine_width > 0 it also looks at a finer readout, which starts as unheard."""
         super().__init__()
         planes = channels * NUM_PHASES + NUM_PLANES
         self.body = nn.Sequential(
@@ -33,24 +40,39 @@ class Mover(nn.Module):
             nn.SiLU(),
             conv(width, channels, gain=0.1),
         )
+        self.fine = None
+        if fine_width:
+            self.fine = nn.Sequential(
+                conv(2 * planes, fine_width, 1),
+                nn.SiLU(),
+                conv(fine_width, fine_width),
+                nn.SiLU(),
+                nn.PixelUnshuffle(FINER),
+                conv(FINER**2 * fine_width, width, gain=0.0),
+            )
 
-    def forward(
-        self,
-        tokens: Tensor,  # (n, c, h, w)
-        coverage: Tensor,  # (n, h, w) in [0, 1]
-        depth: Tensor,  # (n, h, w) metres, 0 where uncovered
-        offset: Tensor,  # (n, 2, h, w) cells
-        span: Tensor,  # (n, 2, h, w) cells
-    ) -> Tensor:
+    def forward(self, front: Placed, finer: Placed | None) -> Tensor:
         """(n, c, h, w): the re-drawn tokens; what uncovered cells get means nothing."""
-        known = (coverage > 0).to(tokens.dtype)[:, None]
-        scale = torch.where(span > 0, span, 1.0).log()
-        distance = torch.where(depth > 0, depth, 1.0).log()
-        planes = [coverage[:, None], distance[:, None], offset, scale]
-        x = torch.cat([phases(tokens * known, offset), *planes], dim=1)
-        x = x.to(tokens.dtype).contiguous(memory_format=torch.channels_last)
-        repair: Tensor = self.body(x)
-        return tokens + repair.to(tokens.dtype)
+        first, *rest = self.body
+        x = first(planes_of(front))
+        if self.fine is not None:
+            if finer is None or finer.behind is None:
+                raise ValueError("this mover looks at a finer readout with what lies behind, too")
+            x = x + self.fine(torch.cat([planes_of(finer), planes_of(finer.behind)], dim=1))
+        for layer in rest:
+            x = layer(x)
+        return front.tokens + x.to(front.tokens.dtype)
+
+
+def planes_of(layer: Placed) -> Tensor:
+    """What one surface (n, ...) is told as: (n, NUM_PHASES * c + NUM_PLANES, h, w)."""
+    known = (layer.coverage > 0).to(layer.tokens.dtype)[:, None]
+    scale = torch.where(layer.span > 0, layer.span, 1.0).log()
+    distance = torch.where(layer.depth > 0, layer.depth, 1.0).log()
+    spread = phases(layer.tokens * known, layer.offset)
+    planes = [spread, layer.coverage[:, None], distance[:, None], layer.offset, scale]
+    x = torch.cat(planes, dim=1).to(layer.tokens.dtype)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def phases(tokens: Tensor, offset: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from worker.projection import (
     widths,
 )
 
-Mode = Literal["nearest", "soft"]
+Mode = Literal["nearest", "soft", "layers"]
 
 FRONT_RATIO = 1 / 8  # points this much behind the nearest one still belong to the front surface
 TIGHT = 1.03125  # patches are widened by this, so that rounding leaves no cracks between them
@@ -73,6 +73,7 @@ class Splat:
     )
     span: Tensor  # (t, 2, h, w) float32 cells in u, v that the winner's patch spans, or 0
     mode: Mode
+    behind: Splat | None = None  # the next surface in each cell, where mode is `layers`
 
 
 def splat(
@@ -82,6 +83,7 @@ def splat(
     cameras: Cameras,  # (t,) at the latent grid's size, in the positions' frame
     mode: Mode = "soft",
     convention: Convention = "centre",
+    beyond: Tensor | None = None,
 ) -> Splat:
     """Which points the cameras see, and how much each contributes to each cell.
 
@@ -91,7 +93,7 @@ def splat(
     grid = (len(cameras), cameras.height, cameras.width)
     ratio = FRONT_RATIO if convention == "centre" else 0.0
     parts = project_chunks(patches, cameras, convention)
-    hits, cell, limit = _front_surface(parts, grid, ratio)
+    hits, cell, limit = _front_surface(parts, grid, ratio, beyond)
     rim = limit >= LAST * NEAR_M
     front = torch.where(rim, limit / LAST, limit)
     if convention == "reference":
@@ -102,7 +104,10 @@ def splat(
     hits, cell = hits[keep], cell[keep]
     chosen = _first(_distance(hits, cell, grid), hits.point, cell, len(front))
     result = _nearest(chosen, hits, cell, rim, grid)
-    if mode == "nearest":
+    if mode == "layers":
+        seen = (patches, quality, source, cameras, "nearest", convention)
+        result = replace(result, behind=splat(*seen, beyond=limit), mode=mode)
+    if mode != "soft":
         return result
     soft = _soft_fragments(hits, front, best & NO_SOURCE, source, grid)
     return replace(result, fragments=soft, mode=mode)
@@ -135,7 +140,7 @@ def accumulate(
 
 
 def _front_surface(
-    parts: Iterable[Hits], grid: tuple[int, int, int], ratio: float
+    parts: Iterable[Hits], grid: tuple[int, int, int], ratio: float, beyond: Tensor | None = None
 ) -> tuple[Hits, Tensor, Tensor]:
     """Hits on the nearest surface of their cell, one per cell covered, the cells, and the limits.
 
@@ -151,6 +156,9 @@ def _front_surface(
         z = hits.z.index_select(0, hit)
         tight = _is_tight(hits[hit[num_small:]], cell[num_small:], grid)
         z[num_small:] *= torch.where(tight, 1.0, LAST)
+        if beyond is not None:
+            keep = ((z > beyond[cell]) & (z < LAST * NEAR_M)).nonzero()[:, 0]
+            hit, cell, z = hit[keep], cell[keep], z[keep]
         front.scatter_reduce_(0, cell, z, "amin")
         keep = (z <= front.index_select(0, cell) * (1 + ratio)).nonzero()[:, 0]
         kept.append((hits[hit[keep]], cell[keep], z[keep]))

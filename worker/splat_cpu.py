@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
 TOGETHER = 4  # views
 RATIO = np.float32(1 + FRONT_RATIO)
+NONE_HIDDEN = np.empty(0, np.float32)
 NO_TOKENS: Stored = (np.empty((0, 0), np.int16), np.empty((0, 0), np.int8), np.empty(0, np.float32))
 
 Items = TypeVar("Items", Array, range)
@@ -50,6 +51,7 @@ class Surface:
     offset: Tensor  # (t, 2, h, w) float32, see Splat
     span: Tensor  # (t, 2, h, w) float32
     tokens: Tensor  # (t, c, h, w) float32, c = 0 where none were asked for
+    behind: Surface | None = None  # the next surface in each cell, where mode is `layers`
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,7 @@ def read(
     points, views = (rows, blocks, frames), views_of(cameras)
     t, size = len(views.pose), views.height * views.width
     tokens, mode = (NO_TOKENS, "nearest") if tokens is None else (tokens, mode)
-    shown = Shown(
-        np.empty((t, 7, size), np.float32),
-        np.empty((t, size), np.int64),
-        np.empty((t, size), np.int64),
-        np.empty((t, tokens[0].shape[1], size), np.float32),
-    )
+    layers = [room_for(t, size, tokens) for _ in range(2 if mode == "layers" else 1)]
     threads = torch.get_num_threads()
     share = t // threads if threads > 1 else 0
 
@@ -104,28 +101,47 @@ def read(
         for begin in range(first, last, TOGETHER):
             some = slice(begin, min(begin + TOGETHER, last))
             part = views._replace(pose=views.pose[some], intrinsics=views.intrinsics[some])
-            _show(points, part, mode, tokens, shown[some], threads)
+            hidden = NONE_HIDDEN
+            for shown in layers:
+                hidden = _show(points, part, mode, hidden, tokens, shown[some], threads)
 
     if share:
         _each(lambda i: look(i * share, (i + 1) * share, 1), threads)
     look(threads * share, t, threads)
-    return _surface(shown, views.height, views.width)
+    front, *behind = (_surface(shown, views.height, views.width) for shown in layers)
+    return replace(front, behind=behind[0]) if behind else front
+
+
+def room_for(num_views: int, size: int, tokens: Stored) -> Shown:
+    return Shown(
+        np.empty((num_views, 7, size), np.float32),
+        np.empty((num_views, size), np.int64),
+        np.empty((num_views, size), np.int64),
+        np.empty((num_views, tokens[0].shape[1], size), np.float32),
+    )
 
 
 def _show(
-    points: Points, views: Views, mode: Mode, tokens: Stored, shown: Shown, threads: int
-) -> None:
+    points: Points,
+    views: Views,
+    mode: Mode,
+    hidden: Array,  # (t * h * w + SPARE,) limits of the surface in front of this one, or empty
+    tokens: Stored,
+    shown: Shown,
+    threads: int,
+) -> Array:
+    """Fill `shown` with one surface; returns its limits."""
     rows, blocks, frames = points
     num_cells, winner, source = shown.winner.size, shown.winner.ravel(), shown.source.ravel()
     is_small = threads == 1 or len(blocks.start) * len(views.pose) < 2 * MIN_PAIRS
-    if is_small and mode == "nearest":
+    if is_small and mode != "soft":
         out = (shown.numbers, winner, source, shown.tokens)
-        kernels.show(rows, blocks, frames, views, RATIO, tokens, *out)
-        return
+        limit: Array = kernels.show(rows, blocks, frames, views, RATIO, hidden, tokens, *out)
+        return limit
     parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
     front = np.full((len(parts), num_cells + SPARE), np.inf, np.float32)
     _each(
-        lambda i: kernels.nearest_depths(rows, blocks, frames, views, parts[i], front[i]),
+        lambda i: kernels.nearest_depths(rows, blocks, frames, views, parts[i], hidden, front[i]),
         len(parts),
     )
     limit = kernels.limits(front, RATIO)
@@ -135,14 +151,14 @@ def _show(
 
     def choose(i: int) -> None:
         table = (rank[i], distance[i], best[i], place[i])
-        kernels.best_points(rows, blocks, frames, views, parts[i], limit, *table)
+        kernels.best_points(rows, blocks, frames, views, parts[i], hidden, limit, *table)
 
     _each(choose, len(parts))
     kernels.merge(rank, distance, best, place)
     kernels.describe(rank[0], best[0], place[0], limit, shown.numbers, winner, source)
-    if mode == "nearest":
+    if mode != "soft":
         _nearest(tokens, winner, shown.tokens, threads)
-        return
+        return limit
     totals = np.zeros((len(parts), num_cells), np.int64)
     found: list[Array] = [np.empty(0)] * len(parts)
 
@@ -151,6 +167,7 @@ def _show(
 
     _each(spread, len(parts))
     _blend(tokens, found, totals.sum(axis=0), shown.tokens, threads)
+    return limit
 
 
 def _surface(shown: Shown, h: int, w: int) -> Surface:

@@ -10,7 +10,7 @@ Axis legend: s sessions, t cameras, h w the latent grid, c channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -20,7 +20,7 @@ from torch import Tensor
 from worker import splat_triton as kernels
 from worker.geometry import Cameras
 from worker.memory.points import Points
-from worker.splat import NOTHING
+from worker.splat import NOTHING, Mode
 from worker.splat_cpu import Surface
 
 NEAREST_NOTHING = 0x7F800000  # the bits of an infinite depth
@@ -65,8 +65,20 @@ def batch_of(sessions: Sequence[Points]) -> Batch:
     )
 
 
-def read(batch: Batch, cameras: Cameras, with_tokens: bool = True) -> Surface:
+def read(
+    batch: Batch, cameras: Cameras, mode: Mode = "nearest", with_tokens: bool = True
+) -> Surface:
     """What cameras (s, t), at the latent grid's size, see: fields of (s * t, ...)."""
+    front, nearest = _read(batch, cameras, None, with_tokens)
+    if mode != "layers":
+        return front
+    return replace(front, behind=_read(batch, cameras, nearest, with_tokens)[0])
+
+
+def _read(
+    batch: Batch, cameras: Cameras, hidden: Tensor | None, with_tokens: bool
+) -> tuple[Surface, Tensor]:
+    """One surface and its nearest depths (s * t, h * w) as bits, which hide it from the next."""
     num_sessions, num_views = cameras.shape
     h, w, num = cameras.height, cameras.width, num_sessions * num_views
     device, size = batch.table.device, h * w
@@ -83,7 +95,14 @@ def read(batch: Batch, cameras: Cameras, with_tokens: bool = True) -> Surface:
     if batch.max_blocks:
         for number in range(3):
             kernels.scan[batch.max_blocks, num_views, num_sessions](
-                *minima, num_views, h, w, PASS=number, **rules
+                *minima,
+                front if hidden is None else hidden,
+                num_views,
+                h,
+                w,
+                PASS=number,
+                BEHIND=hidden is not None,
+                **rules,
             )
     kernels.gather[triton.cdiv(size, TILE), num](
         *minima,
@@ -102,7 +121,8 @@ def read(batch: Batch, cameras: Cameras, with_tokens: bool = True) -> Surface:
     coverage, quality, depth = (numbers[:, i] for i in range(3))
     winner, source = indices.unbind(1)
     offset, span = numbers[:, 3:5], numbers[:, 5:7]
-    return Surface(winner, source, coverage, depth, quality, offset, span, tokens)
+    seen = Surface(winner, source, coverage, depth, quality, offset, span, tokens)
+    return seen, front
 
 
 def _column(points: Points, name: str) -> Tensor:

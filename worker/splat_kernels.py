@@ -206,6 +206,15 @@ def depth_at(local, k, column, line):
 
 
 @inlined
+def peel(cell, key, who, num, hidden):
+    """Put out of reach what is no part of a second surface: the first one's depths, and rims."""
+    for q in range(num):
+        k = who[q]
+        deeper = key[k] > hidden[cell[k]] and key[k] < LAST * NEAR  # false where hidden is NaN
+        key[k] = key[k] if deeper else F(np.inf)
+
+
+@inlined
 def scratch():
     """Room for what a block's points look like in one view."""
     matrix, flat, local = np.empty((3, 4), F), np.empty((5, BLOCK), F), np.empty((5, BLOCK), F)
@@ -263,8 +272,10 @@ def cull(blocks, frames, views, pairs):
 
 
 @compiled
-def nearest_depths(rows, blocks, frames, views, pairs, front):
-    """Lower front (t * h * w + SPARE,) to the smallest depth, rims behind everything."""
+def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
+    """Lower front (t * h * w + SPARE,) to the smallest depth, rims behind everything; beyond the
+    limits of another surface where `hidden` isn't empty.
+    """
     h, w, nowhere = I32(views.height), I32(views.width), I32(len(front) - SPARE)
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
     large, some, room, unpacked = np.empty(BLOCK, I32), np.empty(BLOCK, I32), scratch(), I32(-1)
@@ -281,6 +292,8 @@ def nearest_depths(rows, blocks, frames, views, pairs, front):
                 else:
                     who = some
                     num = beyond(local, box, large, num_large, i, j, base, w, cell, key, some)
+                if len(hidden):
+                    peel(cell, key, who, num, hidden)
                 for q in range(num):
                     k = who[q]
                     nearest = front[cell[k]]
@@ -303,7 +316,7 @@ def limits(front, ratio):
 
 
 @compiled
-def best_points(rows, blocks, frames, views, pairs, limit, rank, distance, winner, place):
+def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distance, winner, place):
     """Per cell the best point on the front surface, and where it lies."""
     h, w, nowhere = I32(views.height), I32(views.width), I32(len(limit) - SPARE)
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
@@ -323,6 +336,8 @@ def best_points(rows, blocks, frames, views, pairs, limit, rank, distance, winne
                 else:
                     who = some
                     num = beyond(local, box, large, num_large, i, j, base, w, cell, key, some)
+                if len(hidden):
+                    peel(cell, key, who, num, hidden)
                 num_near = 0
                 for q in range(num):
                     near[num_near] = who[q]
@@ -518,19 +533,22 @@ def turn(tile, view, at, out):
 
 
 @compiled
-def show(rows, blocks, frames, views, ratio, tokens, numbers, winners, sources, shown):
-    """A whole `nearest` read on one thread, in one call that holds nobody up."""
+def show(rows, blocks, frames, views, ratio, hidden, tokens, numbers, winners, sources, shown):
+    """A whole `nearest` read of one surface on one thread, in one call that holds nobody up;
+    returns its limits, which hide it from the next.
+    """
     pairs = np.empty((len(blocks.start) * len(views.pose), 2), I32)
     pairs, num_cells = pairs[: cull(blocks, frames, views, pairs)], len(winners)
     front = np.full((1, num_cells + SPARE), F(np.inf), F)
-    nearest_depths(rows, blocks, frames, views, pairs, front[0])
+    nearest_depths(rows, blocks, frames, views, pairs, hidden, front[0])
     limit = limits(front, ratio)
     rank, distance = np.full(num_cells, NOTHING, I64), np.empty(num_cells, F)
     winner, place = np.empty(num_cells, I64), np.empty((num_cells, 5), F)
-    best_points(rows, blocks, frames, views, pairs, limit, rank, distance, winner, place)
+    best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distance, winner, place)
     describe(rank, winner, place, limit, numbers, winners, sources)
     if shown.shape[1]:
         gather(tokens, winners, 0, num_cells, shown)
+    return limit
 
 
 @compiled

@@ -140,14 +140,18 @@ def scan(
     front,
     rank,
     first,
+    hidden,
     num_views,
     height,
     width,
     PASS: tl.constexpr,
+    BEHIND: tl.constexpr,
     OFFSET: tl.constexpr,
     CELL: tl.constexpr,
 ):
-    """One pass over a block of one session's rows for one of its views."""
+    """One pass over a block of one session's rows for one of its views; BEHIND: only what lies
+    beyond the surface whose nearest depths `hidden` holds, without rims.
+    """
     session, view, block = tl.program_id(2), tl.program_id(1), tl.program_id(0)
     if block >= tl.load(table + session * _WIDTH + _NUM):
         return
@@ -199,6 +203,10 @@ def scan(
             tight = (dv >= -tight_v) & (dv < tight_v) & (du >= -tight_u) & (du < tight_u)
             key = tl.where(tight, z, z * _LAST)
             at = base + (top + i) * width + (left + j)
+            if BEHIND:
+                other = tl.load(hidden + at, mask=active, other=0)
+                active &= key > other.to(tl.float32, bitcast=True) * _FRONT
+                active &= key < _LAST * _NEAR
             if PASS == 0:
                 bits = key.to(tl.int32, bitcast=True)
                 active &= bits < tl.load(front + at, mask=active, other=0)

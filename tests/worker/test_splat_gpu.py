@@ -5,7 +5,7 @@ Triton's interpreter, in small sizes.
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 GRID, CHANNELS = (6, 9), 5
+COLUMNS = [field.name for field in fields(Surface) if field.name != "behind"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -59,9 +60,12 @@ def looking(num: int) -> Cameras:
 
 
 def assert_same(found: Surface, expected: Surface) -> None:
-    for field in fields(Surface):
-        left, right = getattr(found, field.name), getattr(expected, field.name)
-        assert left.dtype == right.dtype and torch.equal(left, right), field.name
+    for name in COLUMNS:
+        left, right = getattr(found, name), getattr(expected, name)
+        assert left.dtype == right.dtype and torch.equal(left, right), name
+    assert (found.behind is None) == (expected.behind is None)
+    if found.behind is not None:
+        assert_same(found.behind, expected.behind)
 
 
 def read(points: Points, cameras: Cameras, **options: object) -> Surface:
@@ -75,6 +79,15 @@ def test_the_torch_twin_agrees_bit_for_bit(token_format):
     assert_same(found, seen_by_torch(points, cameras, "nearest"))
     assert (found.coverage == 1).any() and (found.coverage == 0).any()
     assert len(found.source.unique()) > 2
+
+
+@pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
+def test_the_next_surface_agrees_too(token_format):
+    points, cameras = remembered(4, token_format=token_format), looking(3)
+    found = read(points, cameras, mode="layers")
+    assert_same(found, seen_by_torch(points, cameras, "layers"))
+    assert 0 < int(found.behind.coverage.sum()) < found.behind.coverage.numel()
+    assert_same(replace(found, behind=None), read(points, cameras))
 
 
 def test_a_surface_without_tokens():
@@ -101,7 +114,7 @@ def test_sessions_of_different_sizes_are_read_together():
     views = [looking(2), looking(3)[1:], looking(2)]
     found = splat_gpu.read(splat_gpu.batch_of(sessions), stack_cameras(views))
     for i, (points, cameras) in enumerate(zip(sessions, views, strict=True)):
-        part = Surface(*(getattr(found, f.name)[2 * i : 2 * i + 2] for f in fields(Surface)))
+        part = Surface(*(getattr(found, name)[2 * i : 2 * i + 2] for name in COLUMNS))
         assert_same(part, seen_by_torch(points, cameras, "nearest"))
 
 
@@ -155,11 +168,12 @@ import triton.language as tl
 from worker import splat_triton
 
 TYPES = {"table": "*i64", "view_poses": "*fp64", "view_lenses": "*fp64", "front": "*i32"}
+TYPES["hidden"] = "*i32"
 TYPES |= dict.fromkeys(("rank", "first", "indices"), "*i64")
 TYPES |= dict.fromkeys(("numbers", "shown"), "*fp32")
 TYPES |= dict.fromkeys(("num_views", "height", "width"), "i32")
 shape = {"CHANNELS": 48, "PADDED": 64, "TILE": 32, "INT8": True}
-for kernel, own in ((splat_triton.scan, {"PASS": 2}), (splat_triton.gather, shape)):
+for kernel, own in ((splat_triton.scan, {"PASS": 2, "BEHIND": True}), (splat_triton.gather, shape)):
     names = kernel.arg_names
     given = {"OFFSET": 0.5, "CELL": tl.int16, **own}
     source = ASTSource(
@@ -205,7 +219,7 @@ def test_a_large_scene_agrees_on_the_gpu_with_the_twin_and_with_the_cpu():
     found = read(points, cameras.to("cuda"))
     assert_same(found, seen_by_torch(points, cameras.to("cuda"), "nearest"))
     on_cpu = see(scene(300_000, "cpu"), cameras, "nearest")
-    assert_same(Surface(*(getattr(found, f.name).cpu() for f in fields(Surface))), on_cpu)
+    assert_same(Surface(*(getattr(found, name).cpu() for name in COLUMNS)), on_cpu)
     assert_same(found, read(points, cameras.to("cuda")))
 
 

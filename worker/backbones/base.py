@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from worker.geometry import Cameras
+from worker.placed import Placed
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Condition:
     cameras: Cameras  # (b, t) at grid size
     recent: Tensor  # (b, p, c, h, w) the latents that precede the chunk, oldest first
     recent_cameras: Cameras  # (b, p) at grid size
+    finer: Placed | None = None  # (b, t, ...) at twice the grid's size, for who `looks_finer`
+
+    @property
+    def front(self) -> Placed:
+        return Placed(self.tokens, self.coverage, self.depth, self.offset, self.span)
 
 
 class Backbone(Protocol):
@@ -36,6 +42,7 @@ class Backbone(Protocol):
     channels: int
     stride: int  # pixels per latent cell
     sees_motion: bool  # whether it can tell what moves
+    looks_finer: bool  # whether its conditions must hold `finer`: reads that cost a little more
 
     def encode(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] -> (n, c, h, w) float32."""

@@ -42,6 +42,7 @@ class MiniBackbone:
     ) -> None:
         self.cfg, self.weights = cfg, weights
         self.channels = codec.cfg.channels
+        self.looks_finer = codec.cfg.mover_fine > 0
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
         self.motion_head, self.sees_motion = motion_head, motion_head is not None
         for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
@@ -82,10 +83,12 @@ class MiniBackbone:
 
 def moved(codec: Codec, condition: Condition) -> Condition:
     """The condition with its tokens re-drawn where the cells are, and their placement used up."""
-    views = (condition.coverage, condition.depth, condition.offset, condition.span)
-    coverage, depth, offset, span = (view.flatten(0, 1) for view in views)
-    tokens = condition.tokens.flatten(0, 1).to(module_dtype(codec))
-    redrawn = codec.move(tokens, coverage, depth, offset, span).float()
+    dtype = module_dtype(codec)
+    front, finer = (
+        layer and layer.with_tokens(lambda x: x.to(dtype)).flatten()
+        for layer in (condition.front, condition.finer)
+    )
+    redrawn = codec.move(front, finer).float()
     return replace(condition, tokens=redrawn.unflatten(0, condition.tokens.shape[:2]))
 
 

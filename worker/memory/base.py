@@ -11,15 +11,16 @@ struck.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from worker.geometry import Cameras
+from worker.placed import FINER
 
-ReadMode = Literal["soft", "nearest"]
+ReadMode = Literal["soft", "nearest", "fine"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Readout:
         Tensor  # (T, 2, h, w) float32 cells in u, v from the cell's centre to the winner's, or 0
     )
     span: Tensor  # (T, 2, h, w) float32 cells in u, v that the winner's patch spans, 0 if uncovered
+    finer: Readout | None = None  # in `fine` mode: the same views at FINER times the resolution
+    behind: Readout | None = None  # of `finer` alone: the next surface behind each cell's
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,20 @@ class Memory(Protocol):
     def state(self) -> dict[str, Tensor]: ...
 
 
-def empty_readout(num_views: int, channels: int, grid: tuple[int, int], device: str) -> Readout:
+def empty_readout(
+    num_views: int, channels: int, grid: tuple[int, int], device: str, mode: ReadMode
+) -> Readout:
     shape = (num_views, *grid)
     nobody = torch.full(shape, -1, dtype=torch.int64, device=device)
     zeros = torch.zeros(shape, device=device)
     tokens = torch.zeros(num_views, channels, *grid, device=device)
     pairs = torch.zeros(num_views, 2, *grid, device=device)
-    return Readout(tokens, zeros, zeros, nobody, nobody, zeros, pairs, pairs)
+    nothing = Readout(tokens, zeros, zeros, nobody, nobody, zeros, pairs, pairs)
+    if mode != "fine":
+        return nothing
+    finer = (grid[0] * FINER, grid[1] * FINER)
+    blank = empty_readout(num_views, channels, finer, device, "nearest")
+    return replace(nothing, finer=replace(blank, behind=blank))
 
 
 def empty_delta(channels: int, device: str = "cpu") -> Delta:

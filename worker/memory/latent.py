@@ -39,10 +39,13 @@ from worker.memory.fusion import Cells, added, keep_new
 from worker.memory.points import Points, TokenFormat, stretch
 from worker.memory.sight import is_fused, see, see_together
 from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
+from worker.placed import FINER
 from worker.projection import SLANT_STEPS, quality_code
+from worker.splat import Mode
 from worker.splat_cpu import Surface
 
 MAX_TOKEN = 2.0**15  # beyond it fixed-point sums could overflow; a sane codec stays under 10
+EVERY_VIEW = slice(None)
 MAX_STRIKES = 2  # views that see through a point until it is gone
 STRUCK = 20  # quality codes that the first one costs: a factor of 32
 
@@ -149,10 +152,13 @@ class LatentMemory:
 
     def read(self, cameras: Cameras, mode: ReadMode = "soft") -> Readout:
         if not len(self._points):
-            return empty_readout(len(cameras), self._channels, self._grid, self._device)
-        views = cameras.to(self._device).resized(*self._grid)
-        seen = see(self._points, views, mode, self._cfg.convention)
-        return Readout(**{field.name: getattr(seen, field.name) for field in fields(Readout)})
+            return empty_readout(len(cameras), self._channels, self._grid, self._device, mode)
+        views, form = cameras.to(self._device), self._cfg.convention
+        if mode != "fine":
+            return readout_of(see(self._points, views.resized(*self._grid), mode, form))
+        front = readout_of(see(self._points, views.resized(*self._grid), "nearest", form))
+        finer = see(self._points, views.resized(*finer_than(self._grid)), "layers", form)
+        return replace(front, finer=readout_of(finer))
 
     @property
     def on_gpu(self) -> bool:
@@ -269,6 +275,16 @@ class LatentMemory:
             )
 
 
+def readout_of(seen: Surface, views: slice = EVERY_VIEW) -> Readout:
+    names = [field.name for field in fields(Surface) if field.name != "behind"]
+    behind = seen.behind and readout_of(seen.behind, views)
+    return Readout(**{name: getattr(seen, name)[views] for name in names}, behind=behind)
+
+
+def finer_than(grid: tuple[int, int]) -> tuple[int, int]:
+    return grid[0] * FINER, grid[1] * FINER
+
+
 def read_together(
     memories: Sequence[Memory], cameras: Sequence[Cameras], mode: ReadMode
 ) -> list[Readout] | None:
@@ -280,17 +296,22 @@ def read_together(
     num_views = {len(views) for views in cameras}
     if len(latent) < len(memories) or len(forms) != 1 or len(num_views) != 1:
         return None
-    if not is_fused(mode, latent[0]._cfg.convention):
-        return None
     one = latent[0]
-    views = stack_cameras([part.resized(*one._grid) for part in cameras]).to(one._device)
-    seen = see_together([memory._points for memory in latent], views)
-    parts = {field.name: getattr(seen, field.name) for field in fields(Readout)}
+    if mode == "soft" or not is_fused("nearest", one._cfg.convention):
+        return None
     (count,) = num_views
-    return [
-        Readout(**{name: value[i * count : (i + 1) * count] for name, value in parts.items()})
-        for i in range(len(latent))
-    ]
+
+    def seen(grid: tuple[int, int], look: Mode) -> list[Readout]:
+        views = stack_cameras([part.resized(*grid) for part in cameras]).to(one._device)
+        surface = see_together([memory._points for memory in latent], views, look)
+        at = range(0, count * len(latent), count)
+        return [readout_of(surface, slice(first, first + count)) for first in at]
+
+    fronts = seen(one._grid, "nearest")
+    if mode != "fine":
+        return fronts
+    finer = seen(finer_than(one._grid), "layers")
+    return [replace(front, finer=fine) for front, fine in zip(fronts, finer, strict=True)]
 
 
 def _worst(quality: Tensor, count: int) -> Tensor:

@@ -41,7 +41,7 @@ class NullMemory:
             )
 
     def read(self, cameras: Cameras, mode: ReadMode = "soft") -> Readout:
-        return empty_readout(len(cameras), self._channels, self._grid, self._device)
+        return empty_readout(len(cameras), self._channels, self._grid, self._device, mode)
 
     def stats(self) -> MemoryStats:
         return MemoryStats(num_points=0, num_bytes=0, num_sources=0)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.geometry import EDGE_RATIO, MIN_SHARE, Cameras, pool_depth
-from worker.memory.base import Delta, MemoryStats, ReadMode, Readout
+from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.pixels import from_uint8
 from worker.splat import RIM_COVERAGE
@@ -126,6 +126,7 @@ class RgbMemory:
             quality=shown(seen.quality, 0.0),
             offset=torch.zeros_like(tokens[:, :2]),
             span=covered[:, None].float().expand(-1, 2, -1, -1),
+            finer=self._nothing(len(cameras)) if mode == "fine" else None,
         )
 
     def stats(self) -> MemoryStats:
@@ -144,6 +145,10 @@ class RgbMemory:
                 f"got {tuple(images.shape)}"
             )
         return from_uint8(images.to(self._device))
+
+    def _nothing(self, num_views: int) -> Readout | None:
+        """A finer look: the picture that was encoded shows all there is."""
+        return empty_readout(num_views, self._channels, self._grid, self._device, "fine").finer
 
     def _by_cell(self, image: Tensor) -> Tensor:
         """(T, H, W) -> (T, h, w, k)."""

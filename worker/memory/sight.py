@@ -20,7 +20,7 @@ from worker import splat_cpu
 from worker.geometry import Cameras, Convention
 from worker.memory.points import Points
 from worker.projection import quality_of
-from worker.splat import Mode, accumulate, splat
+from worker.splat import Mode, Splat, accumulate, splat
 from worker.splat_columns import Blocks, Frames, Rows, Stored
 from worker.splat_cpu import Surface
 
@@ -35,9 +35,9 @@ def see(
     with_tokens: bool = True,
 ) -> Surface:
     """What the cameras see; without tokens the surface alone, and `mode` says nothing."""
-    device = cameras.intrinsics.device.type
-    if device == "cuda" and is_fused(mode if with_tokens else "nearest", convention):
-        return see_together([points], cameras.reshape(1, -1), with_tokens)
+    device, mode = cameras.intrinsics.device.type, mode if with_tokens else "nearest"
+    if device == "cuda" and is_fused(mode, convention):
+        return see_together([points], cameras.reshape(1, -1), mode, with_tokens)
     if device == "cpu" and convention == "centre":
         tokens = stored(points) if with_tokens else None
         return splat_cpu.read(*columns(points), cameras, mode, tokens)
@@ -46,14 +46,16 @@ def see(
 
 def is_fused(mode: Mode, convention: Convention) -> bool:
     """Whether a GPU reads this way by the fused kernels."""
-    return HAS_TRITON and mode == "nearest" and convention == "centre"
+    return HAS_TRITON and mode != "soft" and convention == "centre"
 
 
-def see_together(sessions: Sequence[Points], cameras: Cameras, with_tokens: bool = True) -> Surface:
+def see_together(
+    sessions: Sequence[Points], cameras: Cameras, mode: Mode, with_tokens: bool = True
+) -> Surface:
     """What cameras (s, T) see of as many sessions on a GPU: fields of (s * T, ...)."""
     from worker import splat_gpu  # imports Triton
 
-    return splat_gpu.read(splat_gpu.batch_of(sessions), cameras, with_tokens)
+    return splat_gpu.read(splat_gpu.batch_of(sessions), cameras, mode, with_tokens)
 
 
 def columns(points: Points) -> tuple[Rows, Blocks, Frames]:
@@ -89,7 +91,12 @@ def seen_by_torch(
 ) -> Surface:
     patches = points.patches()
     source = points.frames["source"][patches.frame]
+    mode = mode if with_tokens else "nearest"
     seen = splat(patches, points["quality"], source, cameras, mode, convention)
+    return _surface(points, seen, source, with_tokens)
+
+
+def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> Surface:
     covered = seen.winner >= 0
     row = seen.winner.clamp(min=0)
     num_views, h, w = row.shape
@@ -115,4 +122,5 @@ def seen_by_torch(
         offset=seen.offset,
         span=seen.span,
         tokens=tokens,
+        behind=seen.behind and _surface(points, seen.behind, source, with_tokens),
     )

@@ -23,6 +23,7 @@ from worker.geometry import Cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
+from worker.placed import Placed
 from worker.train.data import Walks, window
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.pictures import Pictures
@@ -81,8 +82,10 @@ def addresses(depths: Tensor, cameras: Cameras, moving: Tensor) -> Readout:
 
 
 def stack_readouts(readouts: list[Readout]) -> Readout:
-    columns = zip(*(vars(readout).values() for readout in readouts), strict=True)
-    return Readout(*map(torch.cat, columns))
+    """Of `nearest` reads."""
+    columns = [name for name, value in vars(readouts[0]).items() if value is not None]
+    parts = {name: torch.cat([getattr(one, name) for one in readouts]) for name in columns}
+    return Readout(**parts)
 
 
 def fetched(latents: Tensor, address: Tensor) -> Tensor:
@@ -115,7 +118,8 @@ def codec_loss(
     views = noisy[: b * k].unflatten(0, (b, k))
     with torch.autocast(images.device.type, torch.bfloat16):
         tokens = fetched(views, seen.tokens)
-        moved = codec.move(tokens, seen.coverage, seen.depth, seen.offset, seen.span).float()
+        front = Placed(tokens, seen.coverage, seen.depth, seen.offset, seen.span)
+        moved = codec.move(front).float()
         decoded = codec.decode(torch.cat([views[:, 0], noisy[b * k :], moved])).float()
     own = torch.cat([images[:, 0], batch.pictures])
     plain, target = difference(decoded[: len(own)], own).mean(), images[:, -1]

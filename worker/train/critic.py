@@ -87,11 +87,11 @@ class Critic(nn.Module):
 
 
 def apart(seen: list[Tensor], wanted: list[Tensor], weight: Tensor) -> Tensor:
-    """Mean squared distance, a scalar, of what two pictures show to the network of photographs; it
+    """Mean squared distance, a scalar, of what pictures show to the network of photographs; it
     counts as much as `weight` (n, H, W) says.
     """
     means = []
-    for one, other in zip(seen[1:], wanted[1:], strict=True):
+    for one, other in zip(seen, wanted, strict=True):
         unlike = (one.float() - other.float()).square().sum(1, keepdim=True)
         means.append((unlike * pooled(weight, one)).mean())
     return torch.stack(means).mean()

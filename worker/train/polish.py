@@ -92,7 +92,7 @@ def pulled(
     with torch.no_grad():
         wanted = critic.look(real)
     seen = critic.look(fake)
-    unlike, praise = apart(seen, wanted, weight), critic.praise(seen, invented)
+    unlike, praise = apart(seen[1:], wanted[1:], weight), critic.praise(seen, invented)
     for part, share in ((unlike, cfg.likeness), (-praise, cfg.realism)):
         (other,) = torch.autograd.grad(part, fake, retain_graph=True)
         pull = pull + share * size / other.norm().clamp(min=1e-12) * other

@@ -1,0 +1,188 @@
+"""Stage 2: the mover alone, on what memories show at work.
+
+The codec's own stage moves tokens out of two views; at work a memory fuses many. So per sample a
+real memory is written from up to MAX_CONTEXT frames of a walk (every third, as observations come,
+or any), with true depth, depth of a wrong scale or the depth head's own, all observed or, after
+the first, as generated ones that fill what is uncovered. The mover, which has looked at one token
+per cell so far, is shown the finer readout as well. Encoder and decoder stay as they are. The loss
+is taken on decoded pictures, wherever something is remembered and nothing moves: their distance
+from the true ones, and for some that of what a network trained on photographs sees in them, as the
+mean of all that may be right is a blur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worker.codec import Codec, psnr
+from worker.conditioning import stacked
+from worker.layers import channels_last
+from worker.memory import create_memory
+from worker.memory.base import Readout
+from worker.photographic import Features
+from worker.placed import Placed
+from worker.train.codec import difference
+from worker.train.critic import apart
+from worker.train.data import Walks
+from worker.train.denoiser import pixels_of
+from worker.train.latents import LatentWalks
+from worker.train.loop import Progress, Run, RunConfig
+
+NUM_TARGETS = 2  # views of each memory
+MAX_CONTEXT = 8
+FINE_WIDTH = 64  # of a mover that has not looked at finer readouts before
+LAST_BLOCKS = (3, 6)  # of the network that looks at pictures: strides 4 and 8
+NUM_LOOKED_AT = 2  # pictures of a batch, for speed
+LIKENESS = 1.0  # what they pull as a share of what pixels do
+EVERY = 3  # frames, as observations often come
+REGULAR_SHARE = 0.5  # of samples whose context is regular, else at random
+PREDICTED_SHARE = 0.1  # memories with the head's own depth
+WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
+GENERATED_SHARE = 0.15  # memories whose frames, but for the first, only fill
+NOISY_SHARE = 0.15  # memories with noisy tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which frames of one walk play which part."""
+
+    scene: int
+    context: list[int]  # written to the memory, in this order
+    targets: list[int]
+    predicted: bool
+    scale_noise: float
+    token_noise: float
+    generated: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    front: Placed  # (n, ...) as the memories show it to the targets
+    finer: Placed
+    images: Tensor  # (n, 3, H, W) what the targets are
+    judged: Tensor  # (n, H, W) bool: remembered, and nothing moves
+
+
+def plan(walks: Walks, generator: torch.Generator) -> Plan:
+    num_frames = walks.cfg.num_frames
+
+    def below(n: int) -> int:
+        return int(torch.randint(n, (), generator=generator))
+
+    def chance(share: float) -> bool:
+        return bool(torch.rand((), generator=generator) < share)
+
+    order = torch.randperm(num_frames, generator=generator).tolist()
+    context = sorted(order[: 1 + below(min(MAX_CONTEXT, num_frames - NUM_TARGETS))])
+    if chance(REGULAR_SHARE):
+        context = list(range(below(EVERY), num_frames, EVERY))
+    targets = [frame for frame in order if frame not in context][:NUM_TARGETS]
+    kind = float(torch.rand((), generator=generator))
+    is_predicted = kind < PREDICTED_SHARE
+    is_wrong = not is_predicted and kind < PREDICTED_SHARE + WRONG_SCALE_SHARE
+    amount = 0.2 * float(torch.rand((), generator=generator))
+    return Plan(
+        scene=below(walks.cfg.num_scenes),
+        context=context[::-1] if chance(0.5) else context,
+        targets=targets,
+        predicted=is_predicted,
+        scale_noise=0.03 if is_wrong else 0.0,
+        token_noise=amount if chance(NOISY_SHARE) else 0.0,
+        generated=chance(GENERATED_SHARE),
+    )
+
+
+def shown(walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Generator) -> Readout:
+    """What a memory of the plan's context shows to its targets."""
+    channels, h, w = walks.latents.shape[2:]
+    memory = create_memory("latent", channels, (h, w), "cpu")
+    depths = (predicted if part.predicted else walks.depth)[part.scene]
+    for i, frame in enumerate(part.context):
+        scale = torch.exp(part.scale_noise * torch.randn((), generator=generator))
+        tokens = walks.latents[part.scene, frame].float()
+        tokens = tokens + part.token_noise * torch.randn(tokens.shape, generator=generator)
+        camera = walks.cameras[part.scene, frame : frame + 1]
+        memory.write(
+            tokens[None],
+            scale * depths[frame, None],
+            camera,
+            [i],
+            observed=i == 0 or not part.generated,
+        )
+    return memory.read(walks.cameras[part.scene, part.targets], "fine")
+
+
+def batches(
+    walks: Walks, latents: LatentWalks, predicted: Tensor, batch_size: int
+) -> Callable[[torch.Generator], Batch]:
+    def make(generator: torch.Generator) -> Batch:
+        parts = [plan(walks, generator) for _ in range(batch_size)]
+        seen = stacked([shown(latents, predicted, part, generator) for part in parts])
+        finer = seen.pop("finer").flatten()
+        front = Placed(**seen).flatten()
+        scenes = torch.tensor([part.scene for part in parts])
+        frames = torch.tensor([part.targets for part in parts])
+        still = ~walks.motion_masks(scenes, frames).flatten(0, 1)
+        images = walks.images(scenes, frames).flatten(0, 1)
+        return Batch(front, finer, images, pixels_of(front.coverage > 0) & still)
+
+    return make
+
+
+def mover_loss(codec: Codec, look: Features, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Distance of decoded pictures per judged pixel; what the network sees of NUM_LOOKED_AT pulls
+    with a share of what their pixels do.
+    """
+    images, judged, some = batch.images, batch.judged.float(), slice(NUM_LOOKED_AT)
+    with torch.autocast(images.device.type, torch.bfloat16):
+        moved = codec.move(batch.front, batch.finer).float()
+        decoded = codec.decode(moved).float()
+    fake = decoded.detach().requires_grad_()
+    distance = (difference(fake, images) * judged).sum() / judged.sum().clamp(min=1)
+    (pull,) = torch.autograd.grad(distance, fake)
+    with torch.autocast(images.device.type, torch.bfloat16):
+        seen = look(fake[some].contiguous(memory_format=torch.channels_last))
+        with torch.no_grad():
+            wanted = look(images[some].contiguous(memory_format=torch.channels_last))
+    unlike = apart(seen, wanted, judged[some])
+    (other,) = torch.autograd.grad(unlike, fake)
+    pull = pull + LIKENESS * pull[some].norm() / other.norm().clamp(min=1e-12) * other
+    with torch.no_grad():
+        figures = {
+            "distance": float(distance),
+            "unlike": float(unlike),
+            "psnr_moved": float(psnr(fake, images, judged).nanmean()),
+        }
+    return (decoded * pull).sum(), figures
+
+
+def looking_finer(codec: Codec) -> Codec:
+    """The same codec with a mover that also looks at a finer readout, and ignores it as yet."""
+    finer = Codec(replace(codec.cfg, mover_fine=FINE_WIDTH))
+    finer.load_state_dict(finer.state_dict() | codec.state_dict())
+    return channels_last(finer)
+
+
+def train_mover(
+    cfg: RunConfig,
+    codec: Codec,
+    walks: Walks,
+    latents: LatentWalks,
+    predicted: Tensor,
+    folder: Path,
+) -> tuple[Codec, Progress]:
+    """The codec with a mover that goes on from the one given."""
+    torch.manual_seed(cfg.seed)
+    codec = looking_finer(codec).requires_grad_(False).to(cfg.device)
+    codec.mover.requires_grad_(True)
+    run, look = Run(cfg, codec.mover, folder), Features("lite1", LAST_BLOCKS).to(cfg.device)
+    progress = run.train(
+        batches(walks, latents, predicted, cfg.batch_size),
+        lambda batch, _: mover_loss(codec, look, batch),
+    )
+    return codec, progress
