@@ -33,7 +33,7 @@ from worker.backbones.base import Condition
 from worker.engine import Engine, EngineConfig
 from worker.faults import parse_fault
 from worker.geometry import Cameras
-from worker.memory.base import empty_delta
+from worker.memory.base import ReadMode, empty_delta
 from worker.world import Increment, World
 
 PR_SET_PDEATHSIG = 1
@@ -47,6 +47,7 @@ class NoopBackbone:
     channels = 16
     stride = 8
     sees_motion = False
+    look: ReadMode = "nearest"
 
     def __init__(self, step_s: float = 0.0) -> None:
         self.step_s = step_s

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.layers import Stack, conv
+from worker.memory.base import ReadMode
 from worker.mover import Mover
 from worker.placed import Placed
 
@@ -69,6 +70,11 @@ class Codec(nn.Module):
         self.register_buffer("shift", torch.zeros(cfg.channels))
         self.register_buffer("scale", torch.ones(cfg.channels))
 
+    @property
+    def look(self) -> ReadMode:
+        """How memories must be read for the mover."""
+        return "fine" if self.cfg.mover_fine else "nearest"
+
     def encode(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1], H and W multiples of 8 -> (n, c, h, w) normalised latents."""
         raw: Tensor = self.encoder(images)
@@ -85,8 +91,12 @@ class Codec(nn.Module):
         the mover looks at it, as latents (n, c, h, w), 0 where nothing is known.
         """
         scale, shift = self.scale[:, None, None], self.shift[:, None, None]
-        raw = [layer and layer.with_tokens(lambda x: x * scale + shift) for layer in (front, finer)]
-        moved = self.mover(*raw)
+
+        def raw(tokens: Tensor) -> Tensor:
+            return tokens * scale + shift
+
+        closer = None if finer is None else finer.with_tokens(raw)
+        moved = self.mover(front.with_tokens(raw), closer)
         return torch.where(front.coverage[:, None] > 0, (moved - shift) / scale, 0.0)
 
     @torch.no_grad()

@@ -137,7 +137,8 @@ class Engine:
     def _step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         clock = Clock()
         with clock("read"):
-            readouts = read_many([world.memory for world in worlds], cameras, "nearest")
+            memories = [world.memory for world in worlds]
+            readouts = read_many(memories, cameras, self.backbone.look)
         with clock("denoise"):
             condition = condition_on(worlds, cameras, readouts, self.grid)
             noise = torch.stack([chunk_noise(world, condition.tokens[0]) for world in worlds])

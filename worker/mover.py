@@ -61,7 +61,8 @@ class Mover(nn.Module):
             x = x + self.fine(torch.cat([planes_of(finer), planes_of(finer.behind)], dim=1))
         for layer in rest:
             x = layer(x)
-        return front.tokens + x.to(front.tokens.dtype)
+        repair: Tensor = x.to(front.tokens.dtype)
+        return front.tokens + repair
 
 
 def planes_of(layer: Placed) -> Tensor:

@@ -21,13 +21,11 @@ class Placed:
 
     def flatten(self) -> Placed:
         """The same with its two leading dimensions as one."""
-        behind = self.behind and self.behind.flatten()
-        return Placed(*(value.flatten(0, 1) for value in self.columns), behind)
+        parts = (self.tokens, self.coverage, self.depth, self.offset, self.span)
+        tokens, coverage, depth, offset, span = (value.flatten(0, 1) for value in parts)
+        behind = None if self.behind is None else self.behind.flatten()
+        return Placed(tokens, coverage, depth, offset, span, behind)
 
     def with_tokens(self, change: Callable[[Tensor], Tensor]) -> Placed:
-        behind = self.behind and self.behind.with_tokens(change)
+        behind = None if self.behind is None else self.behind.with_tokens(change)
         return replace(self, tokens=change(self.tokens), behind=behind)
-
-    @property
-    def columns(self) -> tuple[Tensor, ...]:
-        return self.tokens, self.coverage, self.depth, self.offset, self.span

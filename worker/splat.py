@@ -87,6 +87,10 @@ def splat(
 ) -> Splat:
     """Which points the cameras see, and how much each contributes to each cell.
 
+    `layers` is `nearest` with the next surface `behind`: the same rules for the points that lie
+    deeper than the front one's limit, rims excepted. That surface is asked for by `beyond`, the
+    limits (t * h * w,) of the one in front.
+
     `reference` reproduces the public code's rules (rounded pixels, one cell per point, no near
     plane, nearest depth only) and implies `nearest`.
     """
@@ -105,8 +109,8 @@ def splat(
     chosen = _first(_distance(hits, cell, grid), hits.point, cell, len(front))
     result = _nearest(chosen, hits, cell, rim, grid)
     if mode == "layers":
-        seen = (patches, quality, source, cameras, "nearest", convention)
-        result = replace(result, behind=splat(*seen, beyond=limit), mode=mode)
+        behind = splat(patches, quality, source, cameras, "nearest", beyond=limit)
+        result = replace(result, behind=behind, mode=mode)
     if mode != "soft":
         return result
     soft = _soft_fragments(hits, front, best & NO_SOURCE, source, grid)

@@ -82,6 +82,22 @@ def choose(
     return [chosen[i] for i in order]
 
 
+def next_surface(
+    points: dict[str, np.ndarray],
+    pose: np.ndarray,
+    intrinsics: Sequence[float],
+    grid: tuple[int, int],
+) -> np.ndarray:
+    """The winner (h, w) among the points beyond each cell's front surface, -1 for none."""
+    seen, winner = look(points, pose, intrinsics), np.full(grid, -1)
+    for row, column in np.ndindex(grid):
+        surface = [s for s in seen if covers(s, row, column, TIGHT)]
+        beyond = [s for s in surface if s.z > min(near.z for near in surface) * FRONT]
+        if beyond:
+            winner[row, column] = choose(beyond, points, row, column)[0].point
+    return winner
+
+
 def splat_view(
     points: dict[str, np.ndarray],
     pose: np.ndarray,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 
+from worker.codec import Codec
 from worker.mover import phases, tent
+from worker.placed import Placed
+from worker.train.mover import looking_finer
 
 
 @pytest.mark.parametrize(
@@ -31,13 +36,55 @@ def test_a_centred_token_is_in_the_middle_phase():
     assert torch.equal(spread[:, 4], tokens) and int(spread.sum()) == tokens.numel()
 
 
+def placed(grid: tuple[int, int], seed: int, cover: float = 0.5) -> Placed:
+    """Random tokens, whatever lies in uncovered cells."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(1, tiny.CHANNELS, *grid, generator=generator)
+    coverage = (torch.rand(1, *grid, generator=generator) < cover).float()
+    pair = coverage[:, None].expand(-1, 2, -1, -1)
+    return Placed(tokens, coverage, 2 * coverage, 0.3 * pair, pair)
+
+
+def finer(seed: int) -> Placed:
+    return replace(placed((12, 16), seed), behind=placed((12, 16), seed + 1, 0.1))
+
+
+def fine_codec() -> Codec:
+    codec = looking_finer(tiny.modules()[0]).requires_grad_(False)
+    generator = torch.Generator().manual_seed(3)
+    codec.mover.fine[-1].weight += 0.1 * torch.randn(
+        codec.mover.fine[-1].weight.shape, generator=generator
+    )
+    return codec
+
+
 def test_what_is_not_covered_stays_empty_and_does_not_leak():
-    codec = tiny.modules()[0].requires_grad_(False)
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randn(1, tiny.CHANNELS, 6, 8, generator=generator)
-    coverage = (torch.rand(1, 6, 8, generator=generator) > 0.5).float()
-    depth, pair = 2 * coverage, coverage[:, None].expand(-1, 2, -1, -1)
-    moved = codec.move(tokens, coverage, depth, 0 * pair, pair)
-    assert not moved[(coverage == 0)[:, None].expand_as(moved)].any()
-    other = torch.where(coverage[:, None] > 0, tokens, 7.0)
-    assert torch.equal(codec.move(other, coverage, depth, 0 * pair, pair), moved)
+    codec, front = tiny.modules()[0].requires_grad_(False), placed((6, 8), 1)
+    moved, hidden = codec.move(front), front.coverage[:, None] == 0
+    assert not moved[hidden.expand_as(moved)].any()
+    other = replace(front, tokens=torch.where(hidden, 7.0, front.tokens))
+    assert torch.equal(codec.move(other), moved)
+
+
+def test_a_mover_that_begins_to_look_finer_moves_as_before():
+    codec, front = tiny.modules()[0].requires_grad_(False), placed((6, 8), 1)
+    assert codec.look == "nearest"
+    closer = looking_finer(codec)
+    assert closer.look == "fine" and looking_finer(closer).cfg == closer.cfg
+    torch.testing.assert_close(closer.move(front, finer(2)), codec.move(front))
+
+
+def test_what_is_behind_matters_only_where_there_is_something():
+    codec, front, near = fine_codec(), placed((6, 8), 1), finer(2)
+    moved = codec.move(front, near)
+    hidden = near.behind.coverage[:, None] == 0
+    told = replace(near.behind, tokens=torch.where(hidden, 7.0, near.behind.tokens))
+    assert torch.equal(codec.move(front, replace(near, behind=told)), moved)
+    told = replace(near.behind, tokens=torch.where(hidden, near.behind.tokens, 7.0))
+    assert not torch.allclose(codec.move(front, replace(near, behind=told)), moved)
+
+
+@pytest.mark.parametrize("given", [None, placed((12, 16), 2)])
+def test_a_mover_that_looks_finer_refuses_less(given):
+    with pytest.raises(ValueError, match="a finer readout with what lies behind"):
+        fine_codec().move(placed((6, 8), 1), given)

@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from worker.geometry import Cameras
+from worker.memory.base import ReadMode
 from worker.placed import Placed
 
 
@@ -28,7 +29,7 @@ class Condition:
     cameras: Cameras  # (b, t) at grid size
     recent: Tensor  # (b, p, c, h, w) the latents that precede the chunk, oldest first
     recent_cameras: Cameras  # (b, p) at grid size
-    finer: Placed | None = None  # (b, t, ...) at twice the grid's size, for who `looks_finer`
+    finer: Placed | None = None  # (b, t, ...) at twice the grid's size, if it is asked for
 
     @property
     def front(self) -> Placed:
@@ -42,7 +43,7 @@ class Backbone(Protocol):
     channels: int
     stride: int  # pixels per latent cell
     sees_motion: bool  # whether it can tell what moves
-    looks_finer: bool  # whether its conditions must hold `finer`: reads that cost a little more
+    look: ReadMode  # `fine` if its conditions must hold `finer`, else `nearest`, which costs less
 
     def encode(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] -> (n, c, h, w) float32."""

@@ -42,7 +42,7 @@ class MiniBackbone:
     ) -> None:
         self.cfg, self.weights = cfg, weights
         self.channels = codec.cfg.channels
-        self.looks_finer = codec.cfg.mover_fine > 0
+        self.look = codec.look
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
         self.motion_head, self.sees_motion = motion_head, motion_head is not None
         for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
@@ -83,12 +83,13 @@ class MiniBackbone:
 
 def moved(codec: Codec, condition: Condition) -> Condition:
     """The condition with its tokens re-drawn where the cells are, and their placement used up."""
-    dtype = module_dtype(codec)
-    front, finer = (
-        layer and layer.with_tokens(lambda x: x.to(dtype)).flatten()
-        for layer in (condition.front, condition.finer)
-    )
-    redrawn = codec.move(front, finer).float()
+
+    def cast(tokens: Tensor) -> Tensor:
+        return tokens.to(module_dtype(codec))
+
+    front, finer = condition.front, condition.finer
+    closer = None if finer is None else finer.with_tokens(cast).flatten()
+    redrawn = codec.move(front.with_tokens(cast).flatten(), closer).float()
     return replace(condition, tokens=redrawn.unflatten(0, condition.tokens.shape[:2]))
 
 

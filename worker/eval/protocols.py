@@ -16,7 +16,7 @@ coloured points of every pixel. `readout` decodes what the latent memory shows, 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from worker.engine import Engine
 from worker.eval.baselines import BASELINES
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras, lift
-from worker.memory.base import Readout
+from worker.memory.base import Readout, joined
 from worker.pixels import from_uint8, to_uint8
 from worker.scenes.paths import LoopKind, sample_cameras
 from worker.scenes.render import render
@@ -125,7 +125,7 @@ def generate(engine: Engine, world: World, loop: Loop, frames: list[int], chunk:
     s_per_frame = (time.perf_counter() - started - read_s) / len(frames)
     images = torch.cat([from_uint8(increment.images) for increment in increments])
     latents = torch.cat([increment.latents for increment in increments]).float()
-    seen, read_s_per_frame = cat_readouts(readouts), read_s / len(frames)
+    seen, read_s_per_frame = joined(readouts), read_s / len(frames)
     with torch.inference_mode():
         depth, _ = engine.backbone.depth(latents, loop.cameras[frames], seen.depth)
     num_bytes = world.memory.stats().num_bytes
@@ -163,8 +163,3 @@ def drift(engine: Engine, loop: Loop, rounds: int, chunk: int) -> list[float]:
     first = generate(engine, world, loop, frames, chunk).images
     again = (generate(engine, world, loop, frames, chunk).images for _ in range(1, rounds))
     return [float(psnr(images, first).mean()) for images in again]
-
-
-def cat_readouts(parts: list[Readout]) -> Readout:
-    columns = [field.name for field in fields(Readout)]
-    return Readout(**{name: torch.cat([getattr(part, name) for part in parts]) for name in columns})

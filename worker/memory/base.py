@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,13 @@ class Readout:
     span: Tensor  # (T, 2, h, w) float32 cells in u, v that the winner's patch spans, 0 if uncovered
     finer: Readout | None = None  # in `fine` mode: the same views at FINER times the resolution
     behind: Readout | None = None  # of `finer` alone: the next surface behind each cell's
+
+
+def joined(parts: Sequence[Readout]) -> Readout:
+    """All their views as one readout, without what a finer look shows."""
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+    columns: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
+    return Readout(**columns)
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ class LatentMemory:
 
 def readout_of(seen: Surface, views: slice = EVERY_VIEW) -> Readout:
     names = [field.name for field in fields(Surface) if field.name != "behind"]
-    behind = seen.behind and readout_of(seen.behind, views)
+    behind = None if seen.behind is None else readout_of(seen.behind, views)
     return Readout(**{name: getattr(seen, name)[views] for name in names}, behind=behind)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -23,6 +23,7 @@ from worker.geometry import EDGE_RATIO, MIN_SHARE, Cameras, pool_depth
 from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.pixels import from_uint8
+from worker.placed import FINER
 from worker.splat import RIM_COVERAGE
 
 SURE_SHARE = 0.5  # of a cell's pixels that must be known for the cell to be
@@ -117,7 +118,7 @@ class RgbMemory:
         def shown(value: Tensor, nothing: float) -> Tensor:
             return torch.where(covered, self._by_cell(value).gather(-1, pixel)[..., 0], nothing)
 
-        return Readout(
+        readout = Readout(
             tokens=tokens,
             coverage=coverage,
             depth=torch.where(covered, depth, 0.0),
@@ -126,8 +127,8 @@ class RgbMemory:
             quality=shown(seen.quality, 0.0),
             offset=torch.zeros_like(tokens[:, :2]),
             span=covered[:, None].float().expand(-1, 2, -1, -1),
-            finer=self._nothing(len(cameras)) if mode == "fine" else None,
         )
+        return replace(readout, finer=magnified(readout)) if mode == "fine" else readout
 
     def stats(self) -> MemoryStats:
         return self._pixels.stats()
@@ -146,14 +147,29 @@ class RgbMemory:
             )
         return from_uint8(images.to(self._device))
 
-    def _nothing(self, num_views: int) -> Readout | None:
-        """A finer look: the picture that was encoded shows all there is."""
-        return empty_readout(num_views, self._channels, self._grid, self._device, "fine").finer
-
     def _by_cell(self, image: Tensor) -> Tensor:
         """(T, H, W) -> (T, h, w, k)."""
         h, w = self._grid
         return rearrange(image, "t (h i) (w j) -> t h w (i j)", h=h, w=w)
+
+
+def magnified(readout: Readout) -> Readout:
+    """FINER times as many cells that show the same centred tokens, and nothing behind them."""
+
+    def spread(value: Tensor) -> Tensor:
+        return value.repeat_interleave(FINER, -1).repeat_interleave(FINER, -2)
+
+    columns = {name: value for name, value in vars(readout).items() if value is not None}
+    shown: dict[str, Any] = {name: spread(value) for name, value in columns.items()}
+    num_views, channels, h, w = shown["tokens"].shape
+    nearer = (FINER - 1) / 2 - torch.arange(FINER, device=readout.tokens.device)  # 0.5, -0.5
+    offset = torch.stack([nearer.repeat(h, w // FINER), nearer.repeat(w, h // FINER).T])
+    known = shown["coverage"][:, None] > 0
+    shown["offset"] = torch.where(known, offset, 0.0)
+    shown["span"] = FINER * shown["span"]
+    device = str(readout.tokens.device)
+    behind = empty_readout(num_views, channels, (h, w), device, "nearest")
+    return Readout(**shown, behind=behind)
 
 
 def fill_holes(images: Tensor, known: Tensor) -> Tensor:

@@ -97,6 +97,9 @@ def seen_by_torch(
 
 
 def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> Surface:
+    behind = None
+    if seen.behind is not None:
+        behind = _surface(points, seen.behind, source, with_tokens)
     covered = seen.winner >= 0
     row = seen.winner.clamp(min=0)
     num_views, h, w = row.shape
@@ -122,5 +125,5 @@ def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> 
         offset=seen.offset,
         span=seen.span,
         tokens=tokens,
-        behind=seen.behind and _surface(points, seen.behind, source, with_tokens),
+        behind=behind,
     )

@@ -1,11 +1,11 @@
 """Train the mini model: `python -m worker.train` runs all stages, or those named, and resumes what
 was begun.
 
-Stages: data (render), codec, depth, motion, denoiser, polish. Each is time-boxed (--minutes
+Stages: data (render), codec, depth, motion, mover, denoiser, polish. Each is time-boxed (--minutes
 stage=9), writes its log and checkpoints to --folder and its weights and card to --weights. `motion`
 runs only if named: what it learns in its time is not good enough to be used (docs/log.md).
 
-On a GPU: `python -m worker.train --device cuda --workers 14`; 25 minutes of training besides what
+On a GPU: `python -m worker.train --device cuda --workers 14`; 30 minutes of training besides what
 the CPU renders. The same command goes on where a time limit stopped it.
 """
 

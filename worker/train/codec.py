@@ -22,7 +22,7 @@ from worker.codec import STRIDE, Codec, CodecConfig, psnr
 from worker.geometry import Cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
-from worker.memory.base import Readout
+from worker.memory.base import Readout, joined
 from worker.placed import Placed
 from worker.train.data import Walks, window
 from worker.train.loop import Progress, Run, RunConfig
@@ -62,7 +62,7 @@ def batches(
         if pictures is not None:
             crops = pictures.batch(generator, batch_size // 2, *images.shape[-2:])
             photos = crops.float() / 127.5 - 1
-        return Batch(images, stack_readouts(readouts), ~moving[:, -1], photos)
+        return Batch(images, joined(readouts), ~moving[:, -1], photos)
 
     return make
 
@@ -79,13 +79,6 @@ def addresses(depths: Tensor, cameras: Cameras, moving: Tensor) -> Readout:
         one = slice(i, i + 1)
         memory.write(address, depths[one], cameras[one], [i], mask=moving[one], observed=True)
     return memory.read(cameras[k:], "nearest")
-
-
-def stack_readouts(readouts: list[Readout]) -> Readout:
-    """Of `nearest` reads."""
-    columns = [name for name, value in vars(readouts[0]).items() if value is not None]
-    parts = {name: torch.cat([getattr(one, name) for one in readouts]) for name in columns}
-    return Readout(**parts)
 
 
 def fetched(latents: Tensor, address: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stage 3: the denoiser, on readouts of real memories that were filled the way they are at work.
+"""Stage 4: the denoiser, on readouts of real memories that were filled the way they are at work.
 
 Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a
 memory written from some of the other frames: those that came before, as on a way out, or any; often
@@ -26,7 +26,7 @@ from worker.conditioning import stacked
 from worker.geometry import stack_cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
-from worker.memory.base import Delta, Memory, Readout
+from worker.memory.base import Delta, Memory, ReadMode, Readout
 from worker.train.codec import difference
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
@@ -118,9 +118,9 @@ def remember(
     return memory, deltas
 
 
-def show(walks: LatentWalks, part: Plan, memory: Memory) -> Readout:
+def show(walks: LatentWalks, part: Plan, memory: Memory, look: ReadMode = "nearest") -> Readout:
     """What a memory shows to the plan's targets."""
-    return memory.read(walks.cameras[part.scene, part.targets], "nearest")
+    return memory.read(walks.cameras[part.scene, part.targets], look)
 
 
 def batches(
@@ -140,7 +140,7 @@ def batches(
 def batch_of(
     codec: Codec, walks: LatentWalks, parts: Sequence[Plan], memories: Sequence[Memory]
 ) -> Batch:
-    readouts = [show(walks, *one) for one in zip(parts, memories, strict=True)]
+    readouts = [show(walks, *one, codec.look) for one in zip(parts, memories, strict=True)]
     condition = conditioned(walks, parts, readouts)
     known = condition.coverage > 0
     with torch.autocast("cpu", torch.bfloat16):

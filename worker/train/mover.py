@@ -1,4 +1,4 @@
-"""Stage 2: the mover alone, on what memories show at work.
+"""Stage 3: the mover alone, on what memories show at work.
 
 The codec's own stage moves tokens out of two views; at work a memory fuses many. So per sample a
 real memory is written from up to MAX_CONTEXT frames of a walk (every third, as observations come,
@@ -163,7 +163,7 @@ def mover_loss(codec: Codec, look: Features, batch: Batch) -> tuple[Tensor, dict
 
 def looking_finer(codec: Codec) -> Codec:
     """The same codec with a mover that also looks at a finer readout, and ignores it as yet."""
-    finer = Codec(replace(codec.cfg, mover_fine=FINE_WIDTH))
+    finer = Codec(replace(codec.cfg, mover_fine=codec.cfg.mover_fine or FINE_WIDTH))
     finer.load_state_dict(finer.state_dict() | codec.state_dict())
     return channels_last(finer)
 

@@ -120,11 +120,11 @@ class Player:
         rest = on_device((*truth(walks, last), rollout.known), self.device)
         return Batch(condition, *rest)
 
-    @staticmethod
     def _shown(
-        walks: LatentWalks, parts: Sequence[Plan], memories: Sequence[Memory]
+        self, walks: LatentWalks, parts: Sequence[Plan], memories: Sequence[Memory]
     ) -> list[Readout]:
-        return [show(walks, *one) for one in zip(parts, memories, strict=True)]
+        look = self.backbone.look
+        return [show(walks, *one, look) for one in zip(parts, memories, strict=True)]
 
     def _condition(
         self,

@@ -1,7 +1,8 @@
 """The recipe: which stages there are, how long each trains, what each reads and writes.
 
-codec -> depth -> motion -> denoiser -> polish. Each stage leaves a weight file with a card; the
-denoiser's stays in the working folder, as only the polished one is meant for use.
+codec -> depth -> motion -> mover -> denoiser -> polish. Each stage leaves a weight file with a
+card; the mover is part of the codec's, which is written again; the denoiser's stays in the working
+folder, as only the polished one is meant for use.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
 from worker.train.motion import NUM_SAMPLES, gather_views, make_samples, train_motion
+from worker.train.mover import train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
-from worker.weights import checksum, load_module, save_module
+from worker.weights import checksum, load_module, read_card, save_module
 
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
@@ -42,18 +44,25 @@ RECIPE = {
         minutes=74, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
     ),
     "motion": RunConfig(minutes=4, batch_size=16, learning_rate=3e-3, ema_decay=0.99),
+    "mover": RunConfig(
+        minutes=54, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
+    ),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=60, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
 }
 
-# For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
+# For a GPU with 16 cores beside it: 30 minutes in all, batches as large as pay.
 GPU_RECIPE = {
     "codec": RunConfig(minutes=9, batch_size=24, learning_rate=2e-3),
     "depth": RunConfig(minutes=5, batch_size=64, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=2, batch_size=32, learning_rate=3e-3, ema_decay=0.99),
+    "mover": RunConfig(minutes=5, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
     "denoiser": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=5, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
+
+
+TOLD = ("stage", "recipe", "commit", "steps", "minutes", "device", "date", "data")
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,19 @@ class Studio:
 
     def carry_out(self, stage: str, cfg: RunConfig) -> Progress:
         """Train one stage and save its weights; WeightsError if an earlier one is missing."""
+        made = card(self, stage, cfg)
         module, progress = STAGES[stage](self, cfg)
-        save_module(module, self.target(stage), card(self, stage, cfg, progress))
+        made |= {"steps": progress.step, "minutes": round(progress.elapsed_s / 60, 1)}
+        save_module(module, self.target(stage), made)
+        if stage == "mover":
+            self.__dict__.pop("codec", None)  # what was loaded before has the old one
         return progress
 
     def target(self, stage: str) -> Path:
         """The weight file that a stage writes."""
         folder = self.folder / "unpolished" if stage == "denoiser" else self.weights
-        return folder / f"{'denoiser' if stage == 'polish' else stage}.safetensors"
+        name = {"mover": "codec", "polish": "denoiser"}.get(stage, stage)
+        return folder / f"{name}.safetensors"
 
     @cached_property
     def codec(self) -> Codec:
@@ -128,6 +142,11 @@ def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_motion(cfg, samples, studio.folder / "motion")
 
 
+def mover_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    walks = (studio.walks, studio.latents, studio.predicted)
+    return train_mover(cfg, studio.codec, *walks, studio.folder / "mover")
+
+
 def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_denoiser(
         cfg, studio.codec, studio.latents, studio.predicted, studio.folder / "denoiser"
@@ -146,9 +165,21 @@ STAGES: dict[str, Stage] = {
     "codec": codec_stage,
     "depth": depth_stage,
     "motion": motion_stage,
+    "mover": mover_stage,
     "denoiser": denoiser_stage,
     "polish": polish_stage,
 }
+
+
+def earlier_stages(studio: Studio, stage: str) -> list[Any]:
+    """What made the weights that a stage goes on from, if it writes them again."""
+    if stage != "mover":
+        return []
+    before = read_card(studio.target("codec"))
+    earlier: list[Any] = before.get("earlier_stages", [])
+    if before["stage"] == stage:  # a run that goes on
+        return earlier
+    return [*earlier, {name: before[name] for name in TOLD if name in before}]
 
 
 def described(device: str) -> str:
@@ -157,8 +188,8 @@ def described(device: str) -> str:
     return f"CPU, {torch.get_num_threads()} thread(s), {platform.machine()}"
 
 
-def card(studio: Studio, stage: str, cfg: RunConfig, progress: Progress) -> dict[str, Any]:
-    """How these weights were made."""
+def card(studio: Studio, stage: str, cfg: RunConfig) -> dict[str, Any]:
+    """How these weights are made, but for how long it took."""
     more = studio.further if stage == "depth" else None
     further = {"further": dataclasses.asdict(more.cfg)} if more else {}
     command = ["git", "rev-parse", "HEAD"]
@@ -168,8 +199,7 @@ def card(studio: Studio, stage: str, cfg: RunConfig, progress: Progress) -> dict
         "recipe": dataclasses.asdict(cfg),
         "commit": commit or "unknown",
         "seed": cfg.seed,
-        "steps": progress.step,
-        "minutes": round(progress.elapsed_s / 60, 1),
+        "earlier_stages": earlier_stages(studio, stage),
         "device": described(cfg.device),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

@@ -38,7 +38,8 @@ def inputs(given: Condition) -> tuple[torch.Tensor, torch.Tensor, Condition]:
 
 
 def pick(given: Condition, order: list[int]) -> Condition:
-    return Condition(**{name: value[order] for name, value in vars(given).items()})
+    known = {name: value for name, value in vars(given).items() if value is not None}
+    return Condition(**{name: value[order] for name, value in known.items()})
 
 
 @pytest.fixture

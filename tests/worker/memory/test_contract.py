@@ -1,6 +1,6 @@
 """What every memory must do, whatever it remembers."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -44,13 +44,15 @@ def write(memory: Memory, views: Cameras, first: int = 0, **options: object) -> 
 
 def same(a: object, b: object) -> bool:
     """Whether all tensors of two dataclasses or dicts are equal bit for bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a.nan_to_num(), b.nan_to_num())
+    if a is None or b is None:
+        return a is b
     left, right = (x if isinstance(x, dict) else vars(x) for x in (a, b))
-    return left.keys() == right.keys() and all(
-        torch.equal(left[k].nan_to_num(), right[k].nan_to_num()) for k in left
-    )
+    return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "soft"])
+@pytest.mark.parametrize("mode", ["nearest", "soft", "fine"])
 @pytest.mark.parametrize("written", [False, True])
 def test_a_readout_has_the_contracts_shapes(memory, mode, written):
     if written:
@@ -62,6 +64,25 @@ def test_a_readout_has_the_contracts_shapes(memory, mode, written):
     for column, dtype in dtypes.items():
         value = getattr(readout, column)
         assert value.shape == (5, *GRID) and value.dtype == dtype, column
+    assert (readout.finer is not None) == (mode == "fine") and readout.behind is None
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_finer_look_shows_twice_the_cells_and_what_lies_behind(memory, written):
+    views, (h, w) = orbit(5), GRID
+    if written:
+        write(memory, orbit(3), observed=True)
+    readout = memory.read(views, "fine")
+    assert same(replace(readout, finer=None), memory.read(views, "nearest"))
+    front, behind = readout.finer, readout.finer.behind
+    for one in (front, behind):
+        assert one.tokens.shape == (5, CHANNELS, 2 * h, 2 * w) and one.finer is None
+        assert one.offset.shape == one.span.shape == (5, 2, 2 * h, 2 * w)
+        assert one.depth.shape == one.coverage.shape == (5, 2 * h, 2 * w)
+        empty = one.coverage == 0
+        assert not one.depth[empty].any() and (one.depth[~empty] > 0).all()
+    there = behind.coverage > 0
+    assert (behind.depth[there] > front.depth[there]).all() and (front.coverage[there] == 1).all()
 
 
 @pytest.mark.parametrize("mode", ["nearest", "soft"])

@@ -88,7 +88,7 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    files = {"codec": "codec", "depth": "depth", "motion": "motion", "denoiser": "polish"}
+    files = {"codec": "mover", "depth": "depth", "motion": "motion", "denoiser": "polish"}
     for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
@@ -104,13 +104,20 @@ def test_every_stage_keeps_a_checkpoint_and_the_set_is_rendered(trained):
         assert json.loads((trained / name / "progress.json").read_text()) == {"scenes": 1}
 
 
-def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_25_minutes():
+def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_30_minutes():
     assert GPU_RECIPE.keys() == RECIPE.keys()
-    assert sum(GPU_RECIPE[stage].minutes for stage in USUAL if stage != "data") == 25
+    assert sum(GPU_RECIPE[stage].minutes for stage in USUAL if stage != "data") == 30
 
 
 def test_a_finished_stage_run_again_gives_the_same_weights(trained):
     path = trained / "weights" / "codec.safetensors"
-    before, steps = checksum(path), read_card(path)["steps"]
-    run(trained, "codec")
-    assert checksum(path) == before and read_card(path)["steps"] == steps
+    before, card = checksum(path), read_card(path)
+    run(trained, "mover")
+    assert checksum(path) == before and read_card(path)["steps"] == card["steps"]
+    assert read_card(path)["earlier_stages"] == card["earlier_stages"]
+
+
+def test_the_codec_s_card_tells_both_of_its_stages(trained):
+    (earlier,) = read_card(trained / "weights" / "codec.safetensors")["earlier_stages"]
+    assert earlier["stage"] == "codec" and earlier["steps"] >= 1
+    assert earlier["recipe"]["learning_rate"] == RECIPE["codec"].learning_rate
