@@ -7,7 +7,7 @@ from boxes import orbit
 
 from worker.conditioning import NotObservedError, chunk_noise, condition_on, frame_noise
 from worker.memory import create_memory
-from worker.memory.base import empty_readout
+from worker.memory.base import ReadMode, empty_readout
 from worker.world import World
 
 GRID = (8, 12)
@@ -19,8 +19,8 @@ def world(seed: int = 1, recent: int = 2) -> World:
     return World(memory, seed, recent, latents=latents, cameras=orbit(recent, 64, 96))
 
 
-def readouts(num: int, views: int):
-    return [empty_readout(views, tiny.CHANNELS, GRID, "cpu") for _ in range(num)]
+def readouts(num: int, views: int, look: ReadMode = "nearest"):
+    return [empty_readout(views, tiny.CHANNELS, GRID, "cpu", look) for _ in range(num)]
 
 
 def test_worlds_become_one_batch():
@@ -34,6 +34,16 @@ def test_worlds_become_one_batch():
     assert condition.cameras.shape == (2, 3) and condition.recent_cameras.shape == (2, 2)
     for i, cameras in enumerate(views):
         assert torch.equal(condition.cameras.world_from_camera[i], cameras.world_from_camera)
+
+
+def test_finer_readouts_are_passed_on_if_all_are():
+    views, (h, w) = [orbit(2, 64, 96)] * 2, GRID
+    fine, coarse = readouts(2, 2, "fine"), readouts(2, 2)
+    told = condition_on([world(1), world(2)], views, fine, GRID).finer
+    for layer in (told, told.behind):
+        assert layer.tokens.shape == (2, 2, tiny.CHANNELS, 2 * h, 2 * w)
+    for given in (coarse, [fine[0], coarse[1]]):
+        assert condition_on([world(1), world(2)], views, given, GRID).finer is None
 
 
 def test_cameras_are_those_of_the_latent_grid():

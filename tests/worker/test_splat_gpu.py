@@ -83,7 +83,15 @@ def test_the_torch_twin_agrees_bit_for_bit(token_format):
 
 @pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
 def test_the_next_surface_agrees_too(token_format):
-    points, cameras = remembered(4, token_format=token_format), looking(3)
+    cfg = LatentMemoryConfig(token_format=token_format)
+    memory, view = LatentMemory(CHANNELS, GRID, DEVICE, cfg), orbit(5, 48, 72)[1:2]
+    far = room_depth(view)
+    near = 0.4 * far
+    near[..., 36:] = 0  # something stood before the left half, and is doubted
+    for number, depth in enumerate((near, far)):
+        tokens = torch.randn(1, CHANNELS, *GRID)
+        memory.write(tokens, depth, view, [number], observed=True)
+    points, cameras = memory._points, looking(3)
     found = read(points, cameras, mode="layers")
     assert_same(found, seen_by_torch(points, cameras, "layers"))
     assert 0 < int(found.behind.coverage.sum()) < found.behind.coverage.numel()

@@ -17,6 +17,7 @@ from worker.depth.head import DepthConfig, DepthHead, to_depth
 from worker.dynamics_head import MotionConfig, MotionHead
 from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
+from worker.placed import Placed
 from worker.weights import load_module
 
 
@@ -83,14 +84,19 @@ class MiniBackbone:
 
 def moved(codec: Codec, condition: Condition) -> Condition:
     """The condition with its tokens re-drawn where the cells are, and their placement used up."""
+    return replace(condition, tokens=redrawn(codec, condition.front, condition.finer))
+
+
+def redrawn(codec: Codec, front: Placed, finer: Placed | None) -> Tensor:
+    """What memories show (b, t, ...), as the codec's `look` asks for: float32 (b, t, c, h, w)."""
 
     def cast(tokens: Tensor) -> Tensor:
         return tokens.to(module_dtype(codec))
 
-    front, finer = condition.front, condition.finer
     closer = None if finer is None else finer.with_tokens(cast).flatten()
-    redrawn = codec.move(front.with_tokens(cast).flatten(), closer).float()
-    return replace(condition, tokens=redrawn.unflatten(0, condition.tokens.shape[:2]))
+    tokens = codec.move(front.with_tokens(cast).flatten(), closer).float()
+    chunks: Tensor = tokens.unflatten(0, front.tokens.shape[:2])
+    return chunks
 
 
 def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBackbone:

@@ -9,7 +9,8 @@
 
 A baseline sees the same frames with the same weights, seed and noise: `null` has no memory,
 `last-frame` only that of the latest frame; both start from the last observed view. `rgb` remembers
-coloured points of every pixel. `readout` decodes what the latent memory shows, without a denoiser.
+coloured points of every pixel. Without a denoiser: `readout` decodes a blend of what the latent
+memory shows, `moved` what the mover makes of it.
 `no-fusion` is the latent memory without recognition (worker/eval/baselines.py).
 """
 
@@ -21,18 +22,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.backbones.mini import MiniBackbone, redrawn
+from worker.conditioning import stacked
 from worker.engine import Engine
 from worker.eval.baselines import BASELINES
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras, lift
-from worker.memory.base import Readout, joined
+from worker.memory.base import ReadMode, Readout, joined
 from worker.pixels import from_uint8, to_uint8
+from worker.placed import Placed
 from worker.scenes.paths import LoopKind, sample_cameras
 from worker.scenes.render import render
 from worker.scenes.scene import sample_scenes
 from worker.world import Increment, World
 
 OBSERVE_EVERY = 3
+BARE = ("readout", "moved")  # these generate nothing
 FORGETFUL = ("null", "last-frame")  # these start from the last observed view
 
 
@@ -80,14 +85,14 @@ def make_loop(seed: int, kind: LoopKind, num_frames: int, engine: Engine) -> Loo
 def observed(engine: Engine, loop: Loop, method: str, true_depth: bool, chunk: int) -> Walk:
     """The return leg after an outward leg of observations."""
     views = list(range(0, loop.num_out, OBSERVE_EVERY))
-    memory = {"readout": "latent"}.get(method, method)
+    memory = "latent" if method in BARE else method
     world = open_world(engine, loop, memory)
     for i in views[-1:] if method in FORGETFUL else views:
         image = to_uint8(loop.images[i : i + 1])[0]
         engine.observe(world, image, loop.cameras[i : i + 1], loop.depth[i] if true_depth else None)
     back = list(range(loop.num_out, len(loop.images)))
-    if method == "readout":
-        return bare_readout(engine, world, loop, back)
+    if method in BARE:
+        return bare_readout(engine, world, loop, back, method)
     return generate(engine, world, loop, back, chunk)
 
 
@@ -142,12 +147,18 @@ def per_stage(increments: list[Increment], num_frames: int) -> dict[str, float]:
     return {stage: spent_ms / 1000 / num_frames for stage, spent_ms in total_ms.items()}
 
 
-def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int]) -> Walk:
-    started = time.perf_counter()
+def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int], method: str) -> Walk:
+    backbone, started = engine.backbone, time.perf_counter()
     with torch.inference_mode():
-        readout = world.memory.read(loop.cameras[frames], "soft")
-        read_s = time.perf_counter() - started
-        images = engine.backbone.decode(readout.tokens).clamp(-1, 1)
+        look: ReadMode = "soft" if method == "readout" else backbone.look
+        readout = world.memory.read(loop.cameras[frames], look)
+        read_s, tokens = time.perf_counter() - started, readout.tokens
+        if method == "moved":
+            assert isinstance(backbone, MiniBackbone)
+            shown = stacked([readout])
+            finer = shown.pop("finer")
+            (tokens,) = redrawn(backbone.codec, Placed(**shown), finer)
+        images = backbone.decode(tokens).clamp(-1, 1)
     s_per_frame, read_s = (time.perf_counter() - started) / len(frames), read_s / len(frames)
     num_bytes = world.memory.stats().num_bytes
     return Walk(frames, images, readout, readout.depth, s_per_frame, read_s, {}, num_bytes, {})

@@ -32,15 +32,15 @@ from worker.eval.ablations import score_ablations
 from worker.eval.ghosts import make_lively_loop, score_ghosts
 from worker.eval.metrics import psnr
 from worker.eval.photographs import score_photographs, score_stereo
-from worker.eval.protocols import Loop, Walk, drift, imagined, make_loop, observed
+from worker.eval.protocols import BARE, Loop, Walk, drift, imagined, make_loop, observed
 from worker.eval.report import assembled, table
 from worker.eval.scoring import Score, mean, score_scene, scored
 from worker.eval.sheet import write_sheet
 from worker.scenes.paths import LOOP_KINDS
 from worker.scenes.scene import HELD_OUT_SEED
 
-METHODS = ("latent", "rgb", "null", "last-frame", "readout")
-PLACED = ("latent", "rgb", "readout")  # what depends on depth, and so on guessing it
+METHODS = ("latent", "rgb", "null", "last-frame", "readout", "moved")
+PLACED = ("latent", "rgb", "readout", "moved")  # what depends on depth, and so on guessing it
 STEPS = (1, 2, 4, 8, 32)
 
 
@@ -149,7 +149,7 @@ def run_methods(engine: Engine, loop: Loop, chunk: int) -> Iterator[tuple[str, W
         yield f"observed.{method}", observed(engine, loop, method, True, chunk)
         if method in PLACED:
             yield f"observed_pred.{method}", observed(engine, loop, method, False, chunk)
-        if method != "readout":
+        if method not in BARE:
             yield f"imagined.{method}", imagined(engine, loop, method, chunk)
 
 

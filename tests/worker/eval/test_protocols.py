@@ -3,6 +3,7 @@
 import torch
 
 from worker.eval.protocols import (
+    BARE,
     OBSERVE_EVERY,
     bare_readout,
     imagined,
@@ -39,7 +40,7 @@ def test_every_method_walks_where_it_makes_sense(walks):
     pairs = {(protocol, method) for protocol, method in (name.split(".") for name in walks)}
     assert {method for protocol, method in pairs if protocol == "observed"} == set(METHODS)
     assert {method for protocol, method in pairs if protocol == "observed_pred"} == set(PLACED)
-    assert {m for p, m in pairs if p == "imagined"} == set(METHODS) - {"readout"}
+    assert {m for p, m in pairs if p == "imagined"} == set(METHODS) - set(BARE)
 
 
 def test_a_walk_has_a_picture_a_readout_and_a_depth_per_frame(walks, engine):
@@ -84,6 +85,13 @@ def test_the_readout_alone_knows_what_the_latent_memory_knew_at_first(walks):
     assert not torch.equal(bare.tokens[:4], latent.tokens[:4])  # blended, not the nearest
 
 
+def test_the_mover_s_work_is_shown_without_the_denoiser_s(walks):
+    latent, moved = walks["observed.latent"].readout, walks["observed.moved"]
+    assert torch.equal(moved.readout.tokens[:4], latent.tokens[:4])  # the nearest, as it is told
+    assert not torch.equal(moved.images, walks["observed.readout"].images)
+    assert not torch.equal(moved.images, walks["observed.latent"].images)
+
+
 def test_the_last_frame_memory_holds_the_frame_before_each_chunk(walks):
     sources = walks["imagined.last-frame"].readout.source
     assert sources[:4].max() == 0 and set(sources[4:8].unique().tolist()) <= {-1, 4}
@@ -117,6 +125,7 @@ def test_a_walk_is_the_same_again_and_as_long_in_other_chunks(engine, loop, walk
 
 
 def test_an_empty_world_shows_nothing(engine, loop):
-    walk = bare_readout(engine, open_world(engine, loop, "latent"), loop, BACK)
+    for method in BARE:
+        walk = bare_readout(engine, open_world(engine, loop, "latent"), loop, BACK, method)
     assert not walk.readout.coverage.any() and walk.memory_bytes == 0
     assert OBSERVE_EVERY < loop.num_out

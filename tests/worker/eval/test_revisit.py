@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from worker.eval.protocols import OBSERVE_EVERY
+from worker.eval.protocols import BARE, OBSERVE_EVERY
 from worker.eval.report import COLUMNS, PROTOCOLS, assembled, leaves, table
 from worker.eval.revisit import METHODS, PLACED, STEPS, main, named_folder, parse
 from worker.eval.scoring import mean, rescaled, score_models, score_walk, scored, to_pixels
@@ -127,14 +127,14 @@ def test_the_report_has_every_metric_of_every_method(written):
     assert set(report["steps"]) == {str(steps) for steps in STEPS}
     assert set(report["drift"]) == {"round_2"} and len(report["photographs"]) == 6
     for protocol in PROTOCOLS:
-        methods = set(METHODS) - ({"readout"} if protocol == "imagined" else set())
+        methods = set(METHODS) - (set(BARE) if protocol == "imagined" else set())
         methods &= set(PLACED) if protocol == "observed_pred" else methods
         assert set(report[protocol]) == methods
         extra = {"psnr_first_visit"} if protocol == "imagined" else set()
         for method in methods:
             figures = report[protocol][method]
             stages = figures.pop("stage_s_per_frame", {})
-            assert {"denoise", "decode"} <= set(stages) or method == "readout"
+            assert {"denoise", "decode"} <= set(stages) or method in BARE
             assert set(figures) == {*METRICS, *extra}
             for metric, value in figures.items():
                 value = value["0"] if metric == "psnr_gt_part" else value
