@@ -78,6 +78,7 @@ def read(num: int, runs: int) -> Report:
         "ms_9_views": lambda: memory.read(views, "nearest"),
         "ms_9_calls": lambda: [memory.read(views[i : i + 1], "nearest") for i in range(9)],
         "ms_soft": lambda: memory.read(view, "soft"),
+        "ms_fine": lambda: memory.read(view, "fine"),
     }
     found = clocked(calls, max(5, runs if num < 1_000_000 else runs // 2))
     touched = 2 * 8 * num + CELLS * (2 * CHANNELS + 4 * CHANNELS + 60)
@@ -189,6 +190,7 @@ def mini(runs: int) -> Report:
         {
             "ms": lambda: memory.read(four, "nearest"),
             "ms_soft": lambda: memory.read(four, "soft"),
+            "ms_fine": lambda: memory.read(four, "fine"),
             "ms_twin": lambda: seen_by_torch(points, four, "nearest"),
             "ms_soft_twin": lambda: seen_by_torch(points, four, "soft"),
             "ms_surface": lambda: see(points, four, "nearest", with_tokens=False),
@@ -351,7 +353,8 @@ def print_table(report: Report) -> None:
     print(f"10 loops: {report['loops']['ratio']:.3f} x the points of one")
     row = report["mini"]
     print(
-        f"mini, 4 views: {row['ms']:.2f} ms, twin {row['ms_twin']:.2f}, soft {row['ms_soft']:.2f}"
+        f"mini, 4 views: {row['ms']:.2f} ms, twin {row['ms_twin']:.2f}, soft {row['ms_soft']:.2f}, "
+        f"fine {row['ms_fine']:.2f}"
     )
     print(f"bytes per point {report['bytes_per_point']:.1f}")
 

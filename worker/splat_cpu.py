@@ -30,7 +30,6 @@ MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
 TOGETHER = 4  # views
 RATIO = np.float32(1 + FRONT_RATIO)
-NONE_HIDDEN = np.empty(0, np.float32)
 NO_TOKENS: Stored = (np.empty((0, 0), np.int16), np.empty((0, 0), np.int8), np.empty(0, np.float32))
 
 Items = TypeVar("Items", Array, range)
@@ -101,7 +100,7 @@ def read(
         for begin in range(first, last, TOGETHER):
             some = slice(begin, min(begin + TOGETHER, last))
             part = views._replace(pose=views.pose[some], intrinsics=views.intrinsics[some])
-            hidden = NONE_HIDDEN
+            hidden: Array | None = None
             for shown in layers:
                 hidden = _show(points, part, mode, hidden, tokens, shown[some], threads)
 
@@ -125,7 +124,7 @@ def _show(
     points: Points,
     views: Views,
     mode: Mode,
-    hidden: Array,  # (t * h * w + SPARE,) limits of the surface in front of this one, or empty
+    hidden: Array | None,  # (t * h * w + SPARE,) limits of the surface in front of this one
     tokens: Stored,
     shown: Shown,
     threads: int,

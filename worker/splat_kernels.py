@@ -3,7 +3,8 @@
 Points are streamed through the cache in blocks, once per pass and for all views together. A pass
 over the visible blocks takes per cell the nearest depth; a second one, among the points on that
 front surface, the best by (quality, newest source, distance from the cell's centre, row); `soft`
-needs a third, for the tent weights. Blocks whose bounds no camera sees are skipped: they could not
+needs a third, for the tent weights. The next surface behind is found by the same two passes with
+the first one's limits in hand. Blocks whose bounds no camera sees are skipped: they could not
 change a bit. Each thread has minima of its own, and minima and sums of integers don't depend on
 who computes which part. No temporary is larger than the readout, whatever the number of points.
 
@@ -274,7 +275,7 @@ def cull(blocks, frames, views, pairs):
 @compiled
 def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
     """Lower front (t * h * w + SPARE,) to the smallest depth, rims behind everything; beyond the
-    limits of another surface where `hidden` isn't empty.
+    limits of another surface if they are given as `hidden`.
     """
     h, w, nowhere = I32(views.height), I32(views.width), I32(len(front) - SPARE)
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
@@ -292,7 +293,7 @@ def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
                 else:
                     who = some
                     num = beyond(local, box, large, num_large, i, j, base, w, cell, key, some)
-                if len(hidden):
+                if hidden is not None:
                     peel(cell, key, who, num, hidden)
                 for q in range(num):
                     k = who[q]
@@ -336,7 +337,7 @@ def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distanc
                 else:
                     who = some
                     num = beyond(local, box, large, num_large, i, j, base, w, cell, key, some)
-                if len(hidden):
+                if hidden is not None:
                     peel(cell, key, who, num, hidden)
                 num_near = 0
                 for q in range(num):

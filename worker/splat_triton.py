@@ -4,7 +4,8 @@ One kernel lifts, projects and keys the points of all sessions for all their vie
 per cell the nearest depth; among the points on that front surface the best (quality, newest
 source); among that frame's points the one nearest to the cell's centre (then the lowest row). Each
 is an atomic minimum over integers, so no order of threads changes a bit, and a plain load skips the
-points that can't win. A second kernel places the winners again and gathers what they show. A block
+points that can't win. The next surface behind takes three more, with the first one's depths in
+hand. A second kernel places the winners again and gathers what they show. A block
 of rows that a view can't see leaves at once. Nothing comes back to the host in between, and sizes
 follow from the sessions' tables alone, so a read can be captured in a CUDA graph.
 

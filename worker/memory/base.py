@@ -20,6 +20,7 @@ from torch import Tensor
 from worker.geometry import Cameras
 from worker.placed import FINER
 
+# `fine` is `nearest` with `finer`, for who can use more than one token per cell.
 ReadMode = Literal["soft", "nearest", "fine"]
 
 

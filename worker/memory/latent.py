@@ -37,15 +37,13 @@ from worker.memory.base import (
 )
 from worker.memory.fusion import Cells, added, keep_new
 from worker.memory.points import Points, TokenFormat, stretch
-from worker.memory.sight import is_fused, see, see_together
+from worker.memory.sight import finer_than, is_fused, part_of, readout_of, see, see_together
 from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
-from worker.placed import FINER
 from worker.projection import SLANT_STEPS, quality_code
 from worker.splat import Mode
 from worker.splat_cpu import Surface
 
 MAX_TOKEN = 2.0**15  # beyond it fixed-point sums could overflow; a sane codec stays under 10
-EVERY_VIEW = slice(None)
 MAX_STRIKES = 2  # views that see through a point until it is gone
 STRUCK = 20  # quality codes that the first one costs: a factor of 32
 
@@ -275,16 +273,6 @@ class LatentMemory:
             )
 
 
-def readout_of(seen: Surface, views: slice = EVERY_VIEW) -> Readout:
-    names = [field.name for field in fields(Surface) if field.name != "behind"]
-    behind = None if seen.behind is None else readout_of(seen.behind, views)
-    return Readout(**{name: getattr(seen, name)[views] for name in names}, behind=behind)
-
-
-def finer_than(grid: tuple[int, int]) -> tuple[int, int]:
-    return grid[0] * FINER, grid[1] * FINER
-
-
 def read_together(
     memories: Sequence[Memory], cameras: Sequence[Cameras], mode: ReadMode
 ) -> list[Readout] | None:
@@ -303,9 +291,9 @@ def read_together(
 
     def seen(grid: tuple[int, int], look: Mode) -> list[Readout]:
         views = stack_cameras([part.resized(*grid) for part in cameras]).to(one._device)
-        surface = see_together([memory._points for memory in latent], views, look)
+        whole = readout_of(see_together([memory._points for memory in latent], views, look))
         at = range(0, count * len(latent), count)
-        return [readout_of(surface, slice(first, first + count)) for first in at]
+        return [part_of(whole, slice(first, first + count)) for first in at]
 
     fronts = seen(one._grid, "nearest")
     if mode != "fine":

@@ -10,7 +10,9 @@ Axis legend: T cameras, h w the latent grid, C channels, n points.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ from torch import Tensor
 
 from worker import splat_cpu
 from worker.geometry import Cameras, Convention
+from worker.memory.base import Readout
 from worker.memory.points import Points
+from worker.placed import FINER
 from worker.projection import quality_of
 from worker.splat import Mode, Splat, accumulate, splat
 from worker.splat_columns import Blocks, Frames, Rows, Stored
@@ -127,3 +131,22 @@ def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> 
         tokens=tokens,
         behind=behind,
     )
+
+
+def readout_of(seen: Surface) -> Readout:
+    """What is seen, as the contract has it."""
+    names = [field.name for field in fields(Surface) if field.name != "behind"]
+    behind = None if seen.behind is None else readout_of(seen.behind)
+    return Readout(**{name: getattr(seen, name) for name in names}, behind=behind)
+
+
+def part_of(readout: Readout, views: slice) -> Readout:
+    """Some of its views, without a finer look."""
+    behind = None if readout.behind is None else part_of(readout.behind, views)
+    names = [name for name, value in vars(readout).items() if isinstance(value, Tensor)]
+    columns: dict[str, Any] = {name: getattr(readout, name)[views] for name in names}
+    return Readout(**columns, behind=behind)
+
+
+def finer_than(grid: tuple[int, int]) -> tuple[int, int]:
+    return grid[0] * FINER, grid[1] * FINER

@@ -27,4 +27,5 @@ def warm_up() -> float:
             memory.write(torch.zeros(1, 1, *GRID), depth, views, [0], observed=True)
         memory.read(views, "nearest")
         memory.read(views, "soft")
+        memory.read(views, "fine")
     return time.perf_counter() - started
