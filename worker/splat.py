@@ -12,8 +12,8 @@ for winners only.
 
 `soft` mode spreads the chosen frame's points with a tent kernel instead of taking one: sub-cell
 accurate, and frames are chosen, never averaged. `layers` is `nearest` together with the next
-surface behind, found by the same rules among the points beyond the front one. `splat` returns sparse fragments, `accumulate`
-applies them to tokens.
+surface behind, found by the same rules among the points beyond the front one. `splat` returns
+sparse fragments, `accumulate` applies them to tokens.
 
 Axis legend: n points, t cameras, h w the latent grid, m fragments.
 """
@@ -88,8 +88,8 @@ def splat(
 ) -> Splat:
     """Which points the cameras see, and how much each contributes to each cell.
 
-    `beyond`, limits (t * h * w,) of another surface, leaves to choose from what lies deeper, without
-    rims: that is how `layers` finds its second one.
+    `beyond`, limits (t * h * w,) of another surface, leaves to choose from what lies deeper,
+    without rims: that is how `layers` finds its second one.
 
     `reference` reproduces the public code's rules (rounded pixels, one cell per point, no near
     plane, nearest depth only) and implies `nearest`.

@@ -5,9 +5,9 @@ per cell the nearest depth; among the points on that front surface the best (qua
 source); among that frame's points the one nearest to the cell's centre (then the lowest row). Each
 is an atomic minimum over integers, so no order of threads changes a bit, and a plain load skips the
 points that can't win. The next surface behind takes three more, with the first one's depths in
-hand. A second kernel places the winners again and gathers what they show. A block
-of rows that a view can't see leaves at once. Nothing comes back to the host in between, and sizes
-follow from the sessions' tables alone, so a read can be captured in a CUDA graph.
+hand. A second kernel places the winners again and gathers what they show. A block of rows that a
+view can't see leaves at once. Nothing comes back to the host in between, and sizes follow from the
+sessions' tables alone, so a read can be captured in a CUDA graph.
 
 Divisions are rounded, products and sums never fused (`enable_fp_fusion`), poses meet in float64: as
 in the torch twin, which tests compare with, on a GPU or in Triton's interpreter.

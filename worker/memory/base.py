@@ -111,7 +111,11 @@ class Memory(Protocol):
 
 
 def empty_readout(
-    num_views: int, channels: int, grid: tuple[int, int], device: str, mode: ReadMode
+    num_views: int,
+    channels: int,
+    grid: tuple[int, int],
+    device: str,
+    mode: ReadMode = "nearest",
 ) -> Readout:
     shape = (num_views, *grid)
     nobody = torch.full(shape, -1, dtype=torch.int64, device=device)
@@ -122,7 +126,7 @@ def empty_readout(
     if mode != "fine":
         return nothing
     finer = (grid[0] * FINER, grid[1] * FINER)
-    blank = empty_readout(num_views, channels, finer, device, "nearest")
+    blank = empty_readout(num_views, channels, finer, device)
     return replace(nothing, finer=replace(blank, behind=blank))
 
 

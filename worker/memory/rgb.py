@@ -168,7 +168,7 @@ def magnified(readout: Readout) -> Readout:
     shown["offset"] = torch.where(known, offset, 0.0)
     shown["span"] = FINER * shown["span"]
     device = str(readout.tokens.device)
-    behind = empty_readout(num_views, channels, (h, w), device, "nearest")
+    behind = empty_readout(num_views, channels, (h, w), device)
     return Readout(**shown, behind=behind)
 
 

@@ -54,7 +54,7 @@ def test_the_uninformed_denoiser_is_told_that_all_is_covered(engine, loop):
     world, listening = engine.open(0), Listening()
     views = loop.cameras[:2]
     engine.observe(world, to_uint8(loop.images[:1])[0], loop.cameras[:1], loop.depth[0])
-    blank = empty_readout(2, engine.backbone.channels, engine.grid, "cpu", "nearest")
+    blank = empty_readout(2, engine.backbone.channels, engine.grid, "cpu")
     condition = condition_on([world], [views], [blank], engine.grid)
     Uninformed(listening).denoise(condition, torch.zeros(()))
     (told,) = listening.told
