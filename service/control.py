@@ -81,7 +81,10 @@ class ControlPlane:
             rebuild=rebuild,
             sweeper=Sweeper(redis, requests, collection, rebuild, kept, settings.lease_s),
         )
-        await control.ping()
+        try:
+            await redis.ping()
+        except (RedisError, OSError) as error:  # for the operator, who has to know which
+            raise ControlPlaneDown(f"Redis does not answer: {error}", retry_after_s=1.0) from error
         try:
             await rebuild.ensure()
         except ConfigurationError:
@@ -96,7 +99,8 @@ class ControlPlane:
         try:
             await self.redis.ping()
         except (RedisError, OSError) as error:
-            raise ControlPlaneDown(f"Redis does not answer: {error}", retry_after_s=1.0) from error
+            LOG.warning("redis does not answer", error=str(error))
+            raise ControlPlaneDown("Redis does not answer.", retry_after_s=1.0) from error
 
     async def sweep_forever(self) -> None:
         await self.sweeper.forever()

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from service import keys, scripts
 from service.batches import Pipelined
-from service.errors import FramesGone, SegmentMissing, UnknownFrame
+from service.errors import FramesGone, SegmentMissing, Unavailable, UnknownFrame
 from service.segments import FrameMeta, SegmentStore, parse_segment
 
 
@@ -63,6 +63,7 @@ class FrameBus:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
         self._store = store
+        self._num_waiting = 0
 
     async def read(
         self,
@@ -75,7 +76,7 @@ class FrameBus:
         """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are
         none yet. With `branch`: none once the session has left that branch (it was rewound).
 
-        Raises UnknownSession, SessionDeleted, FramesGone.
+        Raises UnknownSession, SessionDeleted, FramesGone, and Unavailable where too many wait.
         """
         position = await self._position(session)
         frames = await self._ready(session, position, after, limit, branch)
@@ -143,8 +144,19 @@ class FrameBus:
         return await self._from_segments(session, after + 1, limit)
 
     async def _wait(self, session: str, last: str, wait_s: float) -> None:
+        """Each holds a connection meanwhile, of which there are not so many."""
+        if self._num_waiting >= keys.MAX_LONG_POLLS:
+            raise Unavailable(
+                f"{self._num_waiting} requests wait for frames here already; ask without waiting, "
+                "or follow a stream",
+                retry_after_s=1.0,
+            )
         block_ms = max(1, int(1000 * min(wait_s, keys.MAX_WAIT_S)))
-        await self._redis.xread({keys.frames(session): last}, count=1, block=block_ms)
+        self._num_waiting += 1
+        try:
+            await self._redis.xread({keys.frames(session): last}, count=1, block=block_ms)
+        finally:
+            self._num_waiting -= 1
 
     async def _from_segments(self, session: str, frame: int, limit: int) -> list[Frame]:
         """Frames that left the stream, up to the end of the segment that holds the first."""

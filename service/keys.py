@@ -44,6 +44,7 @@ MAX_WAIT_S = 20.0  # the longest blocking read; below SOCKET_TIMEOUT_S
 SOCKET_TIMEOUT_S = 30.0
 SENTINEL_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 1024  # of one process; long polls hold one each
+MAX_LONG_POLLS = 512  # of them: the others are for those that don't wait
 
 
 def record(session: str) -> str:

@@ -102,6 +102,11 @@ class Leases:
             _or_raise(answer)
         return {session for session, held in zip(leases, answers, strict=True) if not held}
 
+    async def is_gone(self, session: str) -> bool:
+        """Whether a session was deleted, and its lease with it."""
+        state = await self._redis.execute_command("HGET", keys.record(session), "state")
+        return state in (None, b"deleted")
+
     async def release(
         self, session: str, lease: str, how: Literal["idle", "handover"] = "idle"
     ) -> str:

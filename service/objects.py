@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlparse
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
@@ -29,6 +30,7 @@ from service.batches import Batches
 from service.brief import Brief
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 
+LOG = structlog.get_logger()
 BACK_OFFS_S = (0.05, 0.2, 0.8)  # between tries; each is stretched by up to a half at random
 REMOTE_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=15)}
 REMOTE_TIMEOUTS = {"timeout": "30s", "connect_timeout": "5s"}
@@ -209,7 +211,9 @@ async def _persist(once: Callable[[], Awaitable[T]], what: str) -> T:
         except FileNotFoundError as error:
             raise SegmentMissing(f"{what}: it is not in the store") from error
         except (BaseError, OSError) as error:
-            if back_off_s is None:
-                raise StoreDown(f"{what}: {error}", retry_after_s=1.0) from error
+            if back_off_s is None:  # clients read this: not where the store is
+                LOG.warning("store failed", what=what, error=str(error))
+                reason = getattr(error, "strerror", None) or type(error).__name__
+                raise StoreDown(f"{what}: {reason}", retry_after_s=1.0) from error
             await asyncio.sleep(back_off_s * random.uniform(1, 1.5))
     raise AssertionError("the last try returns or raises")

@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.tracing import end_request, request_span
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-HEADER = b"x-request-id"
+REQUEST_ID_HEADER = "x-request-id"
+HEADER = REQUEST_ID_HEADER.encode()
 LIMITS = (
     "sessions", "sessions_per_key", "backlog", "rate", "path_poses", "body_bytes", "upload_bytes",
     "image_pixels", "frames_kept",
@@ -199,8 +200,11 @@ def _route(scope: Scope) -> str:
     return path
 
 
+def accepted_request_id(given: str | None) -> str:
+    """The client's own, if it looks like one; else a new one."""
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == HEADER and REQUEST_ID.fullmatch(value.decode("latin-1")):
-            return str(value.decode("latin-1"))
-    return uuid.uuid4().hex
+    given = (value.decode("latin-1") for name, value in scope["headers"] if name == HEADER)
+    return accepted_request_id(next(given, None))

@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import structlog
 from redis.exceptions import RedisError
@@ -20,58 +19,17 @@ from redis.exceptions import RedisError
 from service.control import ControlPlane
 from service.errors import LeaseLost
 from service.leases import Commit, Committed, Leases, Owned, following
-from service.sessions import Session, SessionState
+from service.sessions import SessionState
 from service.settings import Settings
 from service.wake import Wake, WakeQueue
 from worker.faults import Faults
+from worker.held import Held
 from worker.metrics import Metrics
-from worker.scheduler import Job, after, next_job
+from worker.scheduler import Job, next_job
 
 LOG = structlog.get_logger()
 READ_AT_ONCE = 32
 REST_EVERY_S = 0.05
-BEGUN = itertools.count(1)
-MAX_AHEAD = 2  # jobs begun and not committed: one that is being committed, one ahead of it
-
-
-@dataclass(eq=False)
-class Held:
-    """A session that this worker owns, under one lease."""
-
-    session: str
-    lease: str
-    wakes: list[str]  # messages to acknowledge once a step is committed
-    owned: Owned | None = None  # as it will be when all that is ahead is committed; None: unknown
-    is_stale: bool = True  # there is news: read it again
-    known: Session | None = None  # the record as it was last seen, or left by a commit since
-    ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
-    begun: int = 0  # when the last job began, on a count of all jobs
-    committing: asyncio.Task[frozenset[str]] | None = None  # with the youngest that was computed
-    is_halted: bool = False  # something of what is ahead goes wrong: begin nothing before its end
-    cancelled: str = ""  # a request that clients want to end: nothing more of it is published
-    idle_since_s: float = field(default_factory=time.monotonic)
-    committed_s: float | None = None  # when its last chunk was, while it is at work
-
-    @property
-    def may_have_work(self) -> bool:
-        return self.is_stale or self.owned is None or bool(self.owned.entries)
-
-    def begin(self, job: Job) -> None:
-        """Count on this job to be committed."""
-        assert self.owned is not None
-        self.owned = after(self.owned, job)
-        self.ahead.append(job)
-        self.begun = next(BEGUN)
-
-    def end(self, job: Job, tip: str | None) -> None:
-        """A job is over and left this tip; None: not committed, what was counted on is void."""
-        self.ahead.remove(job)
-        self.is_halted &= bool(self.ahead)
-        if tip is None:
-            self.owned, self.is_stale = None, True
-        elif self.owned is not None:
-            session = self.owned.session.model_copy(update={"tip": tip})
-            self.owned = replace(self.owned, session=session)
 
 
 class Holdings:
@@ -138,10 +96,14 @@ class Holdings:
             lost = await self._leases.renew(leases)
         for session in lost:
             held = self._held.get(session)
-            if held is not None and held.lease == leases[session]:
+            if held is None or held.lease != leases[session]:
+                continue
+            if await self._leases.is_gone(session):
+                LOG.info("session deleted", session=session)
+            else:
                 LOG.warning("lease lost", session=session)
                 self._metrics.leases_lost.inc()
-                self.forget(session)
+            self.forget_this(held)
 
     async def jobs(self) -> list[Job]:
         """What each session needs next, the one whose last turn is longest ago first; those that
@@ -156,7 +118,7 @@ class Holdings:
             key=lambda held: held.begun,
         )
         found = [(held, self._next(held)) for held in by_turn]
-        return [job for held, job in found if job is not None and _may_begin(held, job)]
+        return [job for held, job in found if job is not None and held.may_begin(job)]
 
     async def _rest_all(self) -> None:
         """Now and then: most sessions of many rest, and a turn is short."""
@@ -196,7 +158,7 @@ class Holdings:
                 held.is_stale = True
                 broken.append(owned)
             else:
-                held.known, held.owned = owned.session, _behind(owned, ahead)
+                held.read(owned, ahead)
         if broken:
             raise broken[0]
 
@@ -304,21 +266,6 @@ class Holdings:
     def forget_this(self, held: Held) -> None:
         if self._held.get(held.session) is held:
             self.forget(held.session)
-
-
-def _behind(owned: Owned, ahead: Sequence[Job]) -> Owned:
-    """The session once these jobs are committed, as far as they are not."""
-    for job in (one.upto(1) for begun in ahead for one in (begun, *begun.more)):
-        if owned.session.num_segments <= job.session.num_segments:
-            owned = after(owned, job)
-    return owned
-
-
-def _may_begin(held: Held, job: Job) -> bool:
-    """Chunks may run one ahead of what is being committed; what moves the head waits for it."""
-    if held.is_halted or any(begun.what in ("skip", "head") for begun in held.ahead):
-        return False
-    return len(held.ahead) < (MAX_AHEAD if job.what in ("chunk", "observe") else 1)
 
 
 def _batched(items: Iterable[Held], size: int) -> Iterable[list[Held]]:

@@ -17,7 +17,8 @@ from service.errors import GenerationFailed, MirageError, SegmentError
 from service.requests import Init, Observe
 from service.segments import Upload
 from service.sessions import Session
-from worker.holdings import Held, Holdings
+from worker.held import Held
+from worker.holdings import Holdings
 from worker.metrics import Metrics
 from worker.residency import Residency, Resident
 from worker.runner import Runner, world_bytes

@@ -20,7 +20,8 @@ from service.tracing import record_step
 from worker import commits
 from worker.beside import Beside
 from worker.faults import Faults
-from worker.holdings import Held, Holdings
+from worker.held import Held
+from worker.holdings import Holdings
 from worker.metrics import Metrics, age_s
 from worker.runner import Made, Runner
 from worker.scheduler import Job

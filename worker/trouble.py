@@ -37,12 +37,12 @@ class Trouble:
 
     def note(self, error: Exception) -> None:
         """Something failed that will pass; errors of one moment count once."""
-        self.problem = f"{type(error).__name__}: {error}"
+        self.problem = _told(error)
         self._metrics.errors.labels("store" if isinstance(error, StoreDown) else "redis").inc()
         now_s = time.monotonic()
         if now_s < self._until_s:
             return
-        LOG.warning("waiting", worker=self._worker_id, error=self.problem, wait_s=self._wait_s)
+        LOG.warning("waiting", worker=self._worker_id, error=repr(error), wait_s=self._wait_s)
         self._until_s = now_s + self._wait_s
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
 
@@ -56,3 +56,11 @@ class Trouble:
     def over(self) -> None:
         """Something worked that would not work if it still lasted."""
         self.problem, self._wait_s = "", FIRST_WAIT_S
+
+
+def _told(error: Exception) -> str:
+    """What /readyz may say to anybody: not where Redis or the store is."""
+    if isinstance(error, RedisError):
+        return f"Redis does not answer ({type(error).__name__})"
+    reason = error.detail if isinstance(error, StoreDown) else getattr(error, "strerror", None)
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.auth.keyring import ApiKey, Keyring
+from service.auth.keyring import OWNER_IN_WORDS, ApiKey, Keyring
 from service.auth.principal import KEY_SCOPES, Scope
 from service.errors import InvalidRequest
 from service.reach import reached
@@ -85,7 +85,8 @@ async def _create(options: argparse.Namespace) -> int:
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]).replace("_", "-")
-            raise InvalidRequest(f"--{name} {first['input']}: {first['msg']}") from None
+            allowed = f"must be {OWNER_IN_WORDS}" if name == "owner" else first["msg"]
+            raise InvalidRequest(f"--{name} {first['input']!r}: {allowed}") from None
     print(text)
     print(f"key {key.id} of {key.owner}; it is not shown again", file=sys.stderr)
     return 0

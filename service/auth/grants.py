@@ -36,6 +36,7 @@ class Grant(BaseModel):
     scopes: frozenset[Scope]
     session: str  # the only world it reaches
     expires_s: float
+    share: str = ""  # of a ticket: the share link that it was made with
 
 
 class Grants:
@@ -77,6 +78,11 @@ class Grants:
         found = [await self._redis.get(keys.grant(name.decode())) for name in names]
         return [Grant.model_validate_json(one) for one in found if one]
 
+    async def is_good(self, name: str) -> bool:
+        """Whether a share link was not revoked and has not expired."""
+        stored = await self._redis.get(keys.grant(name))
+        return bool(stored) and Grant.model_validate_json(stored).expires_s > time.time()
+
     async def revoke(self, session: str, name: str) -> None:
         """End one share link; raises NotFound, StoreDown."""
         if await self._redis.zscore(keys.shares(session), name) is None:
@@ -109,5 +115,6 @@ def _new(
         scopes=scopes,
         session=session,
         expires_s=time.time() + lifetime_s,
+        share=principal.share,
     )
     return grant, text

@@ -3,7 +3,7 @@
 How: `admit` = `authenticate` (who is this?), then scope (may they?), then `own` (is this world
 theirs?). A world of somebody else and one that never was take the same path to the same answer.
 Trade-off: a key is read from Redis for each request (about 0.3 ms), so that revoking it works at
-once everywhere; a stream asks once.
+once everywhere; a stream asks when it opens, and every other second.
 """
 
 from __future__ import annotations
@@ -93,6 +93,15 @@ class Guard:
         if its_owner != principal.owner or principal.session not in (None, session):
             raise UnknownSession(f"there is no session {session!r}")
 
+    async def confirm(self, principal: Principal) -> None:
+        """Raises Unauthenticated once the key, or the share link, of whoever was let in is gone."""
+        if principal.is_local:
+            return
+        if await self.keyring.find(principal.key_id) is None:
+            raise Unauthenticated("The key of this stream was revoked or has expired.")
+        if principal.share and not await self.grants.is_good(principal.share):
+            raise Unauthenticated("The share link of this stream was revoked or has expired.")
+
     async def shared_world(self, credential: str) -> str:
         """The session that a share link shows; raises InvalidRequest for what is no such link."""
         try:
@@ -120,7 +129,9 @@ class Guard:
         if key is None:
             raise Unauthenticated("The key that made this share link or ticket is gone.")
         scopes = grant.scopes & key.scopes
-        return replace(key.principal, scopes=scopes, session=grant.session, via=grant.id)
+        share = grant.id if kind == SHARE else grant.share
+        narrowed = replace(key.principal, scopes=scopes, session=grant.session)
+        return replace(narrowed, via=grant.id, share=share)
 
     async def _spend_request(self, principal: Principal) -> None:
         rate = principal.quota.requests_per_s

@@ -27,6 +27,9 @@ from service.kept import Kept, Record
 FORM = re.compile(r"(m[kst])_([0-9a-f]{12})_([\w-]{43})")
 NOBODYS_DIGEST = hashlib.sha256(b"nobody's").hexdigest()
 OWNER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+OWNER_IN_WORDS = (
+    "up to 64 letters of English, digits, dots, dashes and underscores, the first a letter or digit"
+)
 
 
 class ApiKey(BaseModel):

@@ -46,6 +46,7 @@ class Principal:
     scopes: frozenset[Scope]
     key_id: str = ""
     via: str = ""  # the share link or ticket that stands for the key
+    share: str = ""  # the share link, also where a ticket was made with one
     session: str | None = None  # of those: the only world they reach
     quota: Quota = Quota()
     is_local: bool = False  # there are no keys: everybody reaches every world

@@ -34,6 +34,7 @@ from service.errors import (
 from service.limits import MAX_FIELD_PROBLEMS, MAX_SEEN_CHARS
 from service.schemas import ProblemOut
 
+LOG = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 JSON, FORM = "application/json", "multipart/form-data"
 ACCEPTED = {JSON: (JSON,), FORM: (FORM, "application/x-www-form-urlencoded")}
@@ -72,8 +73,9 @@ def body_type(scope: Scope) -> str | None:
 
 
 def control_plane_down(error: Exception) -> ControlPlaneDown:
-    """What the client is told when Redis fails in the middle of a request."""
-    return ControlPlaneDown(f"Redis does not answer: {error}", retry_after_s=1.0)
+    """What the client is told when Redis fails in the middle of a request: not where it is."""
+    LOG.warning("redis failed", error=str(error))
+    return ControlPlaneDown("Redis does not answer.", retry_after_s=1.0)
 
 
 def answer(

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from service.errors import ConfigurationError
 from service.gateway import Gateway
-from service.limits import FORM_OVERHEAD_BYTES
+from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES
 from service.rpc.calls import SERVICE, Calls
 from service.rpc.walk import Walk
 from service.settings import Settings
@@ -88,7 +88,7 @@ def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    largest = 2 * settings.max_upload_bytes + FORM_OVERHEAD_BYTES
+    largest = FORM_FILES * settings.max_upload_bytes + FORM_OVERHEAD_BYTES
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),

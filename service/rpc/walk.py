@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -18,6 +17,7 @@ from service.rpc.calls import Context, headers_of
 from service.rpc.problems import refuse
 from service.stream.conversation import converse
 from service.stream.messages import Incoming, OpenMessage, from_proto
+from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
 Requests = AsyncIterator[pb.ClientMessage]
@@ -31,7 +31,7 @@ class Walk:
 
     async def stream(self, requests: Requests, context: Context) -> AsyncIterator[pb.ServerMessage]:
         headers = headers_of(context)
-        request_id = headers.get("x-request-id") or uuid.uuid4().hex
+        request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
         try:
             with self._gateway.streaming():
                 async with aclosing(self._talk(requests, headers, request_id)) as messages:

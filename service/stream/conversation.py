@@ -1,10 +1,10 @@
 """One conversation with a session: client messages in, server messages out, whatever the transport.
 
 How: tasks fill one short outbox. One listens to the client (handling.py), one follows the frames
-(following.py), one feeds paths piece by piece, one moves cameras while keys are held. Frames are
-numbered, so a client that comes back says `after` and nothing is lost while the service still holds
-it. Trade-off: the outbox is short, so a slow client holds back its own reading, never the session,
-and goes on where it stopped.
+(following.py), one feeds paths piece by piece, one moves cameras while keys are held, one asks
+whether the client may still be here. Frames are numbered, so a client that comes back says `after`
+and nothing is lost while the service still holds it. Trade-off: the outbox is short, so a slow
+client holds back its own reading, never the session, and goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from service.stream.talk import Talk
 from service.tasks import end
 from service.wire import world_pb2 as pb
 
+CONFIRM_S = 2.0  # between two looks at the key that a stream was opened with
+
 
 async def converse(
     gateway: Gateway,
@@ -36,13 +38,15 @@ async def converse(
     """
     session = await gateway.control.sessions.get(opening.session)
     talk = Talk(gateway, principal, opening, session)
-    works = (
+    works = [
         listen(talk, incoming),
         follow(talk),
         feed_paths(talk),
         move_cameras(talk),
         gateway.closing.wait(),
-    )
+    ]
+    if not principal.is_local:
+        works.insert(0, confirm(talk))
     tasks = [asyncio.create_task(work) for work in works]
     for task in tasks:
         task.add_done_callback(lambda _: talk.outbox.close())
@@ -61,6 +65,13 @@ async def converse(
     finally:
         await end(tasks)
         talk.pictures.close()
+
+
+async def confirm(talk: Talk) -> None:
+    """End the stream soon after its key or share link has ended."""
+    while True:
+        await asyncio.sleep(CONFIRM_S)
+        await talk.gateway.guard.confirm(talk.principal)
 
 
 def _numbered(message: pb.ServerMessage, sequence: int) -> pb.ServerMessage:

@@ -18,6 +18,7 @@ from service.errors import (
     Forbidden,
     InvalidRequest,
     MirageError,
+    TooManyRequests,
     error_of,
     problem_document,
 )
@@ -161,6 +162,12 @@ async def move_cameras(talk: Talk) -> None:
 async def _path(talk: Talk, message: PathMessage) -> None:
     """Ask for the whole path at once, or, at a rate, for its first pieces."""
     settings, control = talk.gateway.settings, talk.control
+    if len(talk.paths) >= settings.max_backlog:
+        raise TooManyRequests(
+            f"{len(talk.paths)} paths of this stream are waiting",
+            retry_after_s=1.0,
+            limit="backlog",
+        )
     talk.places.pop(message.camera, None)
     request = await path_request(control, talk.session_id, message, settings.max_path_poses)
     await talk.gateway.guard.spend_frames(talk.principal, len(request.poses))

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field
 
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
+from service.limits import MAX_INTEGER
 from service.rest.problems import invalid_request
 from service.schemas import Axes, Camera, Closed, Intrinsics, PathIn, PoseIn
 from service.stream.inputs import DEFAULT_MOVE_M_PER_S, DEFAULT_TURN_DEG_PER_S, KEYS
@@ -24,10 +25,9 @@ from service.stream.player import MAX_SPEED, MIN_SPEED
 from service.wire import world_pb2 as pb
 
 PROTOCOL = 1
-MAX_FRAME = 2**53
 
 Sequence = Annotated[int, Field(ge=0, lt=2**63)]
-FrameNumber = Annotated[int, Field(ge=0, le=MAX_FRAME)]
+FrameNumber = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Stick = Annotated[float, Field(ge=-1, le=1)]
 
 
@@ -51,7 +51,7 @@ class OpenMessage(Closed):
     sequence: Sequence = 0
     protocol: int = Field(PROTOCOL, ge=PROTOCOL, description="the newest version the client speaks")
     session: str = ""
-    after: int | None = Field(None, ge=-1, le=MAX_FRAME, description="last frame the client has")
+    after: int | None = Field(None, ge=-1, le=MAX_INTEGER, description="last frame the client has")
     cameras: list[Camera] = Field([], description="frames of these only; none: of all")
     format: Format = ""
     quality: int = Field(0, ge=0, le=100, description="of JPEG, WebP, H.264; 0: as the server is")
@@ -153,7 +153,7 @@ class ForkMessage(Closed):
     type: Literal["fork"]
     sequence: Sequence = 0
     frame: FrameNumber | None = None
-    seed: int | None = Field(None, ge=0, lt=2**53)
+    seed: int | None = Field(None, ge=0, lt=MAX_INTEGER)
 
 
 class PingMessage(Closed):

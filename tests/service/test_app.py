@@ -67,6 +67,7 @@ async def test_not_ready_while_redis_is_away(tmp_path: Path, settings: Settings)
                 answer = await client.get(path)
                 assert answer.status_code == 503, (path, answer.text)
                 assert answer.json()["type"] == "urn:mirage:problem:control-plane-down"
+                assert str(tmp_path) not in answer.text  # where it is, only the log says
             assert (await client.get("/livez")).status_code == 200
             assert "mirage_http_requests_total" in (await client.get("/metrics")).text
 

@@ -12,11 +12,12 @@ from plane import frame, leases_of, new_session, step
 
 from service import keys
 from service.control import ControlPlane
-from service.errors import FramesGone, SessionDeleted, UnknownFrame
+from service.errors import FramesGone, SessionDeleted, Unavailable, UnknownFrame
 from service.frames import ManifestEntry
 from service.requests import Generate
 from service.segments import FrameMeta, SegmentHeader, segment_id, segment_path
 from service.sessions import IDENTITY, Session
+from service.tasks import end
 
 
 def tiny_segment(session: Session, first: int, count: int) -> bytes:
@@ -128,3 +129,16 @@ def test_an_entry_knows_its_frames() -> None:
     entry = ManifestEntry(id="x", kind="live", branch=2, first_frame=4, num_frames=4, num_bytes=1)
     held = [n for n in range(12) if entry.holds(n)]
     assert held == [4, 5, 6, 7] and entry.next_frame == 8
+
+
+async def test_so_many_wait_and_no_more(control: ControlPlane) -> None:
+    session, most = await new_session(control), keys.MAX_LONG_POLLS
+    wait = control.frames.read
+    waiting = {asyncio.create_task(wait(session.id, wait_s=20.0)) for _ in range(most + 1)}
+    (refused,), others = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(Unavailable, match=f"{most} requests wait for frames here") as error:
+        await refused
+    assert error.value.retry_after_s
+    assert await control.frames.read(session.id) == []  # who does not wait is answered
+    await end(list(others))
+    assert await wait(session.id, wait_s=0.01) == []

@@ -27,6 +27,7 @@ from service.embedded import free_port
 from service.poses import flat
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
+from service.telemetry import REQUEST_ID
 from service.video import decode_frame
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
@@ -344,3 +345,29 @@ async def test_tls_and_client_certificates(
         assert await answered(known)
         assert not await answered(grpc.ssl_channel_credentials(pem("ca.pem")))
         assert not await answered(None)
+
+
+@pytest.mark.parametrize("given", ["robot-7.1", "a b", "x" * 65])
+async def test_a_streams_request_id_is_the_clients_own_if_it_is_one(
+    served: Served, given: str
+) -> None:
+    call = served.world.Stream(metadata=(("x-request-id", given),))
+    await call.write(pb.ClientMessage(open=pb.Open(session="s1")))
+    with pytest.raises(aio.AioRpcError) as error:
+        await call.read()
+    packed = dict(error.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    problem = pb.Problem()
+    assert Status.FromString(packed).details[0].Unpack(problem)
+    assert (problem.request_id == given) == (given == "robot-7.1")
+    assert REQUEST_ID.fullmatch(problem.request_id)
+
+
+async def test_a_message_holds_all_files_of_a_form(settings: Settings, samples: Path) -> None:
+    port, most = free_port(), 500_000
+    changed = settings.model_copy(update={"grpc_port": port, "max_upload_bytes": most})
+    app = create_app(changed, samples)
+    async with app.router.lifespan_context(app), aio.insecure_channel(f"127.0.0.1:{port}") as one:
+        files = dict.fromkeys(("image", "depth", "mask"), bytes(most))
+        with pytest.raises(aio.AioRpcError) as error:
+            await world_pb2_grpc.WorldStub(one).CreateSession(pb.CreateSessionRequest(**files))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, error.value.details()

@@ -272,3 +272,18 @@ async def test_a_newer_client_learns_which_protocol_is_spoken(
     client = Client(gateway, session, protocol=7)
     assert (await client.get("hello")).head["protocol"] == 1
     await client.close()
+
+
+async def test_a_paused_stream_takes_so_many_paths_and_no_more(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    client = Client(gateway, session, frames_per_s=100)
+    client.send(type="play", paused=True)
+    for number in range(settings.max_backlog + 1):
+        client.send(type="path", poses=[{"matrix": IDENTITY}], sequence=number)
+    for number in range(settings.max_backlog):
+        assert (await client.get("accepted")).head["reply_to"] == number
+    refused = (await client.get("error")).head
+    assert (refused["status"], refused["reply_to"]) == (429, settings.max_backlog)
+    assert f"{settings.max_backlog} paths of this stream" in refused["detail"]
+    await client.close()

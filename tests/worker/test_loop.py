@@ -347,3 +347,19 @@ async def test_a_store_that_fails_is_waited_out_and_said(
         assert (await control.sessions.get(session.id)).next_frame == 0
         segments.unlink()
         assert [frame.frame for frame in await read_until(control, session.id, 0)] == [0]
+
+
+async def test_a_session_that_was_deleted_is_no_lost_lease(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    async with serving(control, settings.model_copy(update={"linger_s": 60.0})) as worker:
+        await read_until(control, session.id, 0)
+
+        async def owns(count: int) -> bool:
+            return [one.num_sessions for one in await control.workers.alive()] == [count]
+
+        await until(lambda: owns(1))
+        await control.sessions.delete(session.id)
+        await until(lambda: owns(0))
+        assert worker.metrics.registry.get_sample_value("mirage_leases_lost_total") == 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
+
+from redis.exceptions import ConnectionError
 
 from service.errors import StoreDown
 from worker.metrics import Metrics
@@ -31,3 +34,15 @@ async def test_an_attempt_answers_with_what_went_wrong() -> None:
 
     assert await attempt(work(True)) == "done"
     assert isinstance(await attempt(work(False)), ValueError)
+
+
+def test_what_anybody_may_read_names_no_place() -> None:
+    trouble = Trouble("w1", Metrics())
+    full = OSError(errno.ENOSPC, "No space left on device", "/var/lib/worlds")
+    for error, told in (
+        (ConnectionError("Error 111 connecting to 10.0.0.7:6379."), "Redis does not answer"),
+        (full, "No space left on device"),
+    ):
+        trouble.note(error)
+        assert told in trouble.problem
+        assert "10.0.0.7" not in trouble.problem and "/var" not in trouble.problem

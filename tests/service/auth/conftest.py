@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
+from grpc import aio
 from tenants import Connect, NewKey
 from uploads_made import png
 
@@ -17,6 +20,7 @@ from service.app import create_app
 from service.auth.keyring import Keyring
 from service.auth.principal import KEY_SCOPES, Scope
 from service.control import ControlPlane
+from service.embedded import free_port
 from service.settings import Settings
 
 
@@ -76,3 +80,27 @@ async def anns(ann: httpx.AsyncClient) -> str:
     answer = await ann.post("/v1/sessions", files={"image": png()})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
+
+
+@pytest.fixture
+async def channel(keyed: Settings, control: ControlPlane, samples: Path) -> AsyncIterator[Any]:
+    port = free_port()
+    app = create_app(keyed.model_copy(update={"grpc_port": port}), samples)
+    async with app.router.lifespan_context(app), aio.insecure_channel(f"127.0.0.1:{port}") as one:
+        yield one
+
+
+@pytest.fixture
+async def address(app: FastAPI) -> AsyncIterator[str]:
+    port = free_port()
+    config = uvicorn.Config(
+        app, port=port, log_config=None, lifespan="off", ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
+        await asyncio.sleep(0.01)
+    yield f"127.0.0.1:{port}"
+    server.should_exit = True
+    await task

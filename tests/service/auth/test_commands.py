@@ -34,3 +34,13 @@ async def test_the_place_stands_before_the_verb_or_behind_it(
     assert f"{key.id}  ann" in await keys("list")
     await keys("revoke", key.id)
     assert await keys("list") == ""
+
+
+async def test_an_owner_that_can_be_none_is_refused_in_words(
+    settings: Settings, control: ControlPlane, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--data-dir", str(settings.data_dir), "--redis-url", settings.redis_url]
+    command = ["keys", *place, "create", "--owner", "a b"]
+    assert await asyncio.to_thread(main, command) != 0
+    told = capsys.readouterr().err
+    assert "--owner 'a b': must be up to 64 letters" in told and "^" not in told

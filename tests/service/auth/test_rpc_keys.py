@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+import asyncio
 from typing import Any
 
 import grpc
@@ -15,12 +14,10 @@ from grpc import aio
 from tenants import NewKey
 from uploads_made import png
 
-from service.app import create_app
+from service.auth.keyring import Keyring
 from service.auth.principal import Scope
 from service.control import ControlPlane
-from service.embedded import free_port
 from service.rpc.calls import ROUTES, SERVICE
-from service.settings import Settings
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
 
@@ -32,14 +29,6 @@ def is_about_a_world(path: str) -> bool:
 
 
 OF_A_WORLD = [name for name, route in ROUTES.items() if is_about_a_world(route.path)]
-
-
-@pytest.fixture
-async def channel(keyed: Settings, control: ControlPlane, samples: Path) -> AsyncIterator[Any]:
-    port = free_port()
-    app = create_app(keyed.model_copy(update={"grpc_port": port}), samples)
-    async with app.router.lifespan_context(app), aio.insecure_channel(f"127.0.0.1:{port}") as one:
-        yield one
 
 
 def about(name: str, session: str) -> Message:
@@ -138,3 +127,20 @@ async def test_shares_and_tickets(channel: aio.Channel, new_key: NewKey) -> None
     assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
     ticket = await world.CreateTicket(pb.CreateTicketRequest(session=anns), metadata=mine)
     assert ticket.ticket and ticket.expires_at.seconds > 0
+
+
+async def test_a_stream_ends_soon_after_its_key(
+    channel: aio.Channel, new_key: NewKey, control: ControlPlane
+) -> None:
+    world, key = world_pb2_grpc.WorldStub(channel), await new_key("ann")
+    mine = (("authorization", f"Bearer {key}"),)
+    anns = (await world.CreateSession(pb.CreateSessionRequest(image=png()), metadata=mine)).id
+    call = world.Stream(metadata=mine)
+    await call.write(pb.ClientMessage(open=pb.Open(session=anns)))
+    assert (await call.read()).WhichOneof("message") == "hello"
+    await Keyring(control.redis, control.kept).revoke(key.split("_")[1])
+    with pytest.raises(aio.AioRpcError) as ended:
+        async with asyncio.timeout(60):
+            while True:
+                await call.read()
+    assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED

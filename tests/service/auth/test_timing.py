@@ -1,67 +1,143 @@
 """Another's world answers as late as none: nobody learns from the clock what exists.
 
-Each endpoint is asked about both, one right after the other, in alternating order. If both take the
-same path it is a coin that says which was slower, however busy the machine is; a longer path is
-slower nearly every time. What looks loaded is asked again, more often, before it is believed.
+Each endpoint, call and opening of a stream is asked about both, one right after the other, in
+alternating order. If both take the same path it is a coin that says which was slower, however busy
+the machine is; a longer path is slower nearly every time. What looks loaded is asked again, more
+often, before it is believed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
+import grpc
 import httpx
+import pytest
 from fastapi import FastAPI
+from grpc import aio
+from tenants import NewKey
 from test_gate import concrete, routes
+from test_rpc_keys import NOBODYS, OF_A_WORLD, about, refused
+from uploads_made import png
 
-NOBODYS = "s0000000000000000000000"
+from service.wire import world_pb2 as pb
+from service.wire import world_pb2_grpc
+
 PAIRS, AGAIN = 10, 32  # of each endpoint; where the first look loaded
-LOADED = 0.1  # from half of the pairs; one more question to Redis makes 0.15 to 0.25
+OPENINGS, AGAIN_OPENED = 200, 400  # of one kind of stream
+# from half of the pairs; one more question to Redis makes 0.12 (WebSocket, busy machine) to 0.3
+SUSPECT, LOADED = 0.05, 0.08
+
+Ask = Callable[[str], Awaitable[float]]  # about a session: until it is not found, in seconds
 
 
-def about_worlds(app: FastAPI) -> list[tuple[str, Any]]:
-    return [
-        (method, route)
-        for route in routes(app)
-        for method in sorted(getattr(route, "methods", None) or ())
-        if {"session_id", "video_id"} & set(route.param_convertors)
-    ]
-
-
-async def spent_s(client: httpx.AsyncClient, method: str, path: str) -> float:
-    began_s = time.perf_counter()
-    answer = await client.request(method, path, json={})
-    assert answer.status_code == 404
-    return time.perf_counter() - began_s
-
-
-async def slower(
-    client: httpx.AsyncClient, method: str, route: Any, session: str, pairs: int
-) -> int:
+async def slower(ask: Ask, session: str, pairs: int) -> int:
     """In how many pairs the session took longer than one that never was."""
-    count, paths = 0, (concrete(route, session), concrete(route, NOBODYS))
+    count = 0
     for number in range(pairs):
-        order = (0, 1) if number % 2 else (1, 0)
-        took_s = {which: await spent_s(client, method, paths[which]) for which in order}
-        count += took_s[0] > took_s[1]
+        order = (session, NOBODYS) if number % 2 else (NOBODYS, session)
+        took_s = {which: await ask(which) for which in order}
+        count += took_s[session] > took_s[NOBODYS]
     return count
+
+
+async def check_all(asks: Mapping[str, Ask], session: str, pairs: int, again: int) -> None:
+    """Neither all of them together nor any of them alone tells the two apart."""
+
+    async def counts(pairs: int) -> list[int]:
+        return [await slower(ask, session, pairs) for ask in asks.values()]
+
+    first = await counts(pairs)
+    share = sum(first) / (pairs * len(asks))
+    if abs(share - 0.5) > SUSPECT:
+        share = sum(await counts(again)) / (again * len(asks))
+    assert abs(share - 0.5) < LOADED, share
+    for (name, ask), count in zip(asks.items(), first, strict=True):
+        if count in (0, pairs):
+            count = await slower(ask, session, AGAIN)
+            assert 2 < count < AGAIN - 2, f"{name}: {count} of {AGAIN} slower"
 
 
 async def test_anothers_world_takes_as_long_as_none(
     app: FastAPI, bob: httpx.AsyncClient, anns: str
 ) -> None:
-    calls = about_worlds(app)
-    assert len(calls) >= 16
+    async def ask(method: str, route: Any, session: str) -> float:
+        began_s = time.perf_counter()
+        answer = await bob.request(method, concrete(route, session), json={})
+        assert answer.status_code == 404
+        return time.perf_counter() - began_s
 
-    async def counts(pairs: int) -> list[int]:
-        return [await slower(bob, method, route, anns, pairs) for method, route in calls]
+    asks: dict[str, Ask] = {
+        f"{method} {route.path}": partial(ask, method, route)
+        for route in routes(app)
+        for method in sorted(getattr(route, "methods", None) or ())
+        if {"session_id", "video_id"} & set(route.param_convertors)
+    }
+    assert len(asks) >= 16
+    await check_all(asks, anns, PAIRS, AGAIN)
 
-    first = await counts(PAIRS)
-    share = sum(first) / (PAIRS * len(calls))
-    if abs(share - 0.5) > LOADED:
-        share = sum(await counts(AGAIN)) / (AGAIN * len(calls))
-    assert abs(share - 0.5) < LOADED, share
-    for (method, route), count in zip(calls, first, strict=True):
-        if count in (0, PAIRS):
-            again = await slower(bob, method, route, anns, AGAIN)
-            assert 2 < again < AGAIN - 2, f"{method} {route.path}: {again} of {AGAIN} slower"
+
+@pytest.fixture
+async def anns_by_rpc(channel: aio.Channel, new_key: NewKey) -> str:
+    """A session of Ann's at the gateway that `channel` leads to."""
+    mine = (("authorization", f"Bearer {await new_key('ann')}"),)
+    asked = pb.CreateSessionRequest(image=png())
+    return str((await world_pb2_grpc.WorldStub(channel).CreateSession(asked, metadata=mine)).id)
+
+
+async def test_nor_does_any_call(channel: aio.Channel, anns_by_rpc: str, new_key: NewKey) -> None:
+    world, bob = world_pb2_grpc.WorldStub(channel), await new_key("bob")
+
+    async def ask(name: str, session: str) -> float:
+        began_s = time.perf_counter()
+        code, *_ = await refused(world, name, about(name, session), bob)
+        assert code is grpc.StatusCode.NOT_FOUND
+        return time.perf_counter() - began_s
+
+    asks: dict[str, Ask] = {name: partial(ask, name) for name in OF_A_WORLD}
+    await check_all(asks, anns_by_rpc, PAIRS, AGAIN)
+
+
+async def test_nor_does_opening_a_stream(
+    channel: aio.Channel, anns_by_rpc: str, new_key: NewKey
+) -> None:
+    world = world_pb2_grpc.WorldStub(channel)
+    theirs = (("authorization", f"Bearer {await new_key('bob')}"),)
+
+    async def ask(session: str) -> float:
+        began_s = time.perf_counter()
+        call = world.Stream(metadata=theirs)
+        await call.write(pb.ClientMessage(open=pb.Open(session=session)))
+        with pytest.raises(aio.AioRpcError) as error:
+            await call.read()
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        return time.perf_counter() - began_s
+
+    await check_all({"Stream": ask}, anns_by_rpc, OPENINGS, AGAIN_OPENED)
+
+
+async def test_nor_does_opening_a_websocket(address: str, anns: str, new_key: NewKey) -> None:
+    """By hand, as a client's library takes ten times as long as the question that might be told."""
+    host, _, port = address.partition(":")
+    bob = await new_key("bob")
+    asked = (
+        "GET /v1/sessions/{} /stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+        f"Upgrade: websocket\r\nAuthorization: Bearer {bob}\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+
+    async def ask(session: str) -> float:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        began_s = time.perf_counter()
+        writer.write(asked.replace("{} ", session).encode())
+        await reader.readuntil(b'"status": 404')
+        took_s = time.perf_counter() - began_s
+        writer.close()
+        await writer.wait_closed()
+        return took_s
+
+    await check_all({"WebSocket": ask}, anns, OPENINGS, AGAIN_OPENED)

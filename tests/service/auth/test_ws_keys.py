@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-import uvicorn
 import websockets
-from fastapi import FastAPI
 from tenants import NewKey
 from uploads_made import png
 from websockets.exceptions import ConnectionClosed
 
+from service.auth.keyring import Keyring
 from service.auth.principal import Scope
-from service.embedded import free_port
-
-
-@pytest.fixture
-async def address(app: FastAPI) -> AsyncIterator[str]:
-    port = free_port()
-    config = uvicorn.Config(
-        app, port=port, log_config=None, lifespan="off", ws="websockets-sansio",
-        timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
-        await asyncio.sleep(0.01)
-    yield f"127.0.0.1:{port}"
-    server.should_exit = True
-    await task
+from service.control import ControlPlane
 
 
 async def first_word(url: str, **headers: str) -> dict[str, object]:
@@ -93,3 +75,36 @@ async def test_a_ticket_opens_one_stream_of_one_world(
     assert (await first_word(url + tickets[0]))["code"] == 4401
     elsewhere = f"ws://{address}/v1/sessions/{other}/stream?ticket={tickets[1]}"
     assert (await first_word(elsewhere))["code"] == 4404
+
+
+async def test_a_stream_ends_soon_after_what_opened_it(
+    address: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, control: ControlPlane
+) -> None:
+    """A key that is revoked, a share link that is, and a ticket that was made with one."""
+    world, stream = f"/v1/sessions/{anns}", f"ws://{address}/v1/sessions/{anns}/stream"
+    key = await new_key("ann")
+    asked = {"may": "walk", "lifetime_s": 60}
+    shares = [(await ann.post(f"{world}/shares", json=asked)).json() for _ in range(2)]
+    guest = {"authorization": f"Bearer {shares[1]['credential']}"}
+    ticket = (await ann.post(f"{world}/tickets", headers=guest)).json()["ticket"]
+
+    async def streaming(url: str, credential: str) -> websockets.ClientConnection:
+        headers = {"authorization": f"Bearer {credential}"} if credential else {}
+        socket = await websockets.connect(url, additional_headers=headers)
+        assert json.loads(await socket.recv())["type"] == "hello"
+        return socket
+
+    sockets = [
+        await streaming(stream, key),
+        await streaming(stream, shares[0]["credential"]),
+        await streaming(f"{stream}?ticket={ticket}", ""),
+    ]
+    await Keyring(control.redis, control.kept).revoke(key.split("_")[1])
+    for share in shares:
+        assert (await ann.delete(f"{world}/shares/{share['id']}")).status_code == 204
+    for socket in sockets:
+        with pytest.raises(ConnectionClosed) as closed:
+            async with asyncio.timeout(60):
+                while True:
+                    await socket.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
