@@ -16,6 +16,7 @@ from worker.geometry import Cameras, cat_cameras
 from worker.memory.base import Delta, Memory
 
 WINDOW = 4  # observations without depth that are looked at together
+PARALLAX, TURN = 1.5, 8.0  # cells: pictures that differ by less are not kept for the next ones
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ class Sight:
     latents: Tensor  # (1, c, h, w) bfloat16
     camera: Cameras  # (1,)
     source: int  # the number that its points carry
+
+    def is_apart_from(self, other: Sight) -> bool:
+        """Whether the camera has moved or turned far enough to tell depth, or to see more."""
+        grid = self.guess.depth.shape[-2:]
+        focal = float(self.camera.resized(*grid).intrinsics[0, 0])
+        moved = self.camera.camera_from_world[0] @ other.camera.world_from_camera[0]
+        distance_m = float(self.guess.depth.median())
+        parallax = focal * float(moved[:3, 3].norm()) / distance_m
+        turned = focal * float((moved[:3, :3] - torch.eye(3, dtype=moved.dtype)).norm())
+        return max(parallax / PARALLAX, turned / TURN) >= 1
 
     @property
     def num_bytes(self) -> int:
@@ -91,7 +102,8 @@ class World:
         """Advance by an increment whose delta the memory already holds."""
         if increment.guess is not None:
             sight = Sight(increment.guess, increment.latents, increment.cameras, self.next_source)
-            self.sights = [*self.sights, sight][-WINDOW:]
+            if not self.sights or sight.is_apart_from(self.sights[-1]):
+                self.sights = [*self.sights, sight][-WINDOW:]
         self.next_source += len(increment.latents)
         self.next_frame += len(increment.frame_indices)
         latents, cameras = increment.latents, increment.cameras

@@ -14,7 +14,7 @@ from worker.revision import NUM_REVISED
 from worker.world import WINDOW, World
 
 HEIGHT, WIDTH = 96, 160
-STEP_M = 0.25
+STEP_M = 0.45
 
 
 class Astray(NoopBackbone):
@@ -34,7 +34,7 @@ class Astray(NoopBackbone):
         return 1.33 * truth, torch.full_like(truth, 0.5)
 
 
-def view(number: int) -> Cameras:
+def view(number: float) -> Cameras:
     x = STEP_M * number
     return camera((x - 0.5, 0.0, 0.0), (x - 0.5, 0.0, 2.0), HEIGHT, WIDTH)
 
@@ -87,6 +87,23 @@ def test_what_was_seen_with_both_neighbours_stays() -> None:
 def test_no_more_sights_are_kept_than_are_compared() -> None:
     _, world = observed(WINDOW + 2)
     assert [sight.source for sight in world.sights] == list(range(2, WINDOW + 2))
+
+
+def test_pictures_from_nearly_the_same_place_are_placed_but_not_kept() -> None:
+    """Of a fast stream the latest few would show no depth: what tells it must stay."""
+    engine = create()
+    world = engine.open(1)
+    for i in range(2 * WINDOW):
+        near = view(0.04 * i)
+        engine.observe(world, picture(near), near)
+        assert len(world.sights) == 1 and points_of(world, 0)
+    far = view(1)
+    engine.observe(world, picture(far), far)
+    assert [sight.source for sight in world.sights] == [0, 2 * WINDOW]
+    assert error(world, 0) < 0.1
+    aside = camera((-0.5, 0.0, 0.0), (1.5, 0.0, 0.0), HEIGHT, WIDTH)  # turned to another wall
+    engine.observe(world, picture(aside), aside)
+    assert len(world.sights) == 3
 
 
 def test_pictures_with_depth_are_never_revised() -> None:

@@ -49,6 +49,7 @@ def sweep_depths(
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
 ) -> tuple[Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w)."""
+    prior = prior.clamp(min=NEAR_M)
     features = without_mean(F.avg_pool2d(images.float(), SHRINK))
     spread = LOG_125 / -(1 - confidence.clamp(max=1 - 1e-6)).clamp(max=1 - 1e-6).log()
     logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
