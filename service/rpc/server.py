@@ -25,6 +25,7 @@ from service.settings import Settings
 
 GRACE_S = 3.0  # for calls that run when the gateway stops
 PING_MS, PONG_MS = 20_000, 10_000
+AHEAD_BYTES = 1 << 20  # of a call: uploads of 20 MB a second where the round trip takes 50 ms
 
 
 class RpcServer:
@@ -98,6 +99,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.so_reuseport", 0),  # a second gateway on this port is a mistake
+        # Pings that measure a connection wake both ends; without them a client sends so far ahead
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", AHEAD_BYTES),
     ]
 
 
