@@ -5,7 +5,7 @@ Stages: data (render), codec, depth, motion, mover, denoiser, polish. Each is ti
 stage=9), writes its log and checkpoints to --folder and its weights and card to --weights. `motion`
 runs only if named: what it learns in its time is not good enough to be used (docs/log.md).
 
-On a GPU: `python -m worker.train --device cuda --workers 14`; 30 minutes of training besides what
+On a GPU: `python -m worker.train --device cuda --workers 14`; 25 minutes of training besides what
 the CPU renders. The same command goes on where a time limit stopped it.
 """
 
