@@ -57,7 +57,7 @@ GPU_RECIPE = {
     "depth": RunConfig(minutes=4, batch_size=64, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=1, batch_size=32, learning_rate=3e-3, ema_decay=0.99),
     "mover": RunConfig(minutes=4, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
-    "denoiser": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3, decay_share=0.0),
+    "denoiser": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=4, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
 

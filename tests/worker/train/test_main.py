@@ -104,9 +104,9 @@ def test_every_stage_keeps_a_checkpoint_and_the_set_is_rendered(trained):
         assert json.loads((trained / name / "progress.json").read_text()) == {"scenes": 1}
 
 
-def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_30_minutes():
+def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_25_minutes():
     assert GPU_RECIPE.keys() == RECIPE.keys()
-    assert sum(GPU_RECIPE[stage].minutes for stage in USUAL if stage != "data") == 30
+    assert sum(GPU_RECIPE[stage].minutes for stage in USUAL if stage != "data") == 25
 
 
 def test_a_finished_stage_run_again_gives_the_same_weights(trained):
