@@ -3,7 +3,7 @@
 PYTHON ?= python3
 IMAGE  ?=
 ARGS   ?=
-EXAMPLES ?= 520
+EXAMPLES ?= 640
 
 VENV      := .venv
 BIN       := $(VENV)/bin
