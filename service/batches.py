@@ -126,20 +126,19 @@ class Pipelined:
 
     async def _send(self, commands: Sequence[Command]) -> Sequence[Any]:
         pool = self._redis.connection_pool
-        connection, self._kept = self._kept or await pool.get_connection(), None
+        connection, self._kept = self._kept, None
+        connection = connection or await pool.get_connection()
         try:
             answers: list[Any] = await connection.retry.call_with_retry(
                 lambda: self._talk(connection, commands),
                 lambda error: connection.disconnect(error=error),
             )
-        except BaseException:
-            await pool.release(connection)
-            raise
-        if self._kept is None and not connection.should_reconnect():
-            self._kept = connection
-        else:
-            await pool.release(connection)
-        return answers
+            if self._kept is None and not connection.should_reconnect():
+                self._kept = connection
+            return answers
+        finally:
+            if self._kept is not connection:
+                await pool.release(connection)
 
     async def _talk(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         packed = b"".join([hiredis.pack_command(command) for command in commands])

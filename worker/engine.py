@@ -106,9 +106,9 @@ class Engine:
             sight = Sight(guess, latents, camera, world.next_source)
             sights = [*world.sights, sight][-WINDOW:]
             with clock("compare"):
-                seen = compared(self.backbone, sights)
+                found = compared(self.backbone, sights)
             with clock("write"):
-                delta = place(world.memory, sights, seen)
+                delta = place(world.memory, sights, *found)
         shown = (0,) if world.next_frame == 0 else ()
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))

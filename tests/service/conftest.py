@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from serving import serving
 from uploads_made import npy, png
 
 from service.app import create_app
@@ -66,12 +66,8 @@ async def server_url(
         ),
         app,
     )
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{ports[0]}"
-    server.should_exit = True
-    await task
+    async with serving(server):
+        yield f"http://127.0.0.1:{ports[0]}"
 
 
 @pytest.fixture

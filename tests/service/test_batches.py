@@ -98,3 +98,12 @@ async def test_a_connection_is_kept_until_it_is_lost(control: ControlPlane) -> N
     assert first in {one for (one,) in both}  # the other had to take one from the pool
     await control.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert await connection() not in {one for (one,) in both}
+
+
+async def test_no_connection_is_lost_when_batches_overlap(control: ControlPlane) -> None:
+    pipelined, pool = Pipelined(control.redis), control.redis.connection_pool
+    await control.redis.ping()
+    before = len(pool._in_use_connections)
+    for _ in range(5):
+        await asyncio.gather(*(pipelined.execute([("CLIENT", "ID")]) for _ in range(12)))
+    assert len(pool._in_use_connections) - before <= 1  # the one that is kept

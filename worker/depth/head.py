@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from worker.layers import Attention2d, Stack, conv
 
 NEAR_M, FAR_M = 0.1, 100.0
+LOG_125 = 0.2231  # log of 1.25
 
 
 @dataclass(frozen=True)
@@ -75,5 +76,11 @@ def to_depth(log_depth: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     within 25 %.
     """
     depth = log_depth.exp().clamp(NEAR_M, FAR_M)
-    confidence = 1.0 - torch.exp(-0.2231 * torch.exp(-log_scale))
+    confidence = 1.0 - torch.exp(-LOG_125 * torch.exp(-log_scale))
     return depth, confidence
+
+
+def spread_of(confidence: Tensor) -> Tensor:
+    """The scale of the error of log depth that such a confidence stands for."""
+    doubt = (1 - confidence).clamp(1e-6, 1 - 1e-6)
+    return -LOG_125 / doubt.log()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worker.depth.head import spread_of
 from worker.geometry import Cameras
 
 SHRINK = 2  # pictures are compared at a half of their size
@@ -39,7 +40,6 @@ MIN_SEEN = 0.5  # of a cell's pixels, for another picture to have a say
 TOLERANCE = 0.05  # log of two depths that agree
 TOLERANCE_CELLS = 0.3  # that a spot may be off, where that is more
 NUM_WITNESSES = 2  # others that must agree, of those that look there
-LOG_125 = 0.2231
 
 
 def sweep_depths(
@@ -51,12 +51,11 @@ def sweep_depths(
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w)."""
     prior = prior.clamp(min=NEAR_M)
     features = without_mean(F.avg_pool2d(images.float(), SHRINK))
-    spread = LOG_125 / -(1 - confidence.clamp(max=1 - 1e-6)).clamp(max=1 - 1e-6).log()
     logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
     cost = torch.stack([
         data_cost(features, cameras, prior, one, logs.exp()) for one in range(len(prior))
     ])  # fmt: skip
-    bias = logs.abs()[:, None, None] / spread.clamp(min=MIN_SPREAD)[:, None]
+    bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     depth = prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
     agreeing, looking = witnesses(depth, cameras.resized(*prior.shape[1:]))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)

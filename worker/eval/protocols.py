@@ -1,17 +1,16 @@
 """Closed loops, two protocols (and one variant), run through the engine as a session would be.
 
 - observed: the outward leg is given as RGB-D observations (every third frame), the return leg is
-  generated and scored on poses that
-  were never observed. Measures the memory. `observed_pred` gives the same views without their
-  depth.
+  generated and scored on poses that were never observed. Measures the memory. `observed_pred` gives
+  the same views without their depth.
 - imagined: one true frame is given, everything else is generated; the return leg is scored.
   Measures the system.
 
 A baseline sees the same frames with the same weights, seed and noise: `null` has no memory,
 `last-frame` only that of the latest frame; both start from the last observed view. `rgb` remembers
-coloured points of every pixel. Without a denoiser: `readout` decodes a blend of what the latent
-memory shows, `moved` what the mover makes of it.
-`no-fusion` is the latent memory without recognition (worker/eval/baselines.py).
+coloured points of every pixel (in `observed_pred` with colours as latents keep them). Without a
+denoiser: `readout` decodes a blend of what the latent memory shows, `moved` what the mover makes of
+it. `no-fusion` is the latent memory without recognition (worker/eval/baselines.py).
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Walk:
     readout: Readout  # what its memory held for those frames before they were generated
     depth: Tensor  # (m, h, w) metres, the head's on the generated latents
     s_per_frame: float
-    read_s_per_frame: float  # of it, what the memory took to show itself
+    read_s_per_frame: float  # what a `nearest` read takes (a bare readout's own for those)
     stages_s: dict[str, float]  # of it, each stage of the engine's step
     memory_bytes: int
     first_visit: dict[int, Tensor]  # frame -> (3, H, W) of the outward leg, where it was generated

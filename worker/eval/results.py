@@ -175,6 +175,7 @@ def plot_way_back(report: Report, path: Path) -> None:
 def plot(path: Path, x: list[int], y: list[float], name_x: str, name_y: str) -> None:
     figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
     axes.plot(x, y, marker="o")
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(xlabel=name_x, ylabel=f"{name_y} (dB)", xticks=x)
     axes.grid(alpha=0.3)
     saved(figure, path)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from serving import serving
 
 from bench.noop import start_worker
 from service.app import create_app
@@ -43,12 +44,8 @@ async def address(
     _, key = await Keyring(control.redis, control.kept).create("ann", frozenset(KEY_SCOPES))
     config = uvicorn.Config(create_app(keyed, samples), port=port, log_config=None)
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{port}", key
-    server.should_exit = True
-    await task
+    async with serving(server):
+        yield f"http://127.0.0.1:{port}", key
 
 
 @pytest.mark.timeout(7200 if FULL else 120)

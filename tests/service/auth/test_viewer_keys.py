@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from tenants import NewKey
 
 import service
 from service.auth.principal import Scope
-from service.embedded import free_port
 
 VIEWER = Path(service.__file__).parent / "viewer"
 VISIT = """
@@ -51,28 +47,16 @@ console.log(JSON.stringify(seen));
 """
 
 
-@pytest.fixture
-async def base(app: FastAPI) -> AsyncIterator[str]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await task
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
 async def test_the_viewer_asks_for_a_key_sends_it_and_gets_tickets(
-    base: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, tmp_path: Path
+    address: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, tmp_path: Path
 ) -> None:
     folder = tmp_path / "viewer"
     shutil.copytree(VIEWER, folder, ignore=shutil.ignore_patterns("samples"))
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "visit.js").write_text(VISIT)
     credential = await new_key("ann", Scope.READ)
-    command = ("node", str(folder / "visit.js"), base, credential, anns)
+    command = ("node", str(folder / "visit.js"), f"http://{address}", credential, anns)
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     words, _ = await process.communicate()
     assert process.returncode == 0

@@ -8,7 +8,7 @@ import torch
 from boxes import camera
 
 from worker.backbones.rays import view_rays
-from worker.depth.head import FAR_M, NEAR_M, DepthConfig, DepthHead, to_depth
+from worker.depth.head import FAR_M, NEAR_M, DepthConfig, DepthHead, spread_of, to_depth
 
 
 @pytest.fixture
@@ -70,3 +70,10 @@ def test_confidence_is_the_laplace_probability_of_a_quarter():
 def test_depth_is_metres_within_what_a_room_can_have():
     depth, _ = to_depth(torch.tensor([-50.0, 0.0, math.log(3), 50.0]), torch.zeros(4))
     assert depth.tolist() == pytest.approx([NEAR_M, 1.0, 3.0, FAR_M])
+
+
+def test_the_spread_is_found_back_from_the_confidence():
+    log_scale = torch.tensor([-2.0, -1.0, 0.0, 1.5])
+    _, confidence = to_depth(torch.zeros(4), log_scale)
+    torch.testing.assert_close(spread_of(confidence), log_scale.exp(), rtol=1e-3, atol=0)
+    assert spread_of(torch.tensor([0.0, 1.0])).isfinite().all()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from worker.depth.stereo import (
     JUMP_COST,
-    LOG_125,
     STEP_COST,
     best_factor,
     paths,
@@ -138,7 +137,3 @@ def test_factors_are_found_between_the_samples() -> None:
     wanted = torch.tensor([[-0.43, 0.0, 0.27]])
     cost = (logs[None, :, None, None] - wanted[:, None, None]).square()
     torch.testing.assert_close(best_factor(cost, logs), wanted[:, None].exp(), rtol=1e-4, atol=0)
-
-
-def test_confidence_is_of_a_depth_within_a_quarter() -> None:
-    assert pytest.approx(torch.tensor(1.25).log().item(), abs=1e-4) == LOG_125
