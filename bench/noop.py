@@ -70,8 +70,8 @@ class NoopBackbone:
     def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         return 3 + latents[:, 3].tanh(), torch.full_like(latents[:, 0], 0.9)
 
-    def motion(self, evidence: Tensor) -> Tensor:
-        return torch.zeros_like(evidence[:, 0])
+    def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
+        raise NotImplementedError("it does not see motion")
 
 
 class StillEngine(Engine):

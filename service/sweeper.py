@@ -81,7 +81,8 @@ class Sweeper:
         for name in await self._due(keys.GRAVES, time.time()):
             num_objects = await self._collection.bury(name)
             self.num_removed += num_objects
-            LOG.info("session removed", session=name, num_objects=num_objects)
+            if num_objects:  # a grave whose forks live is looked at again and again
+                LOG.info("session removed", session=name, num_objects=num_objects)
 
     async def collect(self) -> None:
         """Look through the objects of a few sessions whose turn it is."""

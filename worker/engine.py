@@ -21,13 +21,14 @@ from worker.backbones.base import Backbone
 from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
-from worker.dynamics import dynamic_cells
-from worker.geometry import Cameras, masked_cells
+from worker.dynamics import kept_out, moving_cells, withdraw
+from worker.geometry import Cameras, masked_cells, pool_depth
 from worker.memory import create_memory, read_many
 from worker.memory.base import Readout
 from worker.memory.latent import LatentMemoryConfig
 from worker.pixels import from_uint8, to_uint8
-from worker.revision import compared, place
+from worker.placed import FINER
+from worker.revision import after, compared, place
 from worker.world import WINDOW, Guess, Increment, Sight, World
 
 
@@ -47,6 +48,7 @@ class Engine:
     def __init__(self, backbone: Backbone, cfg: EngineConfig) -> None:
         self.backbone, self.cfg = backbone, cfg
         self.grid = (cfg.height // backbone.stride, cfg.width // backbone.stride)
+        self.finer_grid = (FINER * self.grid[0], FINER * self.grid[1])
 
     def open(self, seed: int, memory: str = "latent") -> World:
         """An empty World; `observe` gives it its first image."""
@@ -79,52 +81,69 @@ class Engine:
         with clock("encode"):
             latents = self.encode([image])[0] if latents is None else latents
         with clock("depth"):
-            if depth is None:
-                estimate, confidence = self._guess(latents, camera, readout, centre_m)
-            else:
-                estimate, confidence = depth[None], None
+            sight = self._sight(world, latents, camera, depth, mask, readout, centre_m)
+        sights = [*world.sights, sight][-WINDOW:]
         with clock("motion"):
-            given = None if mask is None else mask[None]
-            keep_out = dynamic_cells(
-                self.backbone, world, latents, estimate, camera, readout, given
-            )
-        guess = None
-        if confidence is None:
-            with clock("write"):
-                delta = world.memory.write(
-                    latents,
-                    estimate,
-                    camera,
-                    [world.next_source],
-                    mask=keep_out,
-                    observed=True,
-                    readout=readout,
-                    images=image[None],
-                )
-        else:
-            guess = Guess(estimate, confidence, masked_cells(keep_out, self.grid))
-            sight = Sight(guess, latents, camera, world.next_source)
-            sights = [*world.sights, sight][-WINDOW:]
+            moving = moving_cells(self.backbone, sights)
+        with clock("write"):
+            withdrawn = withdraw(world.memory, self.backbone.channels, sights[:-1], moving[:-1])
+        if depth is None:
             with clock("compare"):
                 found = compared(self.backbone, sights)
             with clock("write"):
-                delta = place(world.memory, sights, *found)
+                written = place(world.memory, sights, moving, *found)
+        else:
+            with clock("write"):
+                written = world.memory.write(
+                    latents,
+                    depth[None],
+                    camera,
+                    [sight.source],
+                    mask=kept_out(moving[-1:], mask),
+                    observed=True,
+                    readout=None if len(withdrawn.removed) else readout,
+                    images=image[None],
+                )
         shown = (0,) if world.next_frame == 0 else ()
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))
         coverage = readout.coverage.cpu()
         increment = Increment(
-            delta, shown, images, camera, latents, coverage, clock.timings_ms, guess=guess
+            after(withdrawn, written),
+            shown,
+            images,
+            camera,
+            latents,
+            coverage,
+            clock.timings_ms,
+            guess=sight.guess,
+            measured=sight.measured,
         )
         world.apply(increment)
         return increment
 
-    def _guess(
-        self, latents: Tensor, camera: Cameras, readout: Readout, centre_m: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """What one picture and the memory tell of its depth, and how sure that is: (1, h, w)."""
-        depth, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
-        return align_depths(depth, readout.depth, readout.coverage, centre_m), confidence
+    def _sight(
+        self,
+        world: World,
+        latents: Tensor,
+        camera: Cameras,
+        depth: Tensor | None,
+        mask: Tensor | None,
+        readout: Readout,
+        centre_m: float | None,
+    ) -> Sight:
+        """An observation for others to be compared with; its depth is guessed if none is given."""
+        guess = measured = None
+        if depth is None:
+            own, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
+            own = align_depths(own, readout.depth, readout.coverage, centre_m)
+            hidden = torch.zeros_like(own, dtype=torch.bool)
+            if mask is not None:
+                hidden = masked_cells(mask[None].to(own.device), self.grid)
+            guess = Guess(own, confidence, hidden)
+        elif self.backbone.sees_motion:
+            measured = pool_depth(depth[None].to(latents.device), self.finer_grid).half()
+        return Sight(guess, measured, latents, camera, world.next_source)
 
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         """Generate one chunk for each World, seen by its cameras (t,); t is the same for all."""

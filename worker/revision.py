@@ -4,7 +4,7 @@ The depth of the latest few is found anew by comparing them (worker/depth/stereo
 that the newest of them added are placed anew, in one change of the memory. So an observation is
 revised twice, the last time with views from before and after it; then it stays.
 
-Axis legend: n sights, h w the latent grid.
+Axis legend: n sights, m of them without measured depth, h w the latent grid.
 """
 
 from __future__ import annotations
@@ -19,43 +19,55 @@ from worker.backbones.base import Backbone
 from worker.depth.stereo import sweep_depths
 from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory
-from worker.world import Sight
+from worker.world import Guess, Sight
 
 NUM_REVISED = 3  # the newest sights
 
 
 def compared(backbone: Backbone, sights: Sequence[Sight]) -> tuple[Tensor, Tensor]:
-    """(n, h, w) z-depth in metres, 0 where their pictures contradict each other, and confidence; of
-    a single sight what was guessed.
+    """Of those among the sights whose depth is guessed, (m, h, w) z-depth in metres, 0 where their
+    pictures contradict each other, and confidence; of a single one what was guessed.
     """
-    depth = torch.cat([sight.guess.depth for sight in sights])
-    confidence = torch.cat([sight.guess.confidence for sight in sights])
-    if len(sights) == 1:
+    guessed = [sight for sight in sights if sight.guess is not None]
+    depth = torch.cat([guess.depth for guess in guesses_of(sights)])
+    confidence = torch.cat([guess.confidence for guess in guesses_of(sights)])
+    if len(guessed) == 1:
         return depth, confidence
-    pictures = backbone.decode(torch.cat([sight.latents for sight in sights]).float())
-    cameras = cat_cameras([sight.camera for sight in sights]).to(depth.device)
+    pictures = torch.cat([sight.picture(backbone) for sight in guessed])
+    cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
     return sweep_depths(pictures, cameras, depth, confidence)
 
 
 def place(
     memory: Memory,
-    sights: Sequence[Sight],  # n
-    depth: Tensor,  # (n, h, w)
-    confidence: Tensor,  # (n, h, w)
+    sights: Sequence[Sight],  # n, of which the depth of m is guessed
+    moving: Tensor,  # (n, h, w) bool, as can be told by now
+    depth: Tensor,  # (m, h, w)
+    confidence: Tensor,  # (m, h, w)
 ) -> Delta:
-    """Write the newest of these sights, oldest first; what all but the last added goes."""
+    """Write the newest of the guessed ones, oldest first; what all but the last added goes."""
+    which = [i for i, sight in enumerate(sights) if sight.guess is not None]
     newest = slice(-NUM_REVISED, None)
-    some = sights[newest]
+    some = [sights[i] for i in which[newest]]
     sources = [sight.source for sight in some]
     forgotten = memory.forget(sources[:-1])
+    hidden = torch.cat([guess.hidden for guess in guesses_of(some)])
     written = memory.write(
         torch.cat([sight.latents for sight in some]),
         depth[newest],
         cat_cameras([sight.camera for sight in some]),
         sources,
         confidence=confidence[newest],
-        mask=torch.cat([sight.guess.hidden for sight in some]),
+        mask=hidden | moving[which[newest]],
         observed=True,
     )
-    removed = torch.cat([forgotten.removed, written.removed]).sort().values
-    return replace(written, removed=removed)
+    return after(forgotten, written)
+
+
+def after(first: Delta, second: Delta) -> Delta:
+    """A change that only removed points and the one that followed, as one."""
+    return replace(second, removed=torch.cat([first.removed, second.removed]).sort().values)
+
+
+def guesses_of(sights: Sequence[Sight]) -> list[Guess]:
+    return [sight.guess for sight in sights if sight.guess is not None]

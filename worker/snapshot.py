@@ -70,6 +70,8 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
     }
     if increment.depth is not None:
         tensors["depth"] = increment.depth
+    if increment.measured is not None:
+        tensors["measured"] = increment.measured
     if increment.guess is not None:
         tensors |= {key: getattr(increment.guess, name) for name, key in GUESS_NAMES.items()}
     sizes = [len(image) for image in images]
@@ -109,6 +111,7 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
         latents = tensors["latents"].to(device)
         views = (tensors["intrinsics"], tensors["world_from_camera"])
         coverage = tensors["coverage"]
+        measured = tensors["measured"].to(device) if "measured" in tensors else None
         guess = {n: tensors[key].to(device) for n, key in GUESS_NAMES.items() if key in tensors}
     except (SafetensorError, KeyError) as error:
         raise SegmentCorrupt(f"segment {header.index} of {header.session}: {error}") from error
@@ -122,5 +125,6 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
         coverage=coverage,
         timings_ms={},
         guess=Guess(**guess) if guess else None,
+        measured=measured,
     )
     return header, increment

@@ -8,15 +8,28 @@ for bit. Noise is a function of (seed, frame index) alone; no generator state is
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from worker.geometry import Cameras, cat_cameras
 from worker.memory.base import Delta, Memory
+from worker.pixels import from_uint8, to_uint8
+from worker.placed import FINER
 
-WINDOW = 4  # observations without depth that are looked at together
+WINDOW = 4  # observations that are looked at together
 PARALLAX, TURN = 1.5, 8.0  # cells: pictures that differ by less are not kept for the next ones
+PATIENCE = 8  # observations until one with depth is kept nevertheless
+SHRINK = 2  # pictures are compared at a half of their size
+SKY_M = 100.0  # how far away is what has no depth
+
+
+class Decoder(Protocol):
+    def decode(self, latents: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, 3, H, W) in [-1, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,29 +41,50 @@ class Guess:
     hidden: Tensor  # (1, h, w) bool: cells that must not be remembered
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sight:
-    """An observation whose depth was guessed and may be revised by later ones."""
+    """An observation that later ones are compared with, and may revise."""
 
-    guess: Guess
+    guess: Guess | None  # None if its depth was measured
+    measured: Tensor | None  # (1, FINER h, FINER w) float16 z-depth in metres, 0 where unknown
     latents: Tensor  # (1, c, h, w) bfloat16
     camera: Cameras  # (1,)
     source: int  # the number that its points carry
+    _picture: Tensor | None = None  # uint8, derived
+
+    @property
+    def closer(self) -> Tensor:
+        """(1, FINER h, FINER w) z-depth in metres, 0 where unknown, measured or guessed."""
+        if self.measured is not None:
+            return self.measured.float()
+        assert self.guess is not None
+        return F.interpolate(self.guess.depth[:, None], scale_factor=FINER, mode="bilinear")[:, 0]
+
+    def picture(self, decoder: Decoder) -> Tensor:
+        """(1, 3, H / SHRINK, W / SHRINK) in [-1, 1]; decoded once."""
+        if self._picture is None:
+            small = F.avg_pool2d(decoder.decode(self.latents.float()).float(), SHRINK)
+            self._picture = to_uint8(small)
+        return from_uint8(self._picture)
 
     def is_apart_from(self, other: Sight) -> bool:
         """Whether the camera has moved or turned far enough to tell depth, or to see more."""
-        grid = self.guess.depth.shape[-2:]
+        grid = self.latents.shape[-2:]
         focal = float(self.camera.resized(*grid).intrinsics[0, 0])
         moved = self.camera.camera_from_world[0] @ other.camera.world_from_camera[0]
-        distance_m = float(self.guess.depth.median())
+        depth = self.closer
+        distance_m = float(depth[depth > 0].median()) if bool((depth > 0).any()) else SKY_M
         parallax = focal * float(moved[:3, 3].norm()) / distance_m
         turned = focal * float((moved[:3, :3] - torch.eye(3, dtype=moved.dtype)).norm())
         return max(parallax / PARALLAX, turned / TURN) >= 1
 
     @property
     def num_bytes(self) -> int:
-        held: int = self.latents.nbytes + sum(one.nbytes for one in vars(self.guess).values())
-        return held
+        """With the picture, decoded or not yet."""
+        held = [self.latents, self.measured]
+        held += [] if self.guess is None else vars(self.guess).values()
+        picture = 3 * (self.camera.height // SHRINK) * (self.camera.width // SHRINK)
+        return picture + sum(one.nbytes for one in held if one is not None)
 
 
 @dataclass(frozen=True)
@@ -68,6 +102,7 @@ class Increment:
     timings_ms: dict[str, float]  # per stage, for the whole batch that this step was part of
     depth: Tensor | None = None  # (t, h, w) float16, metres, as estimated; for clients alone
     guess: Guess | None = None  # of an observation without depth
+    measured: Tensor | None = None  # (1, FINER h, FINER w) float16 of one with, for later ones
 
     def to(self, device: str) -> Increment:
         if self.latents.device == torch.device(device):
@@ -76,7 +111,9 @@ class Increment:
         guess = self.guess
         if guess is not None:
             guess = Guess(*(value.to(device) for value in vars(guess).values()))
-        return replace(self, delta=delta, latents=self.latents.to(device), guess=guess)
+        measured = None if self.measured is None else self.measured.to(device)
+        latents = self.latents.to(device)
+        return replace(self, delta=delta, latents=latents, guess=guess, measured=measured)
 
 
 @dataclass
@@ -100,10 +137,7 @@ class World:
 
     def apply(self, increment: Increment) -> None:
         """Advance by an increment whose delta the memory already holds."""
-        if increment.guess is not None:
-            sight = Sight(increment.guess, increment.latents, increment.cameras, self.next_source)
-            if not self.sights or sight.is_apart_from(self.sights[-1]):
-                self.sights = [*self.sights, sight][-WINDOW:]
+        self._keep(increment)
         self.next_source += len(increment.latents)
         self.next_frame += len(increment.frame_indices)
         latents, cameras = increment.latents, increment.cameras
@@ -113,3 +147,15 @@ class World:
         # A young World repeats its oldest view, so that Worlds of any age batch together.
         latest = torch.arange(len(latents) - self.num_recent, len(latents)).clamp(min=0)
         self.latents, self.cameras = latents[latest], cameras[latest]
+
+    def _keep(self, increment: Increment) -> None:
+        """An observation for later ones, if it shows enough that is new."""
+        guess, measured = increment.guess, increment.measured
+        if guess is None and measured is None:
+            return
+        sight = Sight(guess, measured, increment.latents, increment.cameras, self.next_source)
+        if self.sights and not sight.is_apart_from(self.sights[-1]):
+            is_recent = sight.source - self.sights[-1].source < PATIENCE
+            if measured is None or is_recent:
+                return
+        self.sights = [*self.sights, sight][-WINDOW:]

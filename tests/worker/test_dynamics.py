@@ -1,159 +1,183 @@
-"""The dynamics filter: evidence of motion, and what is kept out of the memory."""
+"""The dynamics filter: a thing that moves before a wall, told by comparing views of it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import pytest
 import tiny
 import torch
-from boxes import camera, room_depth
+from boxes import camera, room_depth, surface
 from torch import Tensor
+from torch.nn import functional as F
 
-from bench.noop import NoopBackbone, noop_engine
-from worker.dynamics import BEFORE_SURFACE, LIKELY, SURE, decide, dynamic_cells, preceding
-from worker.dynamics_head import NUM_SCALARS, Before, MotionConfig, MotionHead, evidence, looked_up
-from worker.engine import Engine
-from worker.geometry import Cameras, cat_cameras
-from worker.memory.base import Readout, empty_readout
-from worker.pixels import to_uint8
-from worker.world import World
+from bench.noop import NoopBackbone
+from worker.dynamics import SURE, kept_out, moving_cells
+from worker.dynamics_head import MotionConfig, MotionHead, compared, seen_by
+from worker.engine import Engine, EngineConfig
+from worker.geometry import Cameras, cat_cameras, pool_depth
+from worker.world import PATIENCE, WINDOW, World
 
-H, W = 8, 12
-
-
-def view(x: float = 0.0, yaw: float = 0.0) -> Cameras:
-    return camera((x, 0.0, 0.0), (x + yaw, 0.2, 1.0), H, W)
+HEIGHT, WIDTH = 96, 160
+SMALL = MotionConfig(look=4, pair=8, widths=(8, 16, 16), num_blocks=1)
 
 
-def ramp(cameras: Cameras) -> Tensor:
-    """(1, 3, h, w) latents that are the world position of each cell: a world that stands still."""
-    depth = room_depth(cameras)
-    rays = cameras.rays() * depth[..., None]
-    pose = cameras.world_from_camera
-    points = torch.einsum("nij,nhwj->nhwi", pose[:, :3, :3], rays) + pose[:, None, None, :3, 3]
-    return points.movedim(-1, 1).float()
+def view(x: float = 0.0) -> Cameras:
+    return camera((x, 0.0, 0.0), (x, 0.0, 2.0), HEIGHT, WIDTH)
 
 
-def readout_of(depth: Tensor, coverage: float = 1.0) -> Readout:
-    empty = empty_readout(len(depth), 3, (H, W), "cpu")
-    return replace(empty, depth=depth, coverage=torch.full_like(depth, coverage))
+def box(x: float) -> list[tuple[tuple[float, float, float], tuple[float, float, float]]]:
+    return [((x, 0.5, 1.8), (0.25, 0.4, 0.1))]
 
 
-def test_a_still_world_looks_the_same_from_where_the_camera_was() -> None:
-    now, then = view(0.3, 0.1), view()
-    before = Before(ramp(then), then, torch.tensor([True]))
-    moved, seen = looked_up(before, room_depth(now).float(), now)
-    assert 0.5 < seen.float().mean() < 1
-    inner = seen.clone()
-    inner[:, [0, -1]] = False
-    error = (moved - ramp(now)).abs().amax(1)
-    assert float(error[inner].median()) < 0.02  # the room's corners bend a bilinear ramp
+def others(n: int) -> Tensor:
+    rows = [[j for j in range(n) if j != i] for i in range(n)]
+    return torch.tensor(rows, dtype=torch.long).view(n, n - 1)
 
 
-def test_without_a_preceding_view_or_a_memory_there_is_no_disagreement() -> None:
-    now = view()
-    unknown = Before(ramp(now) + 5, now, torch.tensor([False]))
-    depth, zero = room_depth(now).float(), torch.zeros(1, H, W)
-    out = evidence(ramp(now), depth, now, unknown, torch.ones(1, 3, H, W), zero, zero)
-    assert out.shape == (1, 9 + NUM_SCALARS, H, W) and out.isfinite().all()
-    assert torch.equal(out[:, :3], ramp(now)) and not out[:, 3:9].any()
-    scalars = out[:, 9:]
-    assert not scalars[:, [0, 1, 4, 5, 6]].any() and (scalars[:, 2] == 1).all()
-
-
-def test_disagreement_in_depth_is_a_bounded_ratio() -> None:
-    now = view()
-    depth = room_depth(now).float()
-    before = Before(ramp(now), now, torch.tensor([True]))
-    for factor, expected in ((1.0, 0.0), (2.0, -0.6931), (1000.0, -1.0)):
-        out = evidence(
-            ramp(now), depth, now, before, ramp(now), torch.ones_like(depth), factor * depth
-        )
-        assert torch.allclose(out[:, 9 + 4], torch.tensor(expected), atol=1e-3)
-
-
-def test_the_sky_has_no_depth_and_breaks_nothing() -> None:
-    now, then = view(0.2), view()
-    before = Before(ramp(then), then, torch.tensor([True]))
-    nothing = torch.zeros(1, H, W)
-    out = evidence(ramp(now), nothing, now, before, ramp(now), nothing, nothing)
-    assert out.isfinite().all() and not out[:, 9 + 2].any()
-
-
-def test_the_head_gives_a_logit_per_cell_of_any_grid() -> None:
-    head = tiny.randomise(MotionHead(MotionConfig(4, (8, 16), 1)))
-    for h, w in ((8, 12), (7, 9), (24, 40)):
-        x = torch.randn(2, 12 + NUM_SCALARS, h, w)
-        assert head(x).shape == (2, h, w)
-    fresh = MotionHead(MotionConfig(4, (8, 16), 1))
-    assert (fresh(torch.zeros(1, 12 + NUM_SCALARS, 8, 8)).sigmoid() < SURE).all()
-
-
-def test_sure_cells_are_masked_and_likely_ones_with_a_second_witness() -> None:
-    likely = (SURE + LIKELY) / 2
-    probability = torch.zeros(1, H, W)
-    probability[0, 1, 1], probability[0, 1, 2], probability[0, 6, 6] = 0.9, likely, likely
-    depth = torch.full((1, H, W), 2.0)
-    mask = decide(probability, depth, readout_of(depth))
-    assert mask.sum() == 2 and mask[0, 1, 1] and mask[0, 1, 2]
-    further = depth / BEFORE_SURFACE + 0.1  # the memory shows something behind
-    mask = decide(probability, depth, readout_of(further))
-    assert mask.sum() == 3 and mask[0, 6, 6]
-    assert decide(probability, 0 * depth, readout_of(further)).sum() == 2  # unknown is not before
-
-
-class Seeing(NoopBackbone):
-    """Says that whatever stands in the left half moves."""
+class Doubting(NoopBackbone):
+    """Says that what moves is where the last other view's depth disagrees."""
 
     sees_motion = True
 
-    def motion(self, evidence: Tensor) -> Tensor:
-        probability = torch.zeros_like(evidence[:, 0])
-        probability[..., : evidence.shape[-1] // 2] = 1.0
-        return probability
+    def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
+        n = len(depth)
+        at, z = seen_by(depth, cameras.resized(*depth.shape[1:]), others(n))
+        known = torch.ones(n, n - 1, dtype=torch.bool)
+        planes = compared(torch.zeros(n, 1, *depth.shape[1:]), depth, others(n), at, z, known)
+        apart = (planes[:, :, -3].abs() > 0.1).float().amax(1)
+        return F.max_pool2d(apart[:, None], 2)[:, 0]
 
 
-def begun(backbone: NoopBackbone) -> tuple[Engine, World, Cameras]:
-    engine = noop_engine(backbone)
-    size = (engine.cfg.height, engine.cfg.width)
-    return engine, engine.open(seed=1), camera((0.0, 0.0, 0.0), (0.0, 0.2, 1.0), *size)
+def walked(places: list[float], backbone: NoopBackbone | None = None, step_m: float = 0.3):
+    """A world that has seen a box at these places, from a camera that goes sideways."""
+    engine = Engine(backbone or Doubting(), EngineConfig(height=HEIGHT, width=WIDTH))
+    world = engine.open(1)
+    for i, x in enumerate(places):
+        observe(engine, world, i * step_m, x)
+    return engine, world
 
 
-def test_the_clients_mask_and_the_head_are_joined() -> None:
-    engine, world, camera_ = begun(Seeing())
-    latents = torch.zeros(1, 16, *engine.grid)
-    depth = torch.full((1, engine.cfg.height, engine.cfg.width), 2.0)
-    readout = world.memory.read(camera_)
-    alone = dynamic_cells(engine.backbone, world, latents, depth, camera_, readout)
-    w = engine.grid[1]
-    assert alone.shape == (1, *engine.grid) and alone[..., : w // 2].all()
-    assert not alone[..., w // 2 :].any()
-    given = torch.zeros(1, engine.cfg.height, engine.cfg.width, dtype=torch.bool)
-    given[:, 0, -1] = True
-    both = dynamic_cells(engine.backbone, world, latents, depth, camera_, readout, given)
-    assert both.shape == given.shape and both[:, 0, -1].all()
-    assert both[..., : engine.cfg.width // 2].all() and int(both.sum()) == both.numel() // 2 + 1
+def observe(engine: Engine, world: World, eye: float, place: float, **more: Tensor) -> None:
+    depth = room_depth(view(eye), box(place))
+    waves = torch.tensor([[7.0, 5, 9], [6, 9, 4], [9, 7, 2]], dtype=torch.float64)
+    picture = (127 + 100 * (surface(view(eye), depth)[0] @ waves).sin()).byte()
+    engine.observe(world, picture, view(eye), depth[0], **more)
 
 
-def test_what_moves_does_not_enter_the_memory() -> None:
-    def points(backbone: NoopBackbone) -> int:
-        engine, world, camera_ = begun(backbone)
-        picture = to_uint8(torch.zeros(1, 3, engine.cfg.height, engine.cfg.width))[0]
-        depth = torch.full((engine.cfg.height, engine.cfg.width), 2.0)
-        engine.observe(world, picture, camera_, depth)
-        return world.memory.stats().num_points
-
-    assert points(Seeing()) * 2 == points(NoopBackbone()) > 0
+def on_box(engine: Engine, eye: float, place: float) -> Tensor:
+    """(h, w) bool: cells that show the box."""
+    depth = pool_depth(room_depth(view(eye), box(place)), engine.grid)
+    return (depth > 0)[0] & (depth < 0.95 * pool_depth(room_depth(view(eye)), engine.grid))[0]
 
 
-def test_each_view_of_a_chunk_follows_the_one_before_it() -> None:
-    engine, world, camera_ = begun(NoopBackbone())
-    views = cat_cameras([camera_, camera_, camera_]).resized(*engine.grid)
-    latents = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 16, *engine.grid)
-    before = preceding(world, latents, views)
-    assert before.known.tolist() == [False, True, True]
-    assert before.latents[1:, 0, 0, 0].tolist() == [0.0, 1.0]
-    picture = to_uint8(torch.zeros(1, 3, engine.cfg.height, engine.cfg.width))[0]
-    engine.observe(world, picture, camera_)
-    before = preceding(world, latents, views)
-    assert before.known.all() and torch.equal(before.latents[0], world.latents[-1].float())
+def points_on_box(engine: Engine, world: World, source: int, eye: float, place: float) -> int:
+    state = world.memory.state()
+    own = state["ids"][state["source"] == source] % (engine.grid[0] * engine.grid[1])
+    return int(on_box(engine, eye, place).flatten()[own].sum())
+
+
+def test_points_are_looked_up_where_the_other_camera_saw_them() -> None:
+    views = cat_cameras([view(), view(0.3)]).resized(24, 40)
+    depth = room_depth(views)
+    at, z = seen_by(depth.float(), views, others(2))
+    planes = compared(torch.zeros(2, 1, 24, 40), depth.float(), others(2), at, z, others(2) >= 0)
+    ratio, measured, inside = planes[:, 0, -3:].unbind(1)
+    assert 0.5 < inside.mean() < 1 and torch.equal(measured, inside)
+    assert float(ratio.abs().median()) < 0.01 and float((ratio.abs() > 0.1).float().mean()) < 0.05
+
+
+def test_what_has_no_depth_is_compared_by_direction_alone() -> None:
+    views = cat_cameras([view(), view(0.3)]).resized(24, 40)
+    sky = torch.zeros(2, 24, 40)
+    at, z = seen_by(sky, views, others(2))
+    planes = compared(torch.randn(2, 1, 24, 40), sky, others(2), at, z, others(2) >= 0)
+    assert planes.isfinite().all() and not planes[:, :, -3:-1].any() and planes[:, :, -1].any()
+
+
+@pytest.mark.parametrize("num", [1, 2, 4])
+@pytest.mark.parametrize("grid", [(6, 10), (7, 9)])
+def test_the_head_gives_a_logit_per_cell(num: int, grid: tuple[int, int]) -> None:
+    h, w = grid
+    head = tiny.randomise(MotionHead(SMALL))
+    views = cat_cameras([view(0.1 * i) for i in range(num)])
+    inputs = torch.randn(num, 3, 4 * h, 4 * w), torch.rand(num, 2 * h, 2 * w) + 1
+    known = torch.ones(num, num - 1, dtype=torch.bool)
+    assert head(*inputs, views, others(num), known).shape == (num, h, w)
+    assert (MotionHead(SMALL)(*inputs, views, others(num), known).sigmoid() < SURE).all()
+
+
+def test_views_that_are_not_there_say_nothing() -> None:
+    head = tiny.randomise(MotionHead(SMALL))
+    views = cat_cameras([view(0.1 * i) for i in range(3)])
+    inputs = torch.randn(3, 3, 24, 40), torch.rand(3, 12, 20) + 1
+    two = others(3)
+    known = torch.tensor([[True, False]] * 3)
+    some = head(*inputs, views, two, known)
+    alone = head(*inputs, views, two[:, :1], known[:, :1])
+    assert torch.allclose(some, alone, atol=1e-5)
+
+
+def test_the_order_of_the_others_does_not_matter() -> None:
+    head = tiny.randomise(MotionHead(SMALL))
+    views = cat_cameras([view(0.1 * i) for i in range(4)])
+    inputs = torch.randn(4, 3, 24, 40), torch.rand(4, 12, 20) + 1
+    known = torch.ones(4, 3, dtype=torch.bool)
+    one, other = (head(*inputs, views, index, known) for index in (others(4), others(4).flip(1)))
+    assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_single_picture_hides_nothing() -> None:
+    engine, world = walked([0.0])
+    assert world.memory.stats().num_points == engine.grid[0] * engine.grid[1]
+    assert not moving_cells(engine.backbone, world.sights).any()
+
+
+def test_what_moves_does_not_enter_and_what_had_entered_is_taken_out() -> None:
+    engine, world = walked([-0.5])
+    assert points_on_box(engine, world, 0, 0.0, -0.5) > 10
+    observe(engine, world, 0.3, 0.6)
+    assert points_on_box(engine, world, 0, 0.0, -0.5) == 0
+    assert points_on_box(engine, world, 1, 0.3, 0.6) == 0
+    _, blind = walked([-0.5, 0.6], NoopBackbone())
+    assert points_on_box(engine, blind, 1, 0.3, 0.6) > 10
+
+
+def test_a_world_in_which_things_move_is_replayed_bit_for_bit() -> None:
+    engine = Engine(Doubting(), EngineConfig(height=HEIGHT, width=WIDTH))
+    world, again = engine.open(1), engine.open(1)
+    for i, x in enumerate([-0.5, 0.6, 0.0, -0.2]):
+        depth = room_depth(view(0.3 * i), box(x))
+        picture = torch.full((HEIGHT, WIDTH, 3), 40 * i, dtype=torch.uint8)
+        engine.replay(again, engine.observe(world, picture, view(0.3 * i), depth[0]))
+    for key, value in world.memory.state().items():
+        assert torch.equal(value, again.memory.state()[key]), key
+    both = [moving_cells(engine.backbone, one.sights) for one in (world, again)]
+    assert both[0].any() and torch.equal(*both)
+
+
+def test_what_stays_where_it_was_put_is_remembered_after_a_while() -> None:
+    """Before a camera that rests, too."""
+    for places, step_m in ((2 * WINDOW, 0.2), (5 * PATIENCE, 0.0)):
+        engine, world = walked([-0.5] + places * [0.6], step_m=step_m)
+        seen = world.memory.read(view(0.0), "nearest")
+        assert (seen.depth[0][on_box(engine, 0.0, 0.6)] < 1.9).float().mean() > 0.8
+
+
+def test_a_clients_mask_and_what_was_found_are_joined() -> None:
+    moving = torch.zeros(1, 4, 6, dtype=torch.bool)
+    moving[0, 0, 0] = True
+    assert torch.equal(kept_out(moving, None), moving)
+    given = torch.zeros(8, 12, dtype=torch.bool)
+    given[7, 11] = True
+    both = kept_out(moving, given)
+    assert both.shape == (1, 8, 12) and int(both.sum()) == 5 and both[0, 7, 11]
+
+
+def test_guessed_and_measured_depth_are_compared_with_each_other() -> None:
+    engine, world = walked([-0.5])
+    picture = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    engine.observe(world, picture, view(0.6))
+    assert [sight.guess is None for sight in world.sights] == [True, False]
+    moving = moving_cells(engine.backbone, world.sights)
+    assert moving.shape == (2, *engine.grid)
+    observe(engine, world, 1.2, -0.5)
+    assert len(world.sights) == 3

@@ -10,8 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from torch import Tensor
 
-from bench.noop import HEIGHT, WIDTH, noop_engine
+from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
 from service.errors import SegmentCorrupt
 from service.segments import SegmentHeader, parse_segment
 from worker.geometry import Cameras
@@ -34,16 +35,24 @@ def header(increment: Increment, index: int = 0) -> SegmentHeader:
     )  # fmt: skip
 
 
+class Seeing(NoopBackbone):
+    sees_motion = True
+
+    def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
+        return (depth[:, ::2, ::2] > 3).float()
+
+
 def increments() -> list[Increment]:
-    """An observation and two chunks of one World."""
-    engine = noop_engine()
+    """Two observations, one with depth, and two chunks of one World."""
+    engine = noop_engine(Seeing())
     world = engine.open(seed=3)
     image = torch.from_numpy(
         np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     )
     first = engine.observe(world, image, views(0.0))
     chunks = [engine.step([world], [views(0.1 / 3 * i, 0.2, 0.3)])[0] for i in (1, 2)]
-    return [first, *chunks]
+    depth = torch.linspace(1, 4, HEIGHT * WIDTH).view(HEIGHT, WIDTH)
+    return [first, *chunks, engine.observe(world, image, views(0.4), depth)]
 
 
 def test_an_increment_comes_back_bit_for_bit() -> None:
@@ -64,12 +73,16 @@ def test_an_increment_comes_back_bit_for_bit() -> None:
         assert (found.guess is None) == (increment.guess is None)
         if found.guess is not None and increment.guess is not None:
             pairs += zip(vars(found.guess).values(), vars(increment.guess).values(), strict=True)
+        assert (found.measured is None) == (increment.measured is None)
+        if found.measured is not None and increment.measured is not None:
+            pairs.append((found.measured, increment.measured))
         for one, other in pairs:
             assert one.dtype == other.dtype and torch.equal(one, other)
 
 
 def test_a_world_is_the_replay_of_its_segments() -> None:
-    engine, parts = noop_engine(), increments()
+    engine, parts = noop_engine(Seeing()), increments()
+    assert parts[-1].measured is not None
     whole, restored = engine.open(seed=3), engine.open(seed=3)
     for part in parts:
         engine.replay(whole, part)

@@ -63,8 +63,9 @@ class Backbone(Protocol):
         """
         ...
 
-    def motion(self, evidence: Tensor) -> Tensor:
-        """Evidence (n, 3c + 7, h, w) of worker/dynamics_head.py -> (n, h, w) probability that a
-        cell shows something that moves; zeros from a backbone that can't tell.
+    def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
+        """(n, h, w) probability that a cell shows something that moves, from n >= 2 views of one
+        world: pictures (n, 3, H / 2, W / 2) in [-1, 1] and z-depth (n, 2 h, 2 w) in metres, 0 where
+        unknown. Not asked of a backbone that does not see motion.
         """
         ...

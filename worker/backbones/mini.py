@@ -71,10 +71,15 @@ class MiniBackbone:
         rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
         return to_depth(*self.depth_head(self._cast(latents), rays, hint))
 
-    def motion(self, evidence: Tensor) -> Tensor:
+    def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         if self.motion_head is None:
-            return torch.zeros_like(evidence[:, 0])
-        logits: Tensor = self.motion_head(self._cast(evidence))
+            raise RuntimeError(f"the weights {self.weights} have no motion head")
+        n = len(pictures)
+        others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
+        known = torch.ones_like(others, dtype=torch.bool).to(pictures.device)
+        logits: Tensor = self.motion_head(
+            self._cast(pictures), depth, cameras.to(depth.device), others.to(depth.device), known
+        )
         return logits.sigmoid()
 
     def _cast(self, latents: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from worker.depth.head import spread_of
 from worker.geometry import Cameras
 
-SHRINK = 2  # pictures are compared at a half of their size
 MEAN_PX = 9  # of the square whose mean is taken off
 REACH = 0.8  # factors lie within exp(-REACH) and exp(REACH)
 NUM_FACTORS = 25
@@ -43,14 +42,14 @@ NUM_WITNESSES = 2  # others that must agree, of those that look there
 
 
 def sweep_depths(
-    images: Tensor,  # (n, 3, H', W') in [-1, 1], n >= 2
+    images: Tensor,  # (n, 3, H', W') in [-1, 1], n >= 2; best at a half of the frames' size
     cameras: Cameras,  # (n,) of any size
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
 ) -> tuple[Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w)."""
     prior = prior.clamp(min=NEAR_M)
-    features = without_mean(F.avg_pool2d(images.float(), SHRINK))
+    features = without_mean(images.float())
     logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
     cost = torch.stack([
         data_cost(features, cameras, prior, one, logs.exp()) for one in range(len(prior))

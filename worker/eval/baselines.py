@@ -50,8 +50,8 @@ class LastFrameMemory:
             observed,
         )
 
-    def forget(self, source: Sequence[int]) -> Delta:
-        return self._held.forget(source)
+    def forget(self, source: Sequence[int], cells: Tensor | None = None) -> Delta:
+        return self._held.forget(source, cells)
 
     def apply(self, delta: Delta) -> None:
         self._held = create_memory("latent", self._channels, self._grid)
@@ -123,8 +123,8 @@ class UnfusedMemory:
         self.apply(delta)
         return delta
 
-    def forget(self, source: Sequence[int]) -> Delta:
-        return self._held.forget(source)
+    def forget(self, source: Sequence[int], cells: Tensor | None = None) -> Delta:
+        return self._held.forget(source, cells)
 
     def apply(self, delta: Delta) -> None:
         self._held.apply(delta)

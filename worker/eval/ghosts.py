@@ -7,8 +7,9 @@ mask, so what a perfect filter would bring). Reported for each:
 - rate: share of the memory's points that were written from cells showing a moving thing;
 - psnr_disoccluded: return leg against the same world without movers, on background that a mover
   hid from at least one observation;
-- iou (filter only): masks of the observed views against the exact ones, all cells of a scene;
-- kept (filter only): share of still cells that may enter the memory.
+- iou (filter only): masks of the observed views, as they are once later ones have told, against the
+  exact ones, all cells of a scene;
+- kept (filter only): share of still cells that may be in the memory.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.backbones.base import Backbone
-from worker.dynamics import dynamic_cells
+from worker.dynamics import SURE
 from worker.engine import Engine
 from worker.eval.metrics import psnr
 from worker.eval.protocols import OBSERVE_EVERY, Loop, generate
-from worker.geometry import lift
+from worker.geometry import Cameras, lift
 from worker.pixels import to_uint8
 from worker.scenes.paths import LoopKind, sample_cameras
 from worker.scenes.render import render
@@ -97,18 +98,20 @@ def disoccluded(lively: LivelyLoop, frame: int) -> Tensor:
 def run(
     engine: Engine, lively: LivelyLoop, variant: str, chunk: int
 ) -> Iterator[tuple[str, float]]:
+    heard = Heard(engine.backbone)
+    engine = Engine(heard, engine.cfg)  # type: ignore[arg-type]
     world, loop = engine.open(lively.loop.seed), lively.loop
-    said: list[Tensor] = []
+    truth = lively.moving_cells[lively.observed]
+    masks = torch.zeros_like(truth)
     for i in lively.observed:
         image = to_uint8(loop.images[i : i + 1])[0]
-        if variant == "filter":
-            said.append(masked(engine, world, loop, i))
         mask = lively.moving[i] if variant == "client" else None
+        sources = [*(sight.source for sight in world.sights), world.next_source]
         engine.observe(world, image, loop.cameras[i : i + 1], loop.depth[i], mask)
-    truth = lively.moving_cells[lively.observed]
+        if heard.said is not None:
+            masks[sources[-len(heard.said) :]] |= heard.said >= SURE
     yield "rate", ghost_rate(world, truth)
     if variant == "filter":
-        masks = torch.cat(said)
         if truth.any():
             yield "iou", float((masks & truth).sum() / (masks | truth).sum())
         yield "kept", float((~masks)[~truth].float().mean())
@@ -118,15 +121,6 @@ def run(
     values = psnr(walk.images, lively.still_images[back], where)
     if values.isfinite().any():
         yield "psnr_disoccluded", float(values[values.isfinite()].mean())
-
-
-@torch.inference_mode()
-def masked(engine: Engine, world: World, loop: Loop, frame: int) -> Tensor:
-    """(1, h, w) what the engine is about to keep out, found the way it does."""
-    view = loop.cameras[frame : frame + 1]
-    latents = engine.backbone.encode(loop.images[frame : frame + 1]).bfloat16()
-    depth = loop.depth[frame : frame + 1]
-    return dynamic_cells(engine.backbone, world, latents, depth, view, world.memory.read(view))
 
 
 class Blind:
@@ -140,8 +134,20 @@ class Blind:
     def __getattr__(self, name: str) -> object:
         return getattr(self._backbone, name)
 
-    def motion(self, evidence: Tensor) -> Tensor:
-        return torch.zeros_like(evidence[:, 0])
+
+class Heard:
+    """A backbone whose latest word on motion is kept, else the same."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self.said: Tensor | None = None  # (n, h, w) probability
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backbone, name)
+
+    def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
+        self.said = self._backbone.motion(pictures, depth, cameras)
+        return self.said
 
 
 def score_ghosts(engine: Engine, lively: LivelyLoop, chunk: int) -> Iterator[tuple[str, float]]:

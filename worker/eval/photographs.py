@@ -22,7 +22,7 @@ from worker.engine import Engine
 from worker.eval.metrics import absrel, psnr
 from worker.geometry import Cameras, pool_depth
 from worker.pixels import from_uint8
-from worker.revision import compared
+from worker.revision import compared, guesses_of
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 FOCAL_PX, BASELINE_M = 994.978, 0.193001
@@ -74,7 +74,7 @@ def score_stereo(engine: Engine) -> Iterator[tuple[str, float]]:
     for image, taken_by in ((picture, camera), (wanted, view)):
         engine.observe(world, image, taken_by)
     truth = pool_depth(depth_m[None], engine.grid)
-    guessed = world.sights[0].guess.depth
+    guessed = guesses_of(world.sights)[0].depth
     found = compared(engine.backbone, world.sights)[0][:1]
     kept = (truth > 0) & (found > 0)
     yield "stereo.depth_absrel_one", float(absrel(guessed, truth, truth > 0)[0])

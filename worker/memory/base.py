@@ -97,8 +97,10 @@ class Memory(Protocol):
         images: Tensor | None = None,  # (T, H, W, 3) uint8 that the tokens show, to keep pixels of
     ) -> Delta: ...
 
-    def forget(self, source: Sequence[int]) -> Delta:
-        """Remove all points that these frames added; frames that added none are no error."""
+    def forget(self, source: Sequence[int], cells: Tensor | None = None) -> Delta:
+        """Remove the points that these T frames added, or of them those of the cells (T, h, w) bool
+        given; frames that added none are no error.
+        """
         ...
 
     def apply(self, delta: Delta) -> None: ...

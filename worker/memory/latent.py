@@ -126,12 +126,17 @@ class LatentMemory:
         return delta
 
     @torch.inference_mode()
-    def forget(self, source: Sequence[int]) -> Delta:
+    def forget(self, source: Sequence[int], cells: Tensor | None = None) -> Delta:
         points = self._points
         rows = points.alive.nonzero()[:, 0]
-        frames = points.frames["source"]
-        gone = torch.isin(frames, frames.new_tensor(source))
-        rows = rows[gone[points.frame_of(rows)]]
+        of = points.frames["source"][points.frame_of(rows)]
+        gone = torch.zeros_like(rows, dtype=torch.bool)
+        for number, one in enumerate(source):
+            chosen = of == one
+            if cells is not None:
+                chosen &= cells[number].flatten().to(rows.device)[points["cell"][rows].long()]
+            gone |= chosen
+        rows = rows[gone]
         delta = replace(empty_delta(self._channels, self._device), removed=points.ids_of(rows))
         self.apply(delta)
         return delta

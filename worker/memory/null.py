@@ -30,7 +30,7 @@ class NullMemory:
     ) -> Delta:
         return empty_delta(self._channels, self._device)
 
-    def forget(self, source: Sequence[int]) -> Delta:
+    def forget(self, source: Sequence[int], cells: Tensor | None = None) -> Delta:
         return empty_delta(self._channels, self._device)
 
     def apply(self, delta: Delta) -> None:

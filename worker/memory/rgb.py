@@ -94,8 +94,9 @@ class RgbMemory:
             observed=observed,
         )
 
-    def forget(self, source: Sequence[int]) -> Delta:
-        return self._pixels.forget(source)
+    def forget(self, source: Sequence[int], cells: Tensor | None = None) -> Delta:
+        pixels = None if cells is None else enlarged(cells, self._size)
+        return self._pixels.forget(source, pixels)
 
     def apply(self, delta: Delta) -> None:
         self._pixels.apply(delta)

@@ -2,8 +2,7 @@
 was begun.
 
 Stages: data (render), codec, depth, motion, mover, denoiser, polish. Each is time-boxed (--minutes
-stage=9), writes its log and checkpoints to --folder and its weights and card to --weights. `motion`
-runs only if named: what it learns in its time is not good enough to be used (docs/log.md).
+stage=9), writes its log and checkpoints to --folder and its weights and card to --weights.
 
 On a GPU: `python -m worker.train --device cuda --workers 14`; 25 minutes of training besides what
 the CPU renders. The same command goes on where a time limit stopped it.
@@ -26,7 +25,7 @@ from worker.train.stages import GPU_RECIPE, RECIPE, STAGES, Studio
 from worker.weights import SHIPPED
 
 CHOICES = ("data", *STAGES)
-USUAL = [stage for stage in CHOICES if stage != "motion"]
+LIVELY_SEED = 100_000  # of the first of these scenes
 
 
 def main() -> None:
@@ -55,20 +54,40 @@ def studio_of(args: argparse.Namespace) -> Studio:
         first = 1 + args.scenes
         more = replace(size, first_seed=first, num_scenes=args.further, num_frames=4, every=3)
         further = Walks(args.folder / "further", more, args.workers - 1)
-    pictures = Pictures(args.pictures) if args.pictures else None
+    lively = None
+    if args.lively:
+        more = replace(
+            size,
+            first_seed=LIVELY_SEED,
+            num_scenes=args.lively,
+            num_frames=5,
+            every=3,
+            dynamic_share=1.0,
+        )
+        lively = Walks(args.folder / "lively", more, args.workers - 1)
     return Studio(
-        walks, args.folder, args.weights, pictures, further, args.device, args.workers - 1
+        walks,
+        args.folder,
+        args.weights,
+        Pictures(args.pictures) if args.pictures else None,
+        further,
+        lively,
+        args.device,
+        args.workers - 1,
     )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.train", description=__doc__)
-    parser.add_argument("stages", nargs="*", default=USUAL, metavar=f"{{{','.join(CHOICES)}}}")
+    parser.add_argument("stages", nargs="*", default=CHOICES, metavar=f"{{{','.join(CHOICES)}}}")
     parser.add_argument("--folder", type=Path, default=Path("out/train"))
     parser.add_argument("--weights", type=Path, default=SHIPPED)
     parser.add_argument("--scenes", type=int, default=1000, help="walks to render (default 1000)")
     parser.add_argument(
         "--further", type=int, default=2000, help="scenes of which the depth head sees 4 views each"
+    )
+    parser.add_argument(
+        "--lively", type=int, default=2400, help="scenes that the motion head sees 5 views of each"
     )
     parser.add_argument("--frames", type=int, default=DataConfig.num_frames, help="of each walk")
     parser.add_argument("--height", type=int, default=DataConfig.height, help="of frames in pixels")

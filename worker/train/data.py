@@ -2,7 +2,7 @@
 
 A set is a folder of plain arrays (rgb, depth, moving, poses, intrinsics), rendered scene by scene
 from consecutive seeds and resumable: a counter file says how many scenes are done. Three quarters
-are random walks, the rest the first legs of the closed loops; in DYNAMIC_SHARE of all, things move.
+are random walks, the rest the first legs of the closed loops; in a share of them, things move.
 Seeds below HELD_OUT_SEED train; the rest validate and test.
 """
 
@@ -25,7 +25,6 @@ from worker.scenes.render import render
 from worker.scenes.scene import sample_scenes
 
 SCENES_PER_CALL = 4
-DYNAMIC_SHARE = 0.4  # a fifth of these walks never look at what moves
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class DataConfig:
     height: int = 192
     width: int = 320
     every: int = 1  # of a walk's frames is kept: fewer frames that differ more
+    dynamic_share: float = 0.4  # of walks in which things move; a fifth of these never look there
 
 
 class Calls(Dataset[int]):
@@ -117,7 +117,9 @@ class Walks:
     def render(self, at: int, seeds: Sequence[int]) -> None:
         # One kind per call: every fourth call walks the five loops in turn.
         call = at // SCENES_PER_CALL
-        dynamic = call * 7 % 20 < 20 * DYNAMIC_SHARE  # 7 and 20 share no factor: spread evenly
+        dynamic = (
+            call * 7 % 20 < 20 * self.cfg.dynamic_share
+        )  # 7 and 20 share no factor: spread evenly
         scenes = sample_scenes(seeds, dynamic=dynamic)
         kind = LOOP_KINDS[call // 4 % len(LOOP_KINDS)] if call % 4 == 3 else None
         length = self.cfg.num_frames * self.cfg.every

@@ -1,206 +1,224 @@
-"""Stage: the motion head, on evidence as it is at work.
+"""Stage: the motion head, on a few views at a time of worlds in which things move.
 
-Per sample a view of one walk, the view before it (one to three frames away) and a memory written
-from some other frames, with or without their movers masked; depth is the truth, the truth with
-noise, or the depth head's own. Samples are made once, since memories are slow to fill, and seen
-many times. Cells count as moving from a quarter of their pixels on: from there on the surface that
-a memory would write for the cell may be the mover's.
+A sample is a window of up to WINDOW views of one walk, some frames apart as observations are, each
+to be judged by comparing it with the others. Depth is the truth, the truth of a wrong scale or with
+noise, or the depth head's own; some poses are a little off, some exposures differ. Cells count as
+moving from a quarter of their pixels on: from there on the surface that a memory would write for
+the cell may be the mover's. Walks without movers teach what a still world looks like.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.depth.align import align_depths
-from worker.dynamics_head import Before, MotionConfig, MotionHead, evidence
-from worker.geometry import Cameras, pool_depth
+from worker.codec import STRIDE
+from worker.dynamics_head import MotionConfig, MotionHead
+from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
-from worker.memory import create_memory
-from worker.memory.base import Readout
 from worker.train.data import Walks
-from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
+from worker.world import WINDOW
 
 MOVING_SHARE = 0.25  # of a cell's pixels
-NUM_SAMPLES = 2400
-MAX_GAP = 3  # frames between a view and the one before it
-MAX_CONTEXT = 4
-UNMASKED_SHARE = 0.35  # memories that movers were written to
-NO_BEFORE_SHARE = 0.08  # first views
-PREDICTED_SHARE, NOISY_SHARE = 0.3, 0.2  # of depth
-MOVING_WEIGHT = 3.0  # of moving cells in the loss: there are few
-
-Batch = tuple[Tensor, Tensor]  # evidence (b, 3c + 7, h, w), labels (b, h, w) in {0, 1}
+STILL_SHARE = 0.3  # walks without movers per walk with one
+MAX_GAP = 3  # frames of a walk between two views
+SHRINK, CLOSER = 2, 4  # pixels of pictures and of depth maps, per side
+SHORT_SHARE = 0.25  # of windows with fewer views than there may be
+PREDICTED_SHARE, SCALED_SHARE, NOISY_SHARE = 0.1, 0.15, 0.15  # of windows, by their depth
+SHIFTED_SHARE = 0.2  # of windows whose poses are off by up to about
+SHIFT_M, TURN_RAD = 0.01, 0.005
+EXPOSURE = 0.03  # log of the factor on brightness between views
+MOVING_WEIGHT = 2.0  # of moving cells in the loss: there are few
 
 
 @dataclass(frozen=True)
-class Views:
-    """k walks of t frames."""
+class Scenes:
+    """k walks of t frames as the head sees them."""
 
-    latents: Tensor  # (k, t, c, h, w) bfloat16
-    cameras: Cameras  # (k, t) at grid size
-    depth: Tensor  # (k, t, h, w) metres, of what moves as well
-    predicted: Tensor  # (k, t, h, w) metres, the depth head's
+    pictures: Tensor  # (k, t, 3, 4 h, 4 w) uint8
+    depth: Tensor  # (k, t, 2 h, 2 w) float16 metres, 0 where unknown
     moving: Tensor  # (k, t, h, w) bool
+    cameras: Cameras  # (k, t)
+    predicted: Tensor | None  # (k, t, h, w) float32 metres, the depth head's
 
 
 @dataclass(frozen=True)
-class Samples:
-    evidence: Tensor  # (n, 3c + 7, h, w) bfloat16
-    moving: Tensor  # (n, h, w) bool
+class Batch:
+    pictures: Tensor  # (n, 3, 4 h, 4 w) in [-1, 1]
+    depth: Tensor  # (n, 2 h, 2 w) metres
+    cameras: Cameras  # (n,)
+    others: Tensor  # (n, m)
+    known: Tensor  # (n, m) bool
+    moving: Tensor  # (n, h, w) in {0, 1}
 
 
-def pick_scenes(walks: Walks, still_share: float = 0.25) -> Tensor:
-    """Numbers of the walks worth learning from: all in which something moves, and a few others."""
-    lively = torch.tensor([bool(scene.any()) for scene in walks.moving])
-    still = (~lively).nonzero()[:, 0][:: max(1, round(1 / still_share))]
-    return torch.cat([lively.nonzero()[:, 0], still])
-
-
-def true_cells(walks: Walks, scenes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Depth (k, t, h, w) in metres of what is seen, moving or not, and moving cells (bool)."""
-    depths, moving = [], []
-    frames = torch.arange(walks.cfg.num_frames)[None]
+def as_seen(walks: Walks, predicted: Tensor | None = None) -> Scenes:
+    """A set of walks at the head's sizes; predicted (s, t, h, w) as of `predict_depths`."""
+    cfg, scenes = walks.cfg, worth_seeing(walks)
+    grid = (cfg.height // STRIDE, cfg.width // STRIDE)
+    frames = torch.arange(cfg.num_frames)[None]
+    pictures, depths, moving = [], [], []
     for scene in scenes[:, None]:
-        depths.append(pool_depth(walks.depths(scene, frames)[0], grid))
-        masks = walks.motion_masks(scene, frames)[0]
-        share = F.interpolate(masks[:, None].float(), size=grid, mode="area")[:, 0]
+        images = walks.images(scene, frames)[0]
+        small = F.avg_pool2d(images, SHRINK)
+        pictures.append(((small + 1) * 127.5).round().byte())
+        closer = (cfg.height // CLOSER, cfg.width // CLOSER)
+        depths.append(pool_depth(walks.depths(scene, frames)[0], closer).half())
+        masks = walks.motion_masks(scene, frames)[0].float()
+        share = F.interpolate(masks[:, None], size=grid, mode="area")[:, 0]
         moving.append(share >= MOVING_SHARE)
-    return torch.stack(depths), torch.stack(moving)
+    cameras = walks.cameras(scenes, frames.expand(len(scenes), -1))
+    own = None if predicted is None else predicted[scenes]
+    return Scenes(torch.stack(pictures), torch.stack(depths), torch.stack(moving), cameras, own)
 
 
-def gather_views(walks: Walks, latents: LatentWalks, predicted: Tensor) -> Views:
-    """What samples are made from; `predicted` (s, t, h, w) as of `predict_depths`."""
-    scenes = pick_scenes(walks)
-    h, w = latents.latents.shape[-2:]
-    depth, moving = true_cells(walks, scenes, (h, w))
-    if not moving.any():
-        raise ValueError("nothing moves in these walks: render some with dynamic scenes")
-    rows = (latents.latents[scenes], latents.cameras[scenes], depth, predicted[scenes], moving)
-    return Views(*rows)
+def worth_seeing(walks: Walks) -> Tensor:
+    """Numbers of the walks in which something moves, and of STILL_SHARE as many others."""
+    lively = torch.tensor([bool(scene.any()) for scene in walks.moving])
+    still = (~lively).nonzero()[:, 0]
+    wanted = max(1, round(STILL_SHARE * int(lively.sum())))
+    every = max(1, len(still) // wanted)
+    return torch.cat([lively.nonzero()[:, 0], still[::every][:wanted]])
 
 
-@torch.no_grad()
-def make_samples(views: Views, num: int, seed: int) -> Samples:
-    rows, labels = [], []
-    for index in range(num):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        one, label = _sample(views, generator)
-        rows.append(one.bfloat16())
-        labels.append(label)
-    return Samples(torch.cat(rows), torch.stack(labels))
-
-
-def _sample(views: Views, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    num_scenes, num_frames = views.latents.shape[:2]
+def window(scenes: Scenes, generator: torch.Generator) -> Batch:
+    """Some views of one walk, in a batch of their own."""
+    num_scenes, num_frames = scenes.moving.shape[:2]
 
     def below(n: int) -> int:
-        return int(torch.randint(n, (), generator=g))
+        return int(torch.randint(n, (), generator=generator))
 
     def chance(share: float) -> bool:
-        return bool(torch.rand((), generator=g) < share)
+        return bool(torch.rand((), generator=generator) < share)
 
     scene = below(num_scenes)
-    gap = 1 + below(min(MAX_GAP, num_frames - 1))
-    frame = gap + below(num_frames - gap)
-    before = frame - gap
-    if chance(0.3):
-        frame, before = before, frame
-    context = [f for f in torch.randperm(num_frames, generator=g).tolist() if f != frame]
-    context = context[: below(MAX_CONTEXT + 1)] + ([before] if chance(0.8) else [])
-    readout = _remember(views, scene, frame, context, masked=not chance(UNMASKED_SHARE))
-    depth = views.depth[scene, frame][None]
-    if chance(PREDICTED_SHARE):
-        own = views.predicted[scene, frame][None]
-        depth = align_depths(own, readout.depth, readout.coverage)
-    elif chance(NOISY_SHARE):
-        depth = depth * torch.exp(0.05 * torch.randn((), generator=g))
-    preceding = Before(
-        views.latents[scene, before][None].float(),
-        views.cameras[scene, before : before + 1],
-        torch.tensor([not chance(NO_BEFORE_SHARE)]),
+    count = 1 + below(WINDOW) if chance(SHORT_SHARE) else WINDOW
+    gap = 1 + below(min(MAX_GAP, max(1, (num_frames - 1) // (count - 1 or 1))))
+    first = below(num_frames - gap * (count - 1))
+    frames = torch.arange(first, first + gap * count, gap)[:count]
+    pictures = scenes.pictures[scene, frames].float() / 127.5 - 1
+    views = shifted(scenes.cameras[scene, frames], chance(SHIFTED_SHARE), generator)
+    exposure = torch.exp(EXPOSURE * torch.randn(count, 1, 1, 1, generator=generator))
+    batch = Batch(
+        ((pictures + 1) * exposure - 1).clamp(max=1),
+        depths_of(scenes, scene, frames, generator),
+        views,
+        torch.tensor([[j for j in range(count) if j != i] for i in range(count)]).long(),
+        torch.ones(count, count - 1, dtype=torch.bool),
+        scenes.moving[scene, frames].float(),
     )
-    features = evidence(
-        views.latents[scene, frame][None].float(),
-        depth,
-        views.cameras[scene, frame : frame + 1],
-        preceding,
-        readout.tokens,
-        readout.coverage,
-        readout.depth,
+    return mirrored(batch) if chance(0.5) else batch
+
+
+def depths_of(scenes: Scenes, scene: int, frames: Tensor, generator: torch.Generator) -> Tensor:
+    """(count, 2 h, 2 w): what the views' depth is taken for."""
+    depth = scenes.depth[scene, frames].float()
+    kind = float(torch.rand((), generator=generator))
+    if kind < PREDICTED_SHARE and scenes.predicted is not None:
+        own = scenes.predicted[scene, frames]
+        return F.interpolate(own[:, None], depth.shape[1:], mode="bilinear")[:, 0]
+    kind -= PREDICTED_SHARE
+    if 0 <= kind < SCALED_SHARE:
+        return depth * torch.exp(0.05 * torch.randn(len(frames), 1, 1, generator=generator))
+    kind -= SCALED_SHARE
+    if 0 <= kind < NOISY_SHARE:
+        return depth * torch.exp(0.02 * torch.randn(depth.shape, generator=generator))
+    return depth
+
+
+def shifted(views: Cameras, is_shifted: bool, generator: torch.Generator) -> Cameras:
+    if not is_shifted:
+        return views
+    pose = views.world_from_camera.clone()
+    offset = SHIFT_M * torch.randn(len(views), 3, generator=generator)
+    x, y, z = (TURN_RAD * torch.randn(3, len(views), generator=generator)).double()
+    o = torch.zeros_like(x)
+    turn = torch.stack([o, -z, y, z, o, -x, -y, x, o], dim=-1).unflatten(-1, (3, 3))
+    pose[:, :3, :3] = pose[:, :3, :3] @ torch.linalg.matrix_exp(turn)
+    pose[:, :3, 3] += offset
+    return replace(views, world_from_camera=pose)
+
+
+def mirrored(batch: Batch) -> Batch:
+    """Left to right; the mirror is the plane x = 0 of the world, so that poses stay rigid."""
+    flip = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
+    cameras = batch.cameras
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[..., 2] = cameras.width - intrinsics[..., 2]
+    return replace(
+        batch,
+        pictures=batch.pictures.flip(-1),
+        depth=batch.depth.flip(-1),
+        moving=batch.moving.flip(-1),
+        cameras=replace(
+            cameras,
+            intrinsics=intrinsics,
+            world_from_camera=flip @ cameras.world_from_camera @ flip,
+        ),
     )
-    return features, views.moving[scene, frame]
 
 
-def _remember(views: Views, scene: int, frame: int, context: list[int], masked: bool) -> Readout:
-    """What a memory of the context frames shows to the frame."""
-    channels, h, w = views.latents.shape[2:]
-    memory = create_memory("latent", channels, (h, w), "cpu")
-    for other in context:
-        memory.write(
-            views.latents[scene, other][None].float(),
-            views.depth[scene, other][None],
-            views.cameras[scene, other : other + 1],
-            [other],
-            mask=views.moving[scene, other][None] if masked else None,
-            observed=True,
-        )
-    return memory.read(views.cameras[scene, frame : frame + 1], "nearest")
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Windows of any lengths as one batch."""
+    most = max(part.others.shape[1] for part in parts)
+    others, known, first = [], [], 0
+    for part in parts:
+        room = (0, most - part.others.shape[1])
+        others.append(F.pad(part.others + first, room, value=first))
+        known.append(F.pad(part.known, room))
+        first += len(part.depth)
+    return Batch(
+        torch.cat([part.pictures for part in parts]),
+        torch.cat([part.depth for part in parts]),
+        cat_cameras([part.cameras for part in parts]),
+        torch.cat(others),
+        torch.cat(known),
+        torch.cat([part.moving for part in parts]),
+    )
 
 
-def batches(samples: Samples, batch_size: int) -> Callable[[torch.Generator], Batch]:
+def batches(sets: Sequence[Scenes], batch_size: int) -> Callable[[torch.Generator], Batch]:
+    """Windows from each set in turn, so that each has its share, whatever their sizes."""
+
     def make(generator: torch.Generator) -> Batch:
-        picked = torch.randint(len(samples.moving), (batch_size,), generator=generator)
-        return samples.evidence[picked].float(), samples.moving[picked].float()
+        return joined([window(sets[i % len(sets)], generator) for i in range(batch_size)])
 
     return make
 
 
-def motion_loss(
-    head: MotionHead, batch: Batch, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    features, target = batch
-    with torch.autocast(features.device.type, torch.bfloat16):
-        logits = head(features)
+def motion_loss(head: MotionHead, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    with torch.autocast(batch.pictures.device.type, torch.bfloat16):
+        logits = head(batch.pictures, batch.depth, batch.cameras, batch.others, batch.known)
+    target = batch.moving
     weight = 1 + (MOVING_WEIGHT - 1) * target
     pointwise = F.binary_cross_entropy_with_logits(logits, target, weight)
     # Dice over the batch: nearly what is measured, intersection over union.
     probability = logits.sigmoid()
     overlap = (probability * target).sum()
     dice = 1 - (2 * overlap + 1) / (probability.sum() + target.sum() + 1)
-    return pointwise + 0.5 * dice, {"iou": iou(logits, target > 0.5)}
+    return pointwise + 0.5 * dice, {"iou": iou(logits > 0, target > 0.5)}
 
 
 @torch.no_grad()
-def iou(logits: Tensor, moving: Tensor) -> float:
+def iou(said: Tensor, moving: Tensor) -> float:
     """Intersection over union of all cells together."""
-    said = logits > 0
     union = (said | moving).sum()
     return float((said & moving).sum() / union) if union else 1.0
 
 
-@torch.no_grad()
-def validation_iou(head: MotionHead, samples: Samples) -> float:
-    logits = [head(part.float()) for part in samples.evidence.split(32)]
-    return iou(torch.cat(logits), samples.moving)
-
-
 def train_motion(
-    cfg: RunConfig,
-    samples: Samples,
-    folder: Path,
-    head_cfg: MotionConfig | None = None,
+    cfg: RunConfig, sets: Sequence[Scenes], folder: Path, head_cfg: MotionConfig | None = None
 ) -> tuple[MotionHead, Progress]:
+    if not any(bool(one.moving.any()) for one in sets):
+        raise ValueError("nothing moves in these walks: render some with dynamic scenes")
     torch.manual_seed(cfg.seed)
     head = channels_last(MotionHead(head_cfg or MotionConfig()))
     run = Run(cfg, head, folder)
-    progress = run.train(
-        batches(samples, cfg.batch_size), lambda batch, g: motion_loss(head, batch, g)
-    )
+    progress = run.train(batches(sets, cfg.batch_size), lambda batch, _: motion_loss(head, batch))
     return head, progress

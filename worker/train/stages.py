@@ -32,7 +32,7 @@ from worker.train.depth_views import DepthViews, joined, kept, views_of
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
-from worker.train.motion import NUM_SAMPLES, gather_views, make_samples, train_motion
+from worker.train.motion import as_seen, train_motion
 from worker.train.mover import train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
@@ -43,7 +43,14 @@ RECIPE = {
     "depth": RunConfig(
         minutes=74, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
     ),
-    "motion": RunConfig(minutes=4, batch_size=16, learning_rate=3e-3, ema_decay=0.99),
+    "motion": RunConfig(
+        minutes=60,
+        batch_size=4,
+        learning_rate=2e-3,
+        decay_share=0.5,
+        ema_decay=0.995,
+        num_workers=0,
+    ),
     "mover": RunConfig(
         minutes=54, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
     ),
@@ -53,11 +60,11 @@ RECIPE = {
 
 # For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
 GPU_RECIPE = {
-    "codec": RunConfig(minutes=7, batch_size=24, learning_rate=2e-3),
+    "codec": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3),
     "depth": RunConfig(minutes=4, batch_size=64, learning_rate=2e-3, decay_share=0.5),
-    "motion": RunConfig(minutes=1, batch_size=32, learning_rate=3e-3, ema_decay=0.99),
+    "motion": RunConfig(minutes=2, batch_size=16, learning_rate=2e-3, decay_share=0.5),
     "mover": RunConfig(minutes=4, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
-    "denoiser": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3, decay_share=0.0),
+    "denoiser": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=4, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
 
@@ -74,6 +81,7 @@ class Studio:
     weights: Path
     pictures: Pictures | None = None  # natural ones for the codec
     further: Walks | None = None  # a few views of many more scenes, for the depth head
+    lively: Walks | None = None  # of worlds in which things move, for the motion head
     device: str = "cpu"  # that encodes walks and predicts their depth
     num_workers: int = 0  # further processes that make depth views
 
@@ -136,10 +144,10 @@ def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 
 def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    views = gather_views(studio.walks, studio.latents, studio.predicted)
-    num = min(NUM_SAMPLES, views.moving.flatten(0, 1).shape[0] // 2)
-    samples = make_samples(views, num, cfg.seed)
-    return train_motion(cfg, samples, studio.folder / "motion")
+    sets = [as_seen(studio.walks, studio.predicted)]
+    if studio.lively is not None:
+        sets.append(as_seen(studio.lively))
+    return train_motion(cfg, sets, studio.folder / "motion")
 
 
 def mover_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -190,7 +198,7 @@ def described(device: str) -> str:
 
 def card(studio: Studio, stage: str, cfg: RunConfig) -> dict[str, Any]:
     """How these weights are made, but for how long it took."""
-    more = studio.further if stage == "depth" else None
+    more = {"depth": studio.further, "motion": studio.lively}.get(stage)
     further = {"further": dataclasses.asdict(more.cfg)} if more else {}
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -8,7 +8,7 @@ from boxes import orbit
 from worker.backbones import create_backbone
 from worker.backbones.base import Condition
 from worker.backbones.mini import MiniConfig, create
-from worker.dynamics_head import NUM_SCALARS, MotionConfig, MotionHead
+from worker.dynamics_head import MotionConfig, MotionHead
 from worker.engine import Engine, EngineConfig
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras
@@ -176,14 +176,19 @@ def test_shipped_weights_guess_depth_far_better_than_a_constant(room):
 
 
 def test_the_motion_head_is_used_where_there_is_one(weights):
-    evidence = torch.randn(2, 3 * tiny.CHANNELS + NUM_SCALARS, *GRID)
+    h, w = GRID
+    views = orbit(2, 8 * h, 8 * w)
+    inputs = tiny.pictures(2, 4 * h, 4 * w), torch.full((2, 2 * h, 2 * w), 2.0), views
     without = create("cpu", weights)
-    assert not without.motion(evidence).any()
-    head = tiny.randomise(MotionHead(MotionConfig(tiny.CHANNELS, (8, 16), 1)))
+    assert not without.sees_motion
+    with pytest.raises(RuntimeError, match="no motion head"):
+        without.motion(*inputs)
+    head = tiny.randomise(MotionHead(MotionConfig(4, 8, (8, 16, 16), 1)))
     save_module(head, weights / "motion.safetensors", {"stage": "motion"})
     backbone = create("cpu", weights)
     with torch.inference_mode():
-        probability = backbone.motion(evidence)
-    assert probability.shape == (2, *GRID) and 0 < probability.min() < probability.max() < 1
+        probability = backbone.motion(*inputs)
+    assert backbone.sees_motion and probability.shape == (2, *GRID)
+    assert 0 < probability.min() < probability.max() < 1
     part = checksum(weights / "motion.safetensors")[:8]
     assert backbone.weights == without.weights + part

@@ -8,6 +8,7 @@ import pytest
 import torch
 from boxes import camera, room_depth, surface
 from torch import Tensor
+from torch.nn import functional as F
 
 from worker.depth.stereo import (
     JUMP_COST,
@@ -18,6 +19,7 @@ from worker.depth.stereo import (
     witnesses,
 )
 from worker.geometry import Cameras, cat_cameras, pool_depth
+from worker.world import SHRINK
 
 GRID = (16, 24)
 BOX = [((0.3, 0.2, 1.6), (0.4, 0.4, 0.2))]
@@ -33,14 +35,15 @@ def turning(*angles_rad: float) -> Cameras:
 
 
 def painted(cameras: Cameras, contrast: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(n, 3, H, W) pictures of a room whose paint is a function of the place, and (n, h, w) depth
-    of the cells.
+    """(n, 3, H / SHRINK, W / SHRINK) pictures of a room whose paint is a function of the place, and
+    (n, h, w) depth of the cells.
     """
     depth = room_depth(cameras, BOX)
     place = surface(cameras, depth)
     waves = torch.tensor([[17.0, 5, 9], [6, 19, 4], [9, 7, 21]], dtype=torch.float64)
     paint = (place @ waves).sin() * 0.4 + (place @ waves.flip(0) * 0.37).cos() * 0.3
-    return (contrast * paint).movedim(-1, 1).float(), pool_depth(depth, GRID)
+    pictures = F.avg_pool2d((contrast * paint).movedim(-1, 1).float(), SHRINK)
+    return pictures, pool_depth(depth, GRID)
 
 
 def apart(found: Tensor, truth: Tensor) -> Tensor:

@@ -158,6 +158,23 @@ def test_what_a_frame_added_can_be_forgotten(memory, name):
             assert torch.equal(value, again.state()[key]), key
 
 
+def test_single_cells_of_a_frame_can_be_forgotten(memory, name):
+    views = orbit(3)
+    for i in range(3):
+        write(memory, views[i : i + 1], first=i, observed=True)
+    before = memory.state()
+    cells = torch.zeros(2, *GRID, dtype=torch.bool)
+    cells[1, : GRID[0] // 2] = True  # the upper half of frame 2
+    gone = memory.forget([1, 2], cells).removed
+    if name == "null":
+        assert not len(gone)
+        return
+    h, w = (BlockCodec.stride * side for side in GRID) if name == "rgb" else GRID
+    is_upper = before["ids"] % (h * w) // w < h // 2
+    assert len(gone)
+    assert torch.equal(gone, before["ids"][(before["source"] == 2) & is_upper])
+
+
 def test_stats_start_at_zero_and_count_what_was_written(memory):
     assert set(vars(memory.stats()).values()) == {0}
     delta = write(memory, orbit(2), observed=True)

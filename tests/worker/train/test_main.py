@@ -8,7 +8,7 @@ import pytest
 
 from worker.backbones.mini import create
 from worker.scenes.scene import HELD_OUT_SEED
-from worker.train.__main__ import CHOICES, USUAL, main, parse
+from worker.train.__main__ import CHOICES, main, parse
 from worker.train.stages import GPU_RECIPE, RECIPE, STAGES
 from worker.weights import SHIPPED, checksum, read_card
 
@@ -23,11 +23,11 @@ def arguments(monkeypatch: pytest.MonkeyPatch):
     return give
 
 
-def test_the_default_trains_everything_that_is_used_by_the_recipe(arguments):
+def test_the_default_is_every_stage_of_the_recipe(arguments):
     arguments()
     args = parse()
     assert CHOICES == ("data", *STAGES) == ("data", *RECIPE)
-    assert set(CHOICES) - set(args.stages) == {"motion"}
+    assert tuple(args.stages) == CHOICES
     assert args.minutes == {name: cfg.minutes for name, cfg in RECIPE.items()}
     assert args.weights == SHIPPED and args.scenes < HELD_OUT_SEED
 
@@ -75,6 +75,8 @@ def run(folder: Path, *stages: str) -> None:
         1,
         "--further",
         1,
+        "--lively",
+        2,
     ]
     words += ["--height", 64, "--width", 96]
     with pytest.MonkeyPatch.context() as patch:
@@ -94,19 +96,19 @@ def test_the_cards_say_how_the_weights_were_made(trained):
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
         assert card["recipe"]["minutes"] == 0.01
         assert card["data"]["num_scenes"] == 1 and card["data"]["first_seed"] == 1
-        assert ("further" in card["data"]) == (name == "depth")
+        assert ("further" in card["data"]) == (name in ("depth", "motion"))
         assert {"commit", "minutes", "device", "torch", "date"} <= card.keys()
 
 
 def test_every_stage_keeps_a_checkpoint_and_the_set_is_rendered(trained):
     assert all((trained / name / "checkpoint.pt").exists() for name in RECIPE)
-    for name in ("walks", "further"):
-        assert json.loads((trained / name / "progress.json").read_text()) == {"scenes": 1}
+    for name, count in (("walks", 1), ("further", 1), ("lively", 2)):
+        assert json.loads((trained / name / "progress.json").read_text()) == {"scenes": count}
 
 
 def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_25_minutes():
     assert GPU_RECIPE.keys() == RECIPE.keys()
-    assert sum(GPU_RECIPE[stage].minutes for stage in USUAL if stage != "data") == 25
+    assert sum(cfg.minutes for cfg in GPU_RECIPE.values()) == 25
 
 
 def test_a_finished_stage_run_again_gives_the_same_weights(trained):
