@@ -119,7 +119,7 @@ class Engine:
             guess=sight.guess,
             measured=sight.measured,
         )
-        world.apply(increment)
+        world.apply(increment, sight)
         return increment
 
     def _sight(

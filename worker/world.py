@@ -135,9 +135,11 @@ class World:
         recent: int = 0 if self.latents is None else self.latents.nbytes
         return recent + sum(sight.num_bytes for sight in self.sights)
 
-    def apply(self, increment: Increment) -> None:
-        """Advance by an increment whose delta the memory already holds."""
-        self._keep(increment)
+    def apply(self, increment: Increment, sight: Sight | None = None) -> None:
+        """Advance by an increment whose delta the memory already holds; `sight` is what is kept of
+        an observation, if it was made before.
+        """
+        self._keep(sight or self._sight(increment))
         self.next_source += len(increment.latents)
         self.next_frame += len(increment.frame_indices)
         latents, cameras = increment.latents, increment.cameras
@@ -148,14 +150,16 @@ class World:
         latest = torch.arange(len(latents) - self.num_recent, len(latents)).clamp(min=0)
         self.latents, self.cameras = latents[latest], cameras[latest]
 
-    def _keep(self, increment: Increment) -> None:
+    def _sight(self, increment: Increment) -> Sight:
+        seen = (increment.guess, increment.measured, increment.latents, increment.cameras)
+        return Sight(*seen, self.next_source)
+
+    def _keep(self, sight: Sight) -> None:
         """An observation for later ones, if it shows enough that is new."""
-        guess, measured = increment.guess, increment.measured
-        if guess is None and measured is None:
+        if sight.guess is None and sight.measured is None:
             return
-        sight = Sight(guess, measured, increment.latents, increment.cameras, self.next_source)
         if self.sights and not sight.is_apart_from(self.sights[-1]):
             is_recent = sight.source - self.sights[-1].source < PATIENCE
-            if measured is None or is_recent:
+            if sight.measured is None or is_recent:
                 return
         self.sights = [*self.sights, sight][-WINDOW:]
