@@ -57,10 +57,11 @@ class NoopBackbone:
 
     def denoise(self, condition: Condition, noise: Tensor) -> Tensor:
         time.sleep(self.step_s)
-        covered = condition.coverage[:, :, None]
+        front = condition.front
+        covered = front.coverage[:, :, None]
         height_m = condition.cameras.world_from_camera[..., 2, 3].float()[..., None, None, None]
         before = condition.recent.mean(dim=1, keepdim=True)
-        return covered * condition.tokens + (1 - covered) * (
+        return covered * front.tokens + (1 - covered) * (
             0.3 * noise + 0.5 * before + height_m.sin() / 10
         )
 

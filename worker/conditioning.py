@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,21 +34,22 @@ def condition_on(
             raise NotObservedError("this World has no frame yet: observe an image first")
         recent.append(world.latents.float())
         recent_cameras.append(world.cameras)
-    seen = stacked(readouts)
+    front, finer = stacked(readouts)
     return Condition(
-        **seen,
+        front,
         cameras=stack_cameras(cameras).resized(*grid),
-        recent=torch.stack(recent).to(seen["tokens"].device),
+        recent=torch.stack(recent).to(front.tokens.device),
         recent_cameras=stack_cameras(recent_cameras).resized(*grid),
+        finer=finer,
     )
 
 
-def stacked(readouts: Sequence[Readout]) -> dict[str, Any]:
-    """What a Condition takes from readouts (t, ...) of b Worlds, by its name: (b, t, ...)."""
+def stacked(readouts: Sequence[Readout]) -> tuple[Placed, Placed | None]:
+    """Readouts (t, ...) of b Worlds as (b, t, ...): the front surface, and what a finer look shows
+    if all have it.
+    """
     finer = [readout.finer for readout in readouts if readout.finer is not None]
-    columns = _placed(readouts)
-    named = {name: getattr(columns, name) for name in NAMES}
-    return {**named, "finer": _placed(finer) if len(finer) == len(readouts) else None}
+    return _placed(readouts), _placed(finer) if len(finer) == len(readouts) else None
 
 
 def _placed(layers: Sequence[Readout]) -> Placed:

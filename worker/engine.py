@@ -160,7 +160,7 @@ class Engine:
             readouts = read_many(memories, cameras, self.backbone.look)
         with clock("denoise"):
             condition = condition_on(worlds, cameras, readouts, self.grid)
-            noise = torch.stack([chunk_noise(world, condition.tokens[0]) for world in worlds])
+            noise = torch.stack([chunk_noise(world, condition.front.tokens[0]) for world in worlds])
             latents = self.backbone.denoise(condition, noise).bfloat16()
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents.flatten(0, 1).float()))

@@ -26,8 +26,8 @@ def readouts(num: int, views: int, look: ReadMode = "nearest"):
 def test_worlds_become_one_batch():
     views = [orbit(4, 64, 96)[:3], orbit(3, 64, 96)]
     condition = condition_on([world(1), world(2)], views, readouts(2, 3), GRID)
-    assert condition.tokens.shape == (2, 3, tiny.CHANNELS, *GRID)
-    assert condition.coverage.shape == condition.depth.shape == (2, 3, *GRID)
+    assert condition.front.tokens.shape == (2, 3, tiny.CHANNELS, *GRID)
+    assert condition.front.coverage.shape == condition.front.depth.shape == (2, 3, *GRID)
     assert condition.recent.shape == (2, 2, tiny.CHANNELS, *GRID)
     assert condition.recent.dtype == torch.float32
     assert condition.recent.mean((1, 2, 3, 4)).tolist() == [1.0, 2.0]

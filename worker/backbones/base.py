@@ -21,19 +21,11 @@ from worker.placed import Placed
 class Condition:
     """Everything a chunk is generated from, batched over sessions."""
 
-    tokens: Tensor  # (b, t, c, h, w) the memory's `nearest` readout; zeros where nothing is covered
-    coverage: Tensor  # (b, t, h, w) in [0, 1]
-    depth: Tensor  # (b, t, h, w) z-depth of the readout in metres; 0 where nothing is covered
-    offset: Tensor  # (b, t, 2, h, w) cells in u, v from each cell's centre to where its token lies
-    span: Tensor  # (b, t, 2, h, w) cells in u, v that the token's patch spans; 0 if uncovered
+    front: Placed  # (b, t, ...) the memory's `nearest` readout
     cameras: Cameras  # (b, t) at grid size
     recent: Tensor  # (b, p, c, h, w) the latents that precede the chunk, oldest first
     recent_cameras: Cameras  # (b, p) at grid size
     finer: Placed | None = None  # (b, t, ...) at twice the grid's size, if it is asked for
-
-    @property
-    def front(self) -> Placed:
-        return Placed(self.tokens, self.coverage, self.depth, self.offset, self.span)
 
 
 class Backbone(Protocol):

@@ -108,7 +108,7 @@ class Denoiser(nn.Module):
             for level_ in (mid, fine)
         )
         out: Tensor = self.head(fine + self.up_fine(mid))[..., :h, :w]
-        base = condition.tokens
+        base = condition.front.tokens
         repair: Tensor = out.unflatten(0, (b, num_targets)).to(base.dtype)
         return base + repair
 
@@ -130,9 +130,10 @@ class Denoiser(nn.Module):
         cameras = joined(condition.recent_cameras, condition.cameras)
         rays = pluecker(cameras, condition.cameras[:, 0]).to(noisy.device)
         plane = recent.new_zeros(*recent.shape[:2], *recent.shape[3:])
-        depth = torch.where(condition.depth > 0, condition.depth, 1.0).log()
+        front = condition.front
+        depth = torch.where(front.depth > 0, front.depth, 1.0).log()
         latest = recent[:, -1:].expand_as(noisy)
-        targets = [noisy, condition.tokens, latest, level, condition.coverage, depth]
+        targets = [noisy, front.tokens, latest, level, front.coverage, depth]
         preceding = [recent, recent, recent, plane, plane + 1, plane]
         kinds = [torch.ones_like(level), plane]
         rows = []

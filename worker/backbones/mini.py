@@ -65,7 +65,8 @@ class MiniBackbone:
                 clean: Tensor = self.denoiser(x, level, condition)
             return clean.float()
 
-        return sample(predict, condition.tokens, condition.coverage, noise, self.cfg.num_steps)
+        front = condition.front
+        return sample(predict, front.tokens, front.coverage, noise, self.cfg.num_steps)
 
     def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
         rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
@@ -89,7 +90,8 @@ class MiniBackbone:
 
 def moved(codec: Codec, condition: Condition) -> Condition:
     """The condition with its tokens re-drawn where the cells are, and their placement used up."""
-    return replace(condition, tokens=redrawn(codec, condition.front, condition.finer))
+    tokens = redrawn(codec, condition.front, condition.finer)
+    return replace(condition, front=replace(condition.front, tokens=tokens))
 
 
 def redrawn(codec: Codec, front: Placed, finer: Placed | None) -> Tensor:

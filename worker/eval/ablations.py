@@ -36,8 +36,9 @@ class Uninformed:
         return getattr(self._backbone, name)
 
     def denoise(self, condition: Condition, noise: Tensor) -> Tensor:
-        everywhere = torch.ones_like(condition.coverage)
-        return self._backbone.denoise(replace(condition, coverage=everywhere), noise)
+        front = condition.front
+        told = replace(front, coverage=torch.ones_like(front.coverage))
+        return self._backbone.denoise(replace(condition, front=told), noise)
 
 
 def score_ablations(

@@ -29,7 +29,6 @@ from worker.eval.metrics import psnr
 from worker.geometry import Cameras, lift
 from worker.memory.base import ReadMode, Readout, joined
 from worker.pixels import from_uint8, to_uint8
-from worker.placed import Placed
 from worker.scenes.paths import LoopKind, sample_cameras
 from worker.scenes.render import render
 from worker.scenes.scene import sample_scenes
@@ -154,9 +153,7 @@ def bare_readout(engine: Engine, world: World, loop: Loop, frames: list[int], me
         read_s, tokens = time.perf_counter() - started, readout.tokens
         if method == "moved":
             assert isinstance(backbone, MiniBackbone)
-            shown = stacked([readout])
-            finer = shown.pop("finer")
-            (tokens,) = redrawn(backbone.codec, Placed(**shown), finer)
+            (tokens,) = redrawn(backbone.codec, *stacked([readout]))
         images = backbone.decode(tokens).clamp(-1, 1)
     s_per_frame, read_s = (time.perf_counter() - started) / len(frames), read_s / len(frames)
     num_bytes = world.memory.stats().num_bytes

@@ -142,7 +142,7 @@ def batch_of(
 ) -> Batch:
     readouts = [show(walks, *one, codec.look) for one in zip(parts, memories, strict=True)]
     condition = conditioned(walks, parts, readouts)
-    known = condition.coverage > 0
+    known = condition.front.coverage > 0
     with torch.autocast("cpu", torch.bfloat16):
         condition = moved(codec, condition)
     return Batch(condition, *truth(walks, parts), known)
@@ -154,11 +154,13 @@ def conditioned(
     """What the denoiser is told; the tokens are not yet moved."""
     scene = torch.tensor([part.scene for part in parts])[:, None]
     recent = torch.tensor([part.recent for part in parts])[:, None]
+    front, finer = stacked(readouts)
     return Condition(
-        **stacked(readouts),
+        front,
         cameras=stack_cameras([walks.cameras[p.scene, p.targets] for p in parts]),
         recent=walks.latents[scene, recent].float(),
         recent_cameras=walks.cameras[scene, recent],
+        finer=finer,
     )
 
 
@@ -180,8 +182,9 @@ def denoised(
     point = torch.randint(NUM_STEPS, (len(target),), generator=generator)
     point[torch.rand(len(target), generator=generator) < first_share] = 0
     t = torch.tensor(times(NUM_STEPS))[point].to(target.device)
-    noisy = interpolate(condition.tokens, condition.coverage, noise, target, t)
-    level = noise_level(condition.coverage, t[:, None, None, None])
+    coverage = condition.front.coverage
+    noisy = interpolate(condition.front.tokens, coverage, noise, target, t)
+    level = noise_level(coverage, t[:, None, None, None])
     with torch.autocast(target.device.type, torch.bfloat16):
         clean: Tensor = denoiser(noisy, level, condition)
     return clean.float()
@@ -195,7 +198,7 @@ def denoiser_loss(
     """
     condition, target, still = batch.condition, batch.target, batch.still
     clean = denoised(denoiser, batch, generator)
-    travels = (condition.coverage == 0) & still
+    travels = (condition.front.coverage == 0) & still
     error = (clean - target).square().mean(2)
     latent = (error * travels).sum() / travels.sum().clamp(min=1)
     frame = int(torch.randint(target.shape[1], (), generator=generator))

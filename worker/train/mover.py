@@ -122,9 +122,9 @@ def batches(
 ) -> Callable[[torch.Generator], Batch]:
     def make(generator: torch.Generator) -> Batch:
         parts = [plan(walks, generator) for _ in range(batch_size)]
-        seen = stacked([shown(latents, predicted, part, generator) for part in parts])
-        finer = seen.pop("finer").flatten()
-        front = Placed(**seen).flatten()
+        front, finer = stacked([shown(latents, predicted, part, generator) for part in parts])
+        assert finer is not None
+        front, finer = front.flatten(), finer.flatten()
         scenes = torch.tensor([part.scene for part in parts])
         frames = torch.tensor([part.targets for part in parts])
         still = ~walks.motion_masks(scenes, frames).flatten(0, 1)

@@ -58,11 +58,11 @@ def polish_loss(
 
     with torch.no_grad():  # what moves is nobody's fault
         real = torch.where(pixels(still)[:, None], decode(codec, target[:, frames]), fake)
-    travels = condition.coverage == 0
+    travels = condition.front.coverage == 0
     weight = batch.known + cfg.invented_weight * travels
     invented = pixels(~batch.known & still)
     pull, figures = pulled(fake.detach(), real, pixels(weight), invented, critic, cfg)
-    aim = torch.where(travels[:, :, None], target, condition.tokens)
+    aim = torch.where(travels[:, :, None], target, condition.front.tokens)
     judged = (travels | ~batch.known) & still
     error = ((clean - aim).square().mean(2) * judged).sum() / judged.sum().clamp(min=1)
     loss = (fake * pull).sum() + cfg.latent_weight * error

@@ -110,7 +110,7 @@ class Player:
         for parts in lead:
             readouts = self._shown(walks, parts, memories)
             condition = self._condition(walks, parts, readouts, latest)
-            noise = torch.randn(condition.tokens.shape, generator=generator)
+            noise = torch.randn(condition.front.tokens.shape, generator=generator)
             latents = self.backbone.denoise(condition, noise.to(self.device))
             for one in zip(parts, memories, readouts, latents, strict=True):
                 self._remember(walks, *one)

@@ -10,6 +10,7 @@ from boxes import orbit, recentred
 from worker.backbones.base import Condition
 from worker.backbones.denoiser import Denoiser, DenoiserConfig, joined
 from worker.geometry import Cameras
+from worker.placed import Placed
 
 SESSIONS, TARGETS, RECENT = 3, 2, 2
 
@@ -19,13 +20,16 @@ def condition(grid: tuple[int, int] = (8, 12), seed: int = 0) -> Condition:
     frames = (SESSIONS, TARGETS)
     cameras = orbit(SESSIONS * (TARGETS + RECENT), *grid).reshape(SESSIONS, -1)
     coverage = torch.randint(3, (*frames, *grid), generator=generator) / 2
-    return Condition(
-        tokens=torch.randn(*frames, tiny.CHANNELS, *grid, generator=generator)
-        * (coverage[:, :, None] > 0),
-        coverage=coverage,
+    tokens = torch.randn(*frames, tiny.CHANNELS, *grid, generator=generator)
+    front = Placed(
+        tokens * (coverage[:, :, None] > 0),
+        coverage,
         depth=(1 + torch.rand(*frames, *grid, generator=generator)) * (coverage > 0),
         offset=torch.zeros(*frames, 2, *grid),
         span=(coverage > 0).float()[:, :, None].expand(-1, -1, 2, -1, -1),
+    )
+    return Condition(
+        front,
         cameras=cameras[:, RECENT:],
         recent=torch.randn(SESSIONS, RECENT, tiny.CHANNELS, *grid, generator=generator),
         recent_cameras=cameras[:, :RECENT],
@@ -33,13 +37,14 @@ def condition(grid: tuple[int, int] = (8, 12), seed: int = 0) -> Condition:
 
 
 def inputs(given: Condition) -> tuple[torch.Tensor, torch.Tensor, Condition]:
-    noisy = torch.randn(given.tokens.shape, generator=torch.Generator().manual_seed(1))
-    return noisy, torch.full_like(given.coverage, 0.5), given
+    noisy = torch.randn(given.front.tokens.shape, generator=torch.Generator().manual_seed(1))
+    return noisy, torch.full_like(given.front.coverage, 0.5), given
 
 
 def pick(given: Condition, order: list[int]) -> Condition:
-    known = {name: value for name, value in vars(given).items() if value is not None}
-    return Condition(**{name: value[order] for name, value in known.items()})
+    front = {name: value[order] for name, value in vars(given.front).items() if value is not None}
+    others = (given.cameras, given.recent, given.recent_cameras)
+    return Condition(Placed(**front), *(value[order] for value in others))
 
 
 @pytest.fixture
@@ -50,8 +55,8 @@ def denoiser():
 def test_with_a_silent_head_the_readout_comes_out_where_it_is_covered(denoiser):
     torch.nn.init.zeros_(denoiser.head[-1].weight)
     torch.nn.init.zeros_(denoiser.head[-1].bias)
-    given = replace(condition(), tokens=torch.randn(condition().tokens.shape))
-    assert torch.equal(denoiser(*inputs(given)), given.tokens)
+    given = changed(condition(), "tokens", torch.randn(condition().front.tokens.shape))
+    assert torch.equal(denoiser(*inputs(given)), given.front.tokens)
 
 
 @pytest.mark.parametrize("grid", [(8, 12), (2, 2), (6, 10), (10, 6)])
@@ -73,11 +78,22 @@ def test_sessions_are_interchangeable_and_apart(denoiser):
     assert not torch.allclose(out[0], out[1])
 
 
-@pytest.mark.parametrize("name", ["tokens", "coverage", "depth", "recent"])
-def test_every_part_of_the_condition_matters(denoiser, name):
+def changed(given: Condition, name: str, value: torch.Tensor) -> Condition:
+    return replace(given, front=replace(given.front, **{name: value}))
+
+
+@pytest.mark.parametrize("name", ["tokens", "coverage", "depth"])
+def test_all_that_is_remembered_matters(denoiser, name):
     given = condition()
     noisy, level, _ = inputs(given)
-    other = replace(given, **{name: getattr(condition(seed=5), name)})
+    other = changed(given, name, getattr(condition(seed=5).front, name))
+    assert (denoiser(noisy, level, other) - denoiser(noisy, level, given)).abs().max() > 1e-3
+
+
+def test_what_came_before_matters(denoiser):
+    given = condition()
+    noisy, level, _ = inputs(given)
+    other = replace(given, recent=condition(seed=5).recent)
     assert (denoiser(noisy, level, other) - denoiser(noisy, level, given)).abs().max() > 1e-3
 
 
@@ -124,7 +140,7 @@ def test_a_new_network_shows_the_readout_almost_unchanged():
     fresh = Denoiser(DenoiserConfig(tiny.CHANNELS, (16, 16, 16), head_channels=8))
     given = condition()
     with torch.no_grad():
-        change = fresh(*inputs(given)) - given.tokens * given.coverage[:, :, None]
+        change = fresh(*inputs(given)) - given.front.tokens * given.front.coverage[:, :, None]
     assert 0 < float(change.std()) < 0.5
 
 

@@ -12,6 +12,7 @@ from worker.dynamics_head import MotionConfig, MotionHead
 from worker.engine import Engine, EngineConfig
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras
+from worker.placed import Placed
 from worker.scenes.paths import sample_cameras
 from worker.scenes.render import render
 from worker.scenes.scene import HELD_OUT_SEED, sample_scenes
@@ -24,12 +25,10 @@ NAMES = ("codec", "denoiser", "depth")
 def condition(frames: int = 2) -> Condition:
     shape = (1, frames, *GRID)
     views = orbit(frames + 1, *GRID).reshape(1, -1)
+    nothing, pairs = torch.zeros(shape), torch.zeros(1, frames, 2, *GRID)
+    tokens = torch.zeros(1, frames, tiny.CHANNELS, *GRID)
     return Condition(
-        tokens=torch.zeros(1, frames, tiny.CHANNELS, *GRID),
-        coverage=torch.zeros(shape),
-        depth=torch.zeros(shape),
-        offset=torch.zeros(1, frames, 2, *GRID),
-        span=torch.zeros(1, frames, 2, *GRID),
+        Placed(tokens, nothing, nothing, pairs, pairs),
         cameras=views[:, 1:],
         recent=torch.ones(1, 1, tiny.CHANNELS, *GRID),
         recent_cameras=views[:, :1],

@@ -58,8 +58,8 @@ def test_the_uninformed_denoiser_is_told_that_all_is_covered(engine, loop):
     condition = condition_on([world], [views], [blank], engine.grid)
     Uninformed(listening).denoise(condition, torch.zeros(()))
     (told,) = listening.told
-    assert (told.coverage == 1).all() and not condition.coverage.any()
-    assert told.tokens is condition.tokens and told.recent is condition.recent
+    assert (told.front.coverage == 1).all() and not condition.front.coverage.any()
+    assert told.front.tokens is condition.front.tokens and told.recent is condition.recent
 
 
 def test_without_fusion_the_memory_is_the_unfused_one(engine, loop):

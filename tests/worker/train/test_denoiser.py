@@ -127,8 +127,8 @@ def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(latent_walks):
         condition, target = batch.condition, batch.target
         b, t = target.shape[:2]
         shapes.add((b, t))
-        assert condition.tokens.shape == target.shape == (b, t, tiny.CHANNELS, 6, 8)
-        assert condition.coverage.shape == condition.depth.shape == (b, t, 6, 8)
+        assert condition.front.tokens.shape == target.shape == (b, t, tiny.CHANNELS, 6, 8)
+        assert condition.front.coverage.shape == condition.front.depth.shape == (b, t, 6, 8)
         assert condition.recent.shape == (b, 1, tiny.CHANNELS, 6, 8)
         assert condition.cameras.shape == (b, t) and condition.recent_cameras.shape == (b, 1)
         assert (condition.cameras.height, condition.cameras.width) == (6, 8)
@@ -185,14 +185,14 @@ def test_the_network_is_shown_the_readout_and_less_noise_later(latent_walks):
     batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
     condition, target = batch.condition, batch.target
     network, seen = Saying(target), set()
-    covered = condition.coverage[:, :, None].expand(target.shape) > 0
+    covered = condition.front.coverage[:, :, None].expand(target.shape) > 0
     assert covered.any()
     for seed in range(20):
         denoiser_loss(network, CODEC, batch, generator(seed))
         noisy, level = network.seen[-1]
-        assert torch.equal(noisy[covered], condition.tokens[covered])
-        assert not level[condition.coverage > 0].any()
-        for one, cells in zip(level, condition.coverage, strict=True):
+        assert torch.equal(noisy[covered], condition.front.tokens[covered])
+        assert not level[condition.front.coverage > 0].any()
+        for one, cells in zip(level, condition.front.coverage, strict=True):
             seen |= set(one[cells == 0].unique().tolist())
     levels = [1 - t for t in times(NUM_STEPS)]  # where the sampler evaluates it
     assert sorted(seen, reverse=True) == pytest.approx(levels)
@@ -226,4 +226,4 @@ def test_a_share_of_the_samples_is_all_noise(latent_walks):
     for seed in range(8):
         denoised(network, batch, generator(seed), first_share=1.0)
         level = network.seen[-1][1]
-        assert (level[batch.condition.coverage == 0] == 1).all()
+        assert (level[batch.condition.front.coverage == 0] == 1).all()

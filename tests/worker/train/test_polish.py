@@ -56,8 +56,9 @@ def test_what_the_model_made_before_is_not_pulled_to_the_truth(latent_walks: Lat
     codec, _, _ = tiny.modules()
     codec.requires_grad_(False)
     batch = batches(codec, latent_walks, latent_walks.depth, 2)(torch.Generator().manual_seed(1))
-    everywhere = torch.ones_like(batch.condition.coverage)
-    condition = replace(batch.condition, coverage=everywhere)
+    everywhere = torch.ones_like(batch.condition.front.coverage)
+    front = replace(batch.condition.front, coverage=everywhere)
+    condition = replace(batch.condition, front=front)
     own = replace(batch, condition=condition, known=everywhere < 0, still=everywhere > 0)
     repeating = Repeating()
     cfg = PolishConfig(likeness=0.0, realism=0.0)
@@ -76,7 +77,7 @@ class Repeating(torch.nn.Module):
         self.change = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, noisy: torch.Tensor, level: torch.Tensor, condition: Condition):
-        return condition.tokens + self.change
+        return condition.front.tokens + self.change
 
 
 def test_polishing_brings_decoded_pictures_nearer_to_the_truth(latent_walks, tmp_path):

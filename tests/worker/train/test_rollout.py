@@ -43,10 +43,10 @@ def test_what_was_made_is_remembered_and_is_not_what_was_seen(latent_walks):
     own = []
     for seed in range(4):
         batch, known = played(latent_walks, seed)
-        covered = batch.condition.coverage > 0
+        covered = batch.condition.front.coverage > 0
         assert torch.equal(batch.known, known)
         assert float((known & ~covered).float().mean()) < 0.02  # nothing that was seen is lost
-        assert batch.target.shape == batch.condition.tokens.shape
+        assert batch.target.shape == batch.condition.front.tokens.shape
         own.append(bool((covered & ~known).any()))
     assert any(own)  # a memory of much leaves nothing to be made
 
@@ -61,5 +61,5 @@ def test_it_goes_on_from_its_own_last_frame(latent_walks):
 
 def test_it_is_a_function_of_its_seeds(latent_walks):
     one, again = (played(latent_walks, 1)[0] for _ in range(2))
-    assert torch.equal(one.condition.tokens, again.condition.tokens)
+    assert torch.equal(one.condition.front.tokens, again.condition.front.tokens)
     assert torch.equal(one.condition.recent, again.condition.recent)
