@@ -23,6 +23,7 @@ from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
+from worker.train.mirror import other_side
 from worker.world import WINDOW
 
 MOVING_SHARE = 0.25  # of a cell's pixels
@@ -146,21 +147,13 @@ def shifted(views: Cameras, is_shifted: bool, generator: torch.Generator) -> Cam
 
 
 def mirrored(batch: Batch) -> Batch:
-    """Left to right; the mirror is the plane x = 0 of the world, so that poses stay rigid."""
-    flip = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
-    cameras = batch.cameras
-    intrinsics = cameras.intrinsics.clone()
-    intrinsics[..., 2] = cameras.width - intrinsics[..., 2]
+    """Left to right."""
     return replace(
         batch,
         pictures=batch.pictures.flip(-1),
         depth=batch.depth.flip(-1),
         moving=batch.moving.flip(-1),
-        cameras=replace(
-            cameras,
-            intrinsics=intrinsics,
-            world_from_camera=flip @ cameras.world_from_camera @ flip,
-        ),
+        cameras=other_side(batch.cameras),
     )
 
 
