@@ -21,15 +21,15 @@ from worker.codec import STRIDE
 from worker.dynamics_head import MotionConfig, MotionHead
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
+from worker.placed import FINER
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.mirror import other_side
-from worker.world import WINDOW
+from worker.world import SHRINK, WINDOW
 
 MOVING_SHARE = 0.25  # of a cell's pixels
 STILL_SHARE = 0.3  # walks without movers per walk with one
 MAX_GAP = 3  # frames of a walk between two views
-SHRINK, CLOSER = 2, 4  # pixels of pictures and of depth maps, per side
 SHORT_SHARE = 0.25  # of windows with fewer views than there may be
 PREDICTED_SHARE, SCALED_SHARE, NOISY_SHARE = 0.1, 0.15, 0.15  # of windows, by their depth
 SHIFTED_SHARE = 0.2  # of windows whose poses are off by up to about
@@ -69,7 +69,7 @@ def as_seen(walks: Walks, predicted: Tensor | None = None) -> Scenes:
         images = walks.images(scene, frames)[0]
         small = F.avg_pool2d(images, SHRINK)
         pictures.append(((small + 1) * 127.5).round().byte())
-        closer = (cfg.height // CLOSER, cfg.width // CLOSER)
+        closer = (FINER * grid[0], FINER * grid[1])
         depths.append(pool_depth(walks.depths(scene, frames)[0], closer).half())
         masks = walks.motion_masks(scene, frames)[0].float()
         share = F.interpolate(masks[:, None], size=grid, mode="area")[:, 0]
