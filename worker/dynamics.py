@@ -21,22 +21,28 @@ from torch.nn import functional as F
 from worker.backbones.base import Backbone
 from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory, empty_delta
+from worker.placed import FINER
+from worker.revision import Found
 from worker.world import Sight
 
 SURE = 0.5  # probability from which on a cell is kept out
 
 
-def moving_cells(backbone: Backbone, sights: Sequence[Sight]) -> Tensor:
-    """(n, h, w) bool: what moves in any of these views, n >= 1."""
+def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | None = None) -> Tensor:
+    """(n, h, w) bool: what moves in any of these views, n >= 1, given the depth that was found for
+    those of guessed depth.
+    """
     h, w = sights[0].latents.shape[-2:]
     if not backbone.sees_motion or len(sights) < 2:
         return torch.zeros(len(sights), h, w, dtype=torch.bool, device=sights[0].latents.device)
-    probability = backbone.motion(
-        torch.cat([sight.picture(backbone) for sight in sights]),
-        torch.cat([sight.closer for sight in sights]),
-        cat_cameras([sight.camera for sight in sights]),
-    )
-    return probability >= SURE
+    depth = torch.cat([sight.closer for sight in sights])
+    if found is not None:
+        better = F.interpolate(found.depth[:, None], scale_factor=FINER)[:, 0]
+        which = [i for i, sight in enumerate(sights) if sight.guess is not None]
+        depth[which] = torch.where(better > 0, better, depth[which])
+    pictures = torch.cat([sight.picture(backbone) for sight in sights])
+    cameras = cat_cameras([sight.camera for sight in sights])
+    return backbone.motion(pictures, depth, cameras) >= SURE
 
 
 def kept_out(moving: Tensor, given: Tensor | None) -> Tensor:

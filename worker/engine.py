@@ -83,17 +83,18 @@ class Engine:
         with clock("depth"):
             sight = self._sight(world, latents, camera, depth, mask, readout, centre_m)
         sights = [*world.sights, sight][-WINDOW:]
-        with clock("motion"):
-            moving = moving_cells(self.backbone, sights)
-        with clock("write"):
-            withdrawn = withdraw(world.memory, self.backbone.channels, sights[:-1], moving[:-1])
+        found = None
         if depth is None:
             with clock("compare"):
                 found = compared(self.backbone, sights)
-            with clock("write"):
-                written = place(world.memory, sights, moving, *found)
-        else:
-            with clock("write"):
+        with clock("motion"):
+            moving = moving_cells(self.backbone, sights, found)
+        with clock("write"):
+            delta = withdraw(world.memory, self.backbone.channels, sights[:-1], moving[:-1])
+            if found is not None:
+                written = place(world.memory, sights, moving, found)
+            else:
+                assert depth is not None
                 written = world.memory.write(
                     latents,
                     depth[None],
@@ -101,7 +102,7 @@ class Engine:
                     [sight.source],
                     mask=kept_out(moving[-1:], mask),
                     observed=True,
-                    readout=None if len(withdrawn.removed) else readout,
+                    readout=None if len(delta.removed) else readout,
                     images=image[None],
                 )
         shown = (0,) if world.next_frame == 0 else ()
@@ -109,7 +110,7 @@ class Engine:
             images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))
         coverage = readout.coverage.cpu()
         increment = Increment(
-            after(withdrawn, written),
+            after(delta, written),
             shown,
             images,
             camera,

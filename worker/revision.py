@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,26 +25,30 @@ from worker.world import Guess, Sight
 NUM_REVISED = 3  # the newest sights
 
 
-def compared(backbone: Backbone, sights: Sequence[Sight]) -> tuple[Tensor, Tensor]:
-    """Of those among the sights whose depth is guessed, (m, h, w) z-depth in metres, 0 where their
-    pictures contradict each other, and confidence; of a single one what was guessed.
-    """
+class Found(NamedTuple):
+    """What comparing m pictures without depth tells of it."""
+
+    depth: Tensor  # (m, h, w) z-depth in metres, 0 where the pictures contradict each other
+    confidence: Tensor  # (m, h, w)
+
+
+def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
+    """Of those among the sights whose depth is guessed; of a single one what was guessed."""
     guessed = [sight for sight in sights if sight.guess is not None]
     depth = torch.cat([guess.depth for guess in guesses_of(sights)])
     confidence = torch.cat([guess.confidence for guess in guesses_of(sights)])
     if len(guessed) == 1:
-        return depth, confidence
+        return Found(depth, confidence)
     pictures = torch.cat([sight.picture(backbone) for sight in guessed])
     cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
-    return sweep_depths(pictures, cameras, depth, confidence)
+    return Found(*sweep_depths(pictures, cameras, depth, confidence))
 
 
 def place(
     memory: Memory,
-    sights: Sequence[Sight],  # n, of which the depth of m is guessed
+    sights: Sequence[Sight],  # n
     moving: Tensor,  # (n, h, w) bool, as can be told by now
-    depth: Tensor,  # (m, h, w)
-    confidence: Tensor,  # (m, h, w)
+    found: Found,  # of those m whose depth is guessed
 ) -> Delta:
     """Write the newest of the guessed ones, oldest first; what all but the last added goes."""
     which = [i for i, sight in enumerate(sights) if sight.guess is not None]
@@ -54,10 +59,10 @@ def place(
     hidden = torch.cat([guess.hidden for guess in guesses_of(some)])
     written = memory.write(
         torch.cat([sight.latents for sight in some]),
-        depth[newest],
+        found.depth[newest],
         cat_cameras([sight.camera for sight in some]),
         sources,
-        confidence=confidence[newest],
+        confidence=found.confidence[newest],
         mask=hidden | moving[which[newest]],
         observed=True,
     )

@@ -58,7 +58,7 @@ class Sight:
         if self.measured is not None:
             return self.measured.float()
         assert self.guess is not None
-        return F.interpolate(self.guess.depth[:, None], scale_factor=FINER, mode="bilinear")[:, 0]
+        return F.interpolate(self.guess.depth[:, None], scale_factor=FINER)[:, 0]
 
     def picture(self, decoder: Decoder) -> Tensor:
         """(1, 3, H / SHRINK, W / SHRINK) in [-1, 1]; decoded once."""

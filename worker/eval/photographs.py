@@ -75,7 +75,7 @@ def score_stereo(engine: Engine) -> Iterator[tuple[str, float]]:
         engine.observe(world, image, taken_by)
     truth = pool_depth(depth_m[None], engine.grid)
     guessed = guesses_of(world.sights)[0].depth
-    found = compared(engine.backbone, world.sights)[0][:1]
+    found = compared(engine.backbone, world.sights).depth[:1]
     kept = (truth > 0) & (found > 0)
     yield "stereo.depth_absrel_one", float(absrel(guessed, truth, truth > 0)[0])
     yield "stereo.depth_absrel_two", float(absrel(found, truth, kept)[0])

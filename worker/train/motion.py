@@ -2,9 +2,10 @@
 
 A sample is a window of up to WINDOW views of one walk, some frames apart as observations are, each
 to be judged by comparing it with the others. Depth is the truth, the truth of a wrong scale or with
-noise, or the depth head's own; some poses are a little off, some exposures differ. Cells count as
-moving from a quarter of their pixels on: from there on the surface that a memory would write for
-the cell may be the mover's. Walks without movers teach what a still world looks like.
+noise, as it is found by comparing pictures (wrong where something moves) or the depth head's own;
+some poses are a little off, some exposures differ. Cells count as moving from a quarter of their
+pixels on: from there on the surface that a memory would write for the cell may be the mover's.
+Walks without movers teach what a still world looks like.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ MOVING_SHARE = 0.25  # of a cell's pixels
 STILL_SHARE = 0.3  # walks without movers per walk with one
 MAX_GAP = 3  # frames of a walk between two views
 SHORT_SHARE = 0.25  # of windows with fewer views than there may be
-PREDICTED_SHARE, SCALED_SHARE, NOISY_SHARE = 0.1, 0.15, 0.15  # of windows, by their depth
+SCALED_SHARE, NOISY_SHARE, COMPARED_SHARE, PREDICTED_SHARE = 0.1, 0.1, 0.2, 0.1  # of windows
+SCALE, NOISE, COMPARED_NOISE = 0.05, 0.02, 0.03  # logs: how far off depth is in these
+ASTRAY = 0.25  # of what moves, where depth comes from comparing pictures
 SHIFTED_SHARE = 0.2  # of windows whose poses are off by up to about
 SHIFT_M, TURN_RAD = 0.01, 0.005
 EXPOSURE = 0.03  # log of the factor on brightness between views
@@ -120,17 +123,28 @@ def window(scenes: Scenes, generator: torch.Generator) -> Batch:
 def depths_of(scenes: Scenes, scene: int, frames: Tensor, generator: torch.Generator) -> Tensor:
     """(count, 2 h, 2 w): what the views' depth is taken for."""
     depth = scenes.depth[scene, frames].float()
+
+    def off_by(spread: float, like: Tensor) -> Tensor:
+        return torch.exp(spread * torch.randn(like.shape, generator=generator))
+
     kind = float(torch.rand((), generator=generator))
-    if kind < PREDICTED_SHARE and scenes.predicted is not None:
-        own = scenes.predicted[scene, frames]
-        return F.interpolate(own[:, None], depth.shape[1:], mode="bilinear")[:, 0]
-    kind -= PREDICTED_SHARE
-    if 0 <= kind < SCALED_SHARE:
-        return depth * torch.exp(0.05 * torch.randn(len(frames), 1, 1, generator=generator))
-    kind -= SCALED_SHARE
-    if 0 <= kind < NOISY_SHARE:
-        return depth * torch.exp(0.02 * torch.randn(depth.shape, generator=generator))
+    if kind < SCALED_SHARE:
+        return depth * off_by(SCALE, depth[:, :1, :1])
+    if kind < SCALED_SHARE + NOISY_SHARE:
+        return depth * off_by(NOISE, depth)
+    if kind < SCALED_SHARE + NOISY_SHARE + COMPARED_SHARE:
+        cells = depth[:, 1::FINER, 1::FINER]
+        found = cells * off_by(COMPARED_NOISE, cells)
+        astray = found * off_by(ASTRAY, cells[:, :1, :1])
+        return enlarged(torch.where(scenes.moving[scene, frames], astray, found))
+    if kind > 1 - PREDICTED_SHARE and scenes.predicted is not None:
+        return enlarged(scenes.predicted[scene, frames])
     return depth
+
+
+def enlarged(cells: Tensor) -> Tensor:
+    """(n, h, w) -> (n, 2 h, 2 w)."""
+    return F.interpolate(cells[:, None], scale_factor=FINER)[:, 0]
 
 
 def shifted(views: Cameras, is_shifted: bool, generator: torch.Generator) -> Cameras:
