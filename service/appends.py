@@ -1,9 +1,9 @@
 """Requests appended and their owners told, for many sessions in one round trip.
 
-Who owned a session a moment ago mostly still does, so that worker's inbox is written behind the
-append, in the same pipeline. Where the append's answer names another owner, or none, the right one
-is told in a second round trip, as always in a cluster, whose pipelines have no order. Trade-off: a
-worker may be told of a session that it has lost; it looks and finds nothing.
+The append itself pushes the request to the session's owner. What the sweeper has to know is
+written behind it, in the same pipeline, for sessions that were appended to before: for others in a
+second round trip, as always in a cluster, whose pipelines have no order. An owner who did not hear,
+and all workers where there is none, are woken in that second round trip.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.batches import Argument, Batches, Command, Pipelined
 from service.wake import Call, Waker
 
 SCRIPT = "append"
-MOST_KNOWN = 100_000  # sessions whose owners are remembered
+MOST_KNOWN = 100_000  # sessions that are remembered
 
 
 class _Append(NamedTuple):
@@ -31,45 +31,47 @@ class _Append(NamedTuple):
 class Appends:
     def __init__(self, redis: Redis, waker: Waker) -> None:
         self._redis, self._waker = Pipelined(redis), waker
-        self._leases: dict[str, str] = {}  # session -> its owner's lease as last heard
+        self._known: set[str] = set()  # sessions whose owners heard of a request
         self._batches: Batches[_Append] = Batches(self._send, keys.PACE_S)
 
     async def run(self, session: str, args: Sequence[Argument], expires_s: float) -> Any:
         """What append.lua answers; whoever should know of the request has been told."""
         of_session = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
         names = [name(session) for name in of_session]
-        told = None
+        args, is_noted = (*args, session, keys.inbox("")), False
         try:
             command = scripts.command(SCRIPT, names, args)
-            answer, told = await self._batches.do(_Append(session, command, expires_s))
+            answer, is_noted = await self._batches.do(_Append(session, command, expires_s))
         except NoScriptError:
             answer = await scripts.run(self._redis, SCRIPT, names, args)
         if answer[0] == b"ok":
-            lease = answer[1].decode()
-            self._note(session, lease)
-            if lease != told:
-                await self._waker.wake(Call(session, lease, expires_s))
+            is_heard = bool(answer[3])
+            self._note(session, is_heard)
+            if not (is_heard and is_noted):
+                await self._waker.wake(Call(session, answer[1].decode(), expires_s, is_heard))
         return answer
 
     async def _send(self, appends: Sequence[_Append]) -> Sequence[Any]:
-        """(answer, the lease that was told) of each, or its error."""
-        known = [self._leases.get(one.session) for one in appends]
+        """(answer, whether the sweeper knows) of each, or its error."""
+        known = [one.session in self._known for one in appends]
         pairs = zip(appends, known, strict=True)
-        calls = [Call(one.session, lease, one.expires_s) for one, lease in pairs if lease]
+        calls = [
+            Call(one.session, "", one.expires_s, is_heard=True) for one, is_in in pairs if is_in
+        ]
         commands = [one.command for one in appends]
-        told = self._waker.commands(calls) if calls else []
-        answers = await self._redis.execute([*commands, *told])
+        notes = self._waker.commands(calls) if calls else []
+        answers = await self._redis.execute([*commands, *notes])
         if any(isinstance(one, Exception) for one in answers[len(appends) :]):
-            known = [None] * len(appends)
+            known = [False] * len(appends)
         return [
-            answer if isinstance(answer, Exception) else (answer, lease)
-            for answer, lease in zip(answers, known, strict=False)
+            answer if isinstance(answer, Exception) else (answer, is_noted)
+            for answer, is_noted in zip(answers, known, strict=False)
         ]
 
-    def _note(self, session: str, lease: str) -> None:
-        if len(self._leases) >= MOST_KNOWN:
-            self._leases.clear()
-        if lease and not self._redis.in_cluster:
-            self._leases[session] = lease
+    def _note(self, session: str, is_heard: bool) -> None:
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        if is_heard and not self._redis.in_cluster:
+            self._known.add(session)
         else:
-            self._leases.pop(session, None)
+            self._known.discard(session)

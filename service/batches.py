@@ -20,6 +20,8 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from service.replies import arrived
+
 T = TypeVar("T")
 Argument = str | bytes | int | float
 Command = tuple[Any, ...]  # of arguments
@@ -148,16 +150,29 @@ class Pipelined:
                 if not connection.is_connected:  # to a master, which Sentinels know
                     await connection.connect()
                 await connection.send_packed_command(packed)
-                return [await self._answer(connection, command[0]) for command in commands]
+                return await self._answers(connection, commands)
         except TimeoutError as error:
             raise RedisTimeout(f"Redis took longer than {limit_s} s") from error
         finally:
             connection.socket_timeout = limit_s
 
-    async def _answer(self, connection: Any, name: Argument) -> Any:
-        try:
-            answer = await connection.read_response(timeout=math.inf)
-        except ResponseError as error:
-            return error
-        callback = self._redis.response_callbacks.get(name)
-        return answer if callback is None else callback(answer)
+    async def _answers(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
+        """Of each its answer or ResponseError; raises what else goes wrong."""
+        answers: list[Any] = []
+        while len(answers) < len(commands):
+            try:
+                answers.append(await connection.read_response(timeout=math.inf))
+            except ResponseError as error:
+                answers.append(error)
+            for reply in arrived(connection):
+                if isinstance(reply, hiredis.PushNotification):
+                    await connection._parser.handle_push_response(reply)
+                elif isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                    raise reply
+                else:
+                    answers.append(reply)
+        callbacks = [self._redis.response_callbacks.get(name) for name, *_ in commands]
+        return [
+            answer if call is None or isinstance(answer, ResponseError) else call(answer)
+            for call, answer in zip(callbacks, answers, strict=True)
+        ]

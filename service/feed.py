@@ -13,7 +13,6 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 
 from service import keys
 from service.frames import Frame, FrameBus, parse_push
+from service.pushes import Pushes
 from service.tasks import end
 
 LOG = structlog.get_logger()
@@ -106,18 +106,11 @@ class Watch:
         return frames
 
 
-async def _as_it_is(response: Any) -> Any:
-    return response
-
-
 class Feed:
     """The watches of one process."""
 
     def __init__(self, redis: Redis, bus: FrameBus) -> None:
-        # redis-py's types mix its sync and async answers; its own handler of pushes writes each of
-        # them, pictures and all, into a log that nobody reads
-        self._pubsub: Any = redis.pubsub(push_handler_func=_as_it_is)
-        self._bus = bus
+        self._pushes, self._bus = Pushes(redis), bus
         self._watches: dict[str, set[Watch]] = {}
         self._subscribed: set[str] = set()
         self._settling = asyncio.Lock()
@@ -145,11 +138,11 @@ class Feed:
         async with self._settling:
             wanted, has = channel in self._watches, channel in self._subscribed
             if wanted and not has:
-                await self._pubsub.subscribe(channel)
+                await self._pushes.subscribe(channel)
                 self._subscribed.add(channel)
             elif has and not wanted:
                 self._subscribed.discard(channel)
-                await self._pubsub.unsubscribe(channel)
+                await self._pushes.unsubscribe(channel)
             if self._listening is None:
                 self._listening = asyncio.create_task(self._listen())
 
@@ -157,18 +150,16 @@ class Feed:
         """Deliver for ever. The client subscribes again by itself after a lost connection."""
         while True:
             try:
-                response = await self._pubsub.parse_response()
-                if not response or response[0] != b"message":  # a subscription has begun or ended
-                    await self._pubsub.handle_message(response)
-                    continue
+                pushes = await self._pushes.next()
             except (RedisError, OSError) as error:
                 LOG.warning("feed interrupted", error=str(error))
                 for channel in self._watches:
                     self._deliver(channel, b"")
                 await asyncio.sleep(RETRY_S)
                 continue
-            _, channel, data = response
-            self._deliver(channel.decode(), data)
+            for push in pushes:
+                if push is not None:
+                    self._deliver(*push)
 
     def _deliver(self, channel: str, data: bytes) -> None:
         watches = self._watches.get(channel)
@@ -180,4 +171,4 @@ class Feed:
     async def close(self) -> None:
         if self._listening is not None:
             await end([self._listening])
-        await self._pubsub.aclose()
+        await self._pushes.close()

@@ -39,6 +39,8 @@ class Owned:
     cursor_done: int  # poses done of the first entry after the cursor
     entries: list[Entry]
     progress: dict[str, Progress]  # of those entries, by request id
+    asked: int = 0  # requests that were ever asked of it, up to the last of these
+    is_whole: bool = True  # these entries are all that wait
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _owned(session: str, known: Session | None, answer: Any) -> Owned | Exceptio
         return answer
     if not answer:
         return LeaseLost(f"session {session!r} is gone")
-    record, cursor, done, log, kept, cancels = answer
+    asked, is_whole, record, cursor, done, log, kept, cancels = answer
     entries = [_entry(name, _pairs(fields)) for name, fields in log]
     progress = {
         entry.id: Progress.model_validate_json(value).model_copy(
@@ -185,7 +187,8 @@ def _owned(session: str, known: Session | None, answer: Any) -> Owned | Exceptio
     }
     if known is None or record:
         known = parse_record(_pairs(record))
-    return Owned(known, cursor.decode(), int(done), entries, progress)
+    position = (cursor.decode(), int(done))
+    return Owned(known, *position, entries, progress, asked, bool(is_whole))
 
 
 def _verdict(session: str, lease: str, commit: Commit, answer: Any) -> Committed | Exception:

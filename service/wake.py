@@ -29,6 +29,7 @@ class Call(NamedTuple):
     session: str
     lease: str = ""  # its owner's; "" = nobody owns it
     expires_s: float | None = None  # its new expiry, if that has moved
+    is_heard: bool = False  # the owner was told by the request itself
 
 
 class Waker:
@@ -58,6 +59,8 @@ class Waker:
             busy += (due_s, one.session)
             if one.expires_s is not None:
                 expiry += (one.expires_s, one.session)
+            if one.is_heard:
+                continue
             if one.lease:
                 inboxes.setdefault(one.lease.rpartition(".")[0], set()).add(one.session)
             else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from service.leases import Owned
+from service.news import News
 from service.sessions import Session
 from worker.scheduler import Job, after
 
@@ -28,6 +29,7 @@ class Held:
     owned: Owned | None = None  # as it will be when all that is ahead is committed; None: unknown
     is_stale: bool = True  # there is news: read it again
     known: Session | None = None  # the record as it was last seen, or left by a commit since
+    asked: int = 0  # requests that were ever asked of it, as far as is heard
     ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
     begun: int = 0  # when the last job began, on a count of all jobs
     committing: asyncio.Task[frozenset[str]] | None = None  # with the youngest that was computed
@@ -49,6 +51,22 @@ class Held:
     def read(self, owned: Owned, ahead: Sequence[Job]) -> None:
         """This is how Redis knows it, which may know of these jobs or not yet."""
         self.known, self.owned = owned.session, _behind(owned, ahead)
+        self.is_stale |= owned.asked < self.asked  # heard of while this was on its way
+        self.asked = owned.asked
+
+    def hear(self, news: News) -> None:
+        """Go on from what is known, if this is all that is new; else read it again."""
+        self.asked = max(self.asked, news.asked)
+        owned, entry = self.owned, news.entry
+        if owned is not None and news.asked <= owned.asked:
+            return
+        is_next = owned is not None and owned.is_whole and news.asked == owned.asked + 1
+        if owned is None or entry is None or not is_next or self.known is None:
+            self.is_stale = True
+            return
+        entries = [one for one in owned.entries if one.entry != news.replaced]
+        session = owned.session if self.ahead else self.known
+        self.owned = replace(owned, session=session, entries=[*entries, entry], asked=news.asked)
 
     def begin(self, job: Job) -> None:
         """Count on this job to be committed."""
@@ -66,6 +84,7 @@ class Held:
         elif self.owned is not None:
             session = self.owned.session.model_copy(update={"tip": tip})
             self.owned = replace(self.owned, session=session)
+            self.is_stale |= not (self.owned.entries or self.owned.is_whole)
 
 
 def _behind(owned: Owned, ahead: Sequence[Job]) -> Owned:

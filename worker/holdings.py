@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from service.control import ControlPlane
 from service.errors import LeaseLost
 from service.leases import Commit, Committed, Leases, Owned, following
+from service.news import Inbox
 from service.sessions import SessionState
 from service.settings import Settings
 from service.wake import Wake, WakeQueue
@@ -46,6 +47,7 @@ class Holdings:
         self._faults, self._metrics = faults, metrics
         self._leases = Leases(control.redis, worker_id, settings.lease_s, settings.frames_kept)
         self._wakes = WakeQueue(control.redis, worker_id, settings.lease_s)
+        self._inbox = Inbox(control.redis, worker_id)
         self._held: dict[str, Held] = {}
         self._rested_s = 0.0
         self._on_lost = on_lost
@@ -59,6 +61,10 @@ class Holdings:
 
     async def open(self) -> None:
         await self._wakes.open()
+        await self._inbox.open()
+
+    async def close(self) -> None:
+        await self._inbox.close()
 
     async def pull(self) -> None:
         """Take sessions from the wake queue, while there is room for more work."""
@@ -83,8 +89,17 @@ class Holdings:
             self._held[wake.session] = Held(wake.session, lease, [wake.message])
         self.news.set()
 
+    async def hear(self) -> None:
+        """Hear of new requests to sessions that are owned, as they are made."""
+        for one in await self._inbox.listen():
+            if one is None:
+                self.invalidate_all()
+            elif one.session in self._held:
+                self._held[one.session].hear(one)
+        self.news.set()
+
     async def listen(self) -> None:
-        """Hear of new requests to sessions that are owned."""
+        """Hear of what else happens to sessions that are owned, and of what did not get through."""
         for session in await self._wakes.listen(wait_s=1.0):
             self.invalidate(session)
             self.news.set()

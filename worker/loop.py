@@ -80,7 +80,8 @@ class Worker:
         """Serve until `stop`; Redis or a store that does not answer is waited out."""
         await self._holdings.open()
         await self._report()
-        taking = [self._forever(one) for one in (self._holdings.pull, self._holdings.listen)]
+        holdings = self._holdings
+        taking = [self._forever(one) for one in (holdings.pull, holdings.hear, holdings.listen)]
         beside = [self._forever(self._beat), self._forever(self._tick)]
         beside.append(asyncio.create_task(self._control.sweep_forever()))
         try:
@@ -91,6 +92,7 @@ class Worker:
             await self._publisher.drain()
         finally:
             await end([*taking, *beside])
+            await holdings.close()
             self._thread.shutdown()
             self._beside.shutdown()
         await self._guarded(self._leave)

@@ -142,7 +142,15 @@ def _after(owned: Owned, job: Job) -> Owned:
     progress = advanced(job)
     known = owned.progress | ({} if progress is None else {job.entry.id: progress})
     left = [entry for entry in owned.entries if _position(entry.entry) > done]
-    return Owned(session, job.cursor, job.cursor_done, left, known)
+    cursor, cursor_done = job.cursor, job.cursor_done
+    return replace(
+        owned,
+        session=session,
+        cursor=cursor,
+        cursor_done=cursor_done,
+        entries=left,
+        progress=known,
+    )
 
 
 def _position(entry: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import io
 import json
 import struct
 from dataclasses import fields
+from functools import lru_cache
 from typing import Literal
 
 import safetensors.torch
@@ -76,12 +77,12 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
         tensors |= {key: getattr(increment.guess, name) for name, key in GUESS_NAMES.items()}
     sizes = [len(image) for image in images]
     parts, end = [struct.pack(f"<{len(sizes)}q", *sizes)], 8 * len(sizes)
-    table = [_entry(SIZES, "I64", [len(sizes)], 0, end)]
+    table = [_entry(SIZES, "I64", (len(sizes),), 0, end)]
     for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
         parts.append(_raw(tensor))
         begin, end = end, end + len(parts[-1])
-        table.append(_entry(name, DTYPES[tensor.dtype], list(tensor.shape), begin, end))
-    table.append(_entry(FRAMES, "U8", [sum(sizes)], end, end + sum(sizes)))
+        table.append(_entry(name, DTYPES[tensor.dtype], tensor.shape, begin, end))
+    table.append(_entry(FRAMES, "U8", (sum(sizes),), end, end + sum(sizes)))
     about = f'"__metadata__":{{"header":{json.dumps(header.model_dump_json())}}}'
     text = f"{{{about},{','.join(table)}}}".encode()
     text += b" " * (-len(text) % 8)
@@ -96,8 +97,11 @@ def _raw(tensor: Tensor) -> bytes:
     return tensor.numpy(force=True).tobytes()
 
 
-def _entry(name: str, dtype: str, shape: list[int], begin: int, end: int) -> str:
-    """One line of the table, as JSON: by hand, as names and types need no escapes."""
+@lru_cache(maxsize=1024)
+def _entry(name: str, dtype: str, shape: tuple[int, ...], begin: int, end: int) -> str:
+    """One line of the table, as JSON: by hand, as names and types need no escapes. Kept, as the
+    chunks of a session are of one shape.
+    """
     sizes = ",".join(map(str, shape))
     return f'"{name}":{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{begin},{end}]}}'
 

@@ -1,0 +1,120 @@
+"""What a worker hears of its sessions is what it would read, or else it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
+from plane import leases_of, new_session, step
+
+from service import keys
+from service.control import ControlPlane
+from service.leases import LOG_AHEAD, Leases, Owned
+from service.news import Inbox, News
+from service.requests import Entry, Generate, LivePose
+from service.sessions import IDENTITY
+from worker.held import Held
+
+LONG_S = 30.0
+POSE = LivePose(pose=IDENTITY)
+
+
+def same(heard: Owned, read: Owned) -> bool:
+    """But for when the session was touched, which nobody tells."""
+    times = {"touched_s": 0.0, "expires_s": 0.0}
+    both = [one.session.model_copy(update=times) for one in (heard, read)]
+    return both[0] == both[1] and dataclasses.replace(heard, session=read.session) == read
+
+
+async def opened(control: ControlPlane) -> tuple[Held, Leases]:
+    """A session whose first image is done, as its owner has read it."""
+    session, leases = await new_session(control), leases_of(control)
+    lease = await leases.acquire(session.id)
+    assert lease
+    held = Held(session.id, lease, [])
+    await leases.commit(session.id, lease, step(await leases.load(session.id), 0, 1))
+    await read(held, leases)
+    return held, leases
+
+
+async def read(held: Held, leases: Leases) -> None:
+    held.is_stale = False
+    held.read(await leases.load(held.session), [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_is_heard_is_what_would_be_read(control: ControlPlane, seed: int) -> None:
+    held, leases = await opened(control)
+    inbox, draw, num_heard = Inbox(control.redis, "w1"), random.Random(seed), 0
+    await inbox.open()
+    await asyncio.wait_for(inbox.listen(), LONG_S)
+    for sequence in range(40):
+        if draw.random() < 0.1:
+            path = Generate(poses=[IDENTITY])
+            await control.requests.append(held.session, path, request_id=f"r{sequence}")
+        else:
+            live = LivePose(pose=IDENTITY, camera=draw.randrange(3), sequence=sequence)
+            await control.requests.append_live(held.session, live)
+        (news,) = await asyncio.wait_for(inbox.listen(), LONG_S)
+        assert news is not None
+        held.hear(news)
+        num_heard += not held.is_stale
+        if held.is_stale:
+            await read(held, leases)
+        assert held.owned is not None
+        assert same(held.owned, await leases.load(held.session))
+        if len(held.owned.entries) > 4:  # all of it is done
+            await control.redis.delete(keys.log(held.session))
+            await read(held, leases)
+    assert num_heard > 20
+    await inbox.close()
+
+
+def entry(number: int) -> Entry:
+    return Entry(f"{number}-0", f"r{number}", POSE)
+
+
+async def test_a_gap_is_read(control: ControlPlane) -> None:
+    held, _ = await opened(control)
+    held.hear(News(held.session, 2, entry(2)))
+    assert held.is_stale
+
+
+async def test_old_news_is_no_news(control: ControlPlane) -> None:
+    held, _ = await opened(control)
+    held.hear(News(held.session, 1, entry(1)))
+    before = held.owned
+    held.hear(News(held.session, 1, entry(1)))
+    assert held.owned is before
+    assert not held.is_stale
+
+
+async def test_what_was_heard_during_a_reading_is_read_again(control: ControlPlane) -> None:
+    held, leases = await opened(control)
+    held.is_stale = False
+    found = await leases.load(held.session)
+    await control.requests.append_live(held.session, POSE)
+    held.hear(News(held.session, 1, entry(1)))
+    held.read(found, [])
+    assert held.is_stale
+    await read(held, leases)
+    assert not held.is_stale
+
+
+async def test_behind_a_log_that_was_not_read_to_its_end_nothing_is_added(
+    control: ControlPlane,
+) -> None:
+    held, leases = await opened(control)
+    for _ in range(LOG_AHEAD):
+        await control.requests.append(held.session, Generate(poses=[IDENTITY]))
+    await read(held, leases)
+    assert held.owned is not None
+    assert not held.owned.is_whole
+    held.hear(News(held.session, LOG_AHEAD + 1, entry(1)))
+    assert held.is_stale
