@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from service.control import ControlPlane
+from service.errors import LeaseLost
 from service.frames import Frame
 from service.leases import Commit, Leases, Owned
 from service.requests import Entry, Generate, Observe, Progress, RequestState
@@ -50,13 +51,22 @@ class FakeWorker:
     async def _serve(self, control: ControlPlane, leases: Leases, session: str) -> None:
         lease = await leases.acquire(session)
         while lease is not None:
-            await leases.renew({session: lease})
-            owned = await leases.load(session)
-            for entry in owned.entries[:1]:
-                await self._answer(leases, owned, entry, session, lease)
-            await control.workers.beat(self._record())
-            if not owned.entries and await leases.release(session, lease) != "ahead":
+            try:
+                is_over = await self._one(control, leases, session, lease)
+            except LeaseLost:  # it expired, on a busy machine, or the session is gone
+                lease = await leases.acquire(session)
+                continue
+            if is_over:
                 return
+
+    async def _one(self, control: ControlPlane, leases: Leases, session: str, lease: str) -> bool:
+        """Whether there was nothing left to do."""
+        await leases.renew({session: lease})
+        owned = await leases.load(session)
+        for entry in owned.entries[:1]:
+            await self._answer(leases, owned, entry, session, lease)
+        await control.workers.beat(self._record())
+        return not owned.entries and await leases.release(session, lease) != "ahead"
 
     async def _answer(
         self, leases: Leases, owned: Owned, entry: Entry, session: str, lease: str

@@ -130,7 +130,7 @@ async def test_protobuf_is_chosen_by_subprotocol(
 async def test_a_client_that_vanishes_leaves_nothing(
     server_url: str, session: str, settings: Settings
 ) -> None:
-    async with httpx.AsyncClient(base_url=server_url) as client:
+    async with httpx.AsyncClient(base_url=server_url, timeout=60) as client:
 
         async def active() -> str:
             text = (await client.get("/metrics")).text
@@ -146,4 +146,4 @@ async def test_a_client_that_vanishes_leaves_nothing(
                 socket.transport.abort()
                 async with asyncio.timeout(60):
                     while await active() != "mirage_streams_active 0.0":
-                        pass
+                        await asyncio.sleep(0.02)
