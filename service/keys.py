@@ -112,7 +112,9 @@ def worker(worker_id: str) -> str:
 
 
 def inbox(worker_id: str) -> str:
-    """Stream of session ids that their owner should look at."""
+    """Stream of session ids that their owner should look at; requests are pushed on a channel of
+    that name.
+    """
     return f"{PREFIX}:inbox:{worker_id}"
 
 
