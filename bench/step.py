@@ -4,7 +4,8 @@ once.
 `python -m bench.step --json out/step.json`: sessions walk a held-out scene with the shipped
 weights; medians over chunks after a warm-up, of the way out (`imagined`) and of the way back
 (`remembered`). `bottleneck` names the stage that takes longest; `floor_ms` is what the networks'
-multiplications alone would take at this machine's measured bfloat16 matrix rate.
+multiplications alone would take at this machine's measured bfloat16 matrix rate. `observations`:
+what one takes, with depth and without, once there are as many as are looked at together.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from worker.geometry import Cameras
 from worker.layers import num_parameters
 from worker.pixels import to_uint8
 from worker.scenes.scene import HELD_OUT_SEED
-from worker.world import World
+from worker.world import WINDOW, World
 
 WARM_UP = 2  # chunks
 WAYS = ("imagined", "remembered")
+OBSERVATIONS = {"with depth": True, "without depth": False}
+EVERY = 3  # frames, between two observations
 
 
 def main() -> None:
@@ -50,6 +53,9 @@ def main() -> None:
     }
     for batch in args.batches:
         report[f"batch_{batch}"] = measure(engine, batch, args.chunk, args.chunks)
+    report["observations"] = {
+        name: observing(engine, has_depth) for name, has_depth in OBSERVATIONS.items()
+    }
     rate = report["machine"]["bfloat16_gflops"] * 1e9
     flops = flops_per_frame(engine, args.chunk)
     report["floor_ms_per_frame"] = {way: 1e3 * value / rate for way, value in flops.items()}
@@ -60,7 +66,8 @@ def main() -> None:
 
 def describe(backbone: object, engine: Engine, chunk: int) -> dict[str, object]:
     assert isinstance(backbone, MiniBackbone)
-    modules = (backbone.codec, backbone.denoiser, backbone.depth_head)
+    modules = [backbone.codec, backbone.denoiser, backbone.depth_head]
+    modules += [backbone.motion_head] if backbone.motion_head else []
     return {
         "weights": backbone.weights,
         "frame": f"{engine.cfg.width} x {engine.cfg.height}",
@@ -99,6 +106,19 @@ def summed_up(chunks: list[dict[str, float]], frames: int) -> dict[str, object]:
         "stages_ms_per_frame": {stage: value / frames for stage, value in medians.items()},
         "bottleneck": max(medians, key=lambda stage: medians[stage]),
     }
+
+
+def observing(engine: Engine, has_depth: bool) -> dict[str, object]:
+    """Medians over the observations of a walk, of which WINDOW and more are behind it."""
+    loop, world = make_loop(HELD_OUT_SEED, "strafe", 16 * EVERY, engine), engine.open(0)
+    spent: list[dict[str, float]] = []
+    for i in range(0, len(loop.images), EVERY):
+        image, depth = to_uint8(loop.images[i : i + 1])[0], loop.depth[i] if has_depth else None
+        started = time.perf_counter()
+        increment = engine.observe(world, image, loop.cameras[i : i + 1], depth)
+        spent_ms = 1e3 * (time.perf_counter() - started)
+        spent.append({"ms": spent_ms, **increment.timings_ms})
+    return {name: statistics.median(one[name] for one in spent[WINDOW:]) for name in spent[-1]}
 
 
 def sessions(engine: Engine, batch: int, num_frames: int) -> tuple[list[World], list[Cameras]]:
@@ -142,6 +162,9 @@ def print_table(report: dict, batches: list[int]) -> None:
         row = report[f"batch_{batch}"][way]
         cells = "".join(f"{row['stages_ms_per_frame'][stage]:10.2f}" for stage in stages)
         print(f"{way:12}{batch:10}{row['frames_per_s']:10.1f}{cells}")
+    for name, stages_ms in report["observations"].items():
+        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in stages_ms.items())
+        print(f"an observation {name}: {stages}   (ms)")
     floors = (f"{way} {value:.1f}" for way, value in report["floor_ms_per_frame"].items())
     print(f"arithmetic floor, ms per frame: {', '.join(floors)}")
     print(json.dumps(report["settings"]))
