@@ -148,12 +148,17 @@ class AsyncWorld:
         return AsyncGeneration(self, await self.mirage.json("GET", path))
 
     async def observe(
-        self, image: File, pose: ArrayLike, depth: File | None = None, **options: str | float
+        self,
+        image: File,
+        pose: ArrayLike,
+        depth: File | None = None,
+        mask: File | None = None,
+        **options: str | float,
     ) -> AsyncGeneration:
-        """Write what was really seen from `pose` into the memory."""
+        """Write what was really seen from `pose` into the memory, but what the mask hides."""
         form = {name: str(value) for name, value in options.items()}
         form["pose"] = f'{{"matrix": {flat_of(pose)}}}'
-        path, files = f"{self.path}/observations", _files(image=image, depth=depth)
+        path, files = f"{self.path}/observations", _files(image=image, depth=depth, mask=mask)
         return AsyncGeneration(self, await self.mirage.json("POST", path, data=form, files=files))
 
     async def fork(self, frame: int | None = None, seed: int | None = None) -> AsyncWorld:

@@ -107,10 +107,15 @@ class World:
         return Generation(self._portal, self._portal.run(self._world.opened()))
 
     def observe(
-        self, image: File, pose: ArrayLike, depth: File | None = None, **options: str | float
+        self,
+        image: File,
+        pose: ArrayLike,
+        depth: File | None = None,
+        mask: File | None = None,
+        **options: str | float,
     ) -> Generation:
-        """Write what was really seen from `pose` into the memory."""
-        seeing = self._world.observe(image, pose, depth, **options)
+        """Write what was really seen from `pose` into the memory, but what the mask hides."""
+        seeing = self._world.observe(image, pose, depth, mask, **options)
         return Generation(self._portal, self._portal.run(seeing))
 
     def fork(self, frame: int | None = None, seed: int | None = None) -> World:

@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
-from uploads_made import png
+from PIL import Image
+from uploads_made import encoded, png
 
 from service.client import AsyncMirage, Mirage, ServiceError, save_mp4
 from service.settings import Settings
@@ -55,6 +56,19 @@ async def test_a_walk_from_a_file_to_a_video(
 
     async with working(FakeWorker(settings)):
         await aside(walk)
+
+
+async def test_an_observation_may_bring_a_mask(server_url: str, settings: Settings) -> None:
+    def seen() -> None:
+        with Mirage(server_url) as mirage:
+            world = mirage.create(png())
+            nothing = encoded(Image.new("L", (96, 64)), "PNG")
+            assert world.observe(png(), np.eye(4), mask=nothing).wait()["state"] == "done"
+            with pytest.raises(ServiceError, match="; mask: allowed"):
+                world.observe(png(), np.eye(4), mask=b"hello")
+
+    async with working(FakeWorker(settings)):
+        await aside(seen)
 
 
 async def test_errors_carry_the_problem(server_url: str, settings: Settings) -> None:
