@@ -145,5 +145,5 @@ async def test_a_client_that_vanishes_leaves_nothing(
                 assert await active() == "mirage_streams_active 1.0"
                 socket.transport.abort()
                 async with asyncio.timeout(60):
-                    while await active() != "mirage_streams_active 0.0":
+                    while await active() != "mirage_streams_active 0.0":  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
