@@ -121,6 +121,7 @@ class Worker:
     async def _tick(self) -> None:
         """Look around now and then, whatever the news: one timer, not one per turn."""
         await asyncio.sleep(NEWS_WAIT_S)
+        self.metrics.pulse.turned()
         self._holdings.news.set()
 
     async def _beat(self) -> None:
@@ -213,7 +214,8 @@ class Worker:
     async def _compute(self, batch: Sequence[Task]) -> list[list[Made]]:
         worlds = [task.resident.world for task in batch if task.resident is not None]
         jobs, uploads = [task.job for task in batch], [task.uploads for task in batch]
-        return await self._steps.run(partial(self._runner.step, worlds, jobs, uploads))
+        with self.metrics.pulse.stepping():
+            return await self._steps.run(partial(self._runner.step, worlds, jobs, uploads))
 
     def _broke(self, batch: Sequence[Task], error: Exception) -> None:
         """Find out whose fault it was by stepping each alone, or fail the one that is.

@@ -12,8 +12,16 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    make_wsgi_app,
+    start_http_server,
+)
 
+from worker.pulse import Pulse, with_livez
 from worker.residency import Residency
 
 STEP_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
@@ -27,6 +35,7 @@ RATES = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.pulse = Pulse()
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"mirage_{name}", what, labels, registry=registry)
@@ -77,6 +86,7 @@ class Metrics:
     def serve(self, host: str, port: int) -> int:
         """Answer scrapes on a thread of its own; returns the port (0: a free one was taken)."""
         server, _ = start_http_server(port, host, self.registry)
+        server.set_app(with_livez(make_wsgi_app(self.registry), self.pulse))
         return int(server.server_port)
 
     def store(self, call: str) -> AbstractContextManager[object]:
