@@ -3,11 +3,17 @@ picture leaves open, the next ones tell.
 
 A sweep over factors on a prior (the depth head's) compares each picture with what the others show
 at the depth in question (plane sweep, Collins 1996, with the prior's shape in place of planes).
-Differences of pictures without their local mean, so that exposure says nothing, are averaged over
-the better half of the others, as a surface may be hidden in some. Together with the prior's own
-uncertainty they are smoothed among cells by semi-global matching (Hirschmueller 2008), which
-carries the scale of what was matched on to what has no texture. Where nothing moves in the picture
-when depth does (a camera that turns) the prior stays, and does no harm.
+Together with the prior's own uncertainty the differences are smoothed among cells by semi-global
+matching (Hirschmueller 2008), which carries the scale of what was matched on to what has no
+texture. Where nothing moves in the picture when depth does (a camera that turns) the prior stays,
+and does no harm.
+
+It is done twice. The first sweep takes the pictures without their local mean, so that exposure says
+nothing, and the better half of the others, as a surface may be hidden in some. The second one knows
+better, from the first one's depth: where another picture would see something nearer it has no say,
+what its surface contradicts costs more, and how much brighter it is was measured on what both see.
+So all others that see a place count, and pictures as they are, whose edges have no halos; in parts
+of cells, so that a cell at an edge takes its nearer surface.
 
 A cell whose depth the other pictures contradict is given up: better a gap that another picture
 fills than a surface in mid-air. Two depths agree where they show the same spot, so the less the
@@ -23,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.depth.head import spread_of
-from worker.geometry import Cameras
+from worker.geometry import Cameras, pool_depth
 
 MEAN_PX = 9  # of the square whose mean is taken off
 REACH = 0.8  # factors lie within exp(-REACH) and exp(REACH)
@@ -39,6 +45,12 @@ MIN_SEEN = 0.5  # of a cell's pixels, for another picture to have a say
 TOLERANCE = 0.05  # log of two depths that agree
 TOLERANCE_CELLS = 0.3  # that a spot may be off, where that is more
 NUM_WITNESSES = 2  # others that must agree, of those that look there
+FINER = 2  # parts of a cell, each way, in the second sweep
+HIDDEN = 0.15  # share that another picture's surface is nearer, from which on it hides a place
+MISFIT = 0.05  # a difference that counts where another picture's surface lies elsewhere
+MISFIT_SHARE = 0.1  # of its depth, from which on it counts in full
+TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they say
+MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightness
 
 
 def sweep_depths(
@@ -48,17 +60,35 @@ def sweep_depths(
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
 ) -> tuple[Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w)."""
-    prior = prior.clamp(min=NEAR_M)
-    features = without_mean(images.float())
-    logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
-    cost = torch.stack([
-        data_cost(features, cameras, prior, one, logs.exp()) for one in range(len(prior))
-    ])  # fmt: skip
-    bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
-    depth = prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
-    agreeing, looking = witnesses(depth, cameras.resized(*prior.shape[1:]))
+    prior, pictures = prior.clamp(min=NEAR_M), images.float()
+    grid = (prior.shape[1], prior.shape[2])
+    rough = swept(without_mean(pictures), cameras, prior, confidence)
+    parts = swept(pictures, cameras, in_parts(prior), in_parts(confidence), rough)
+    depth = pool_depth(parts, grid)
+    agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
     return torch.where(kept, depth, 0.0), torch.where(agreeing > 0, 1.0, confidence)
+
+
+def swept(
+    features: Tensor,  # (n, 3, H, W)
+    cameras: Cameras,  # (n,)
+    prior: Tensor,  # (n, h, w) of any grid
+    confidence: Tensor,  # (n, h, w)
+    known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
+) -> Tensor:
+    """(n, h, w) z-depth by one sweep."""
+    logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
+    cost = torch.stack([
+        data_cost(features, cameras, prior, one, logs.exp(), known) for one in range(len(prior))
+    ])  # fmt: skip
+    bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
+    return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
+
+
+def in_parts(maps: Tensor) -> Tensor:
+    """(n, h, w) -> (n, FINER h, FINER w)."""
+    return maps.repeat_interleave(FINER, -2).repeat_interleave(FINER, -1)
 
 
 def without_mean(images: Tensor) -> Tensor:
@@ -73,30 +103,71 @@ def data_cost(
     prior: Tensor,  # (n, h, w)
     one: int,  # the picture whose depth is asked for
     factors: Tensor,  # (s,)
+    known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
 ) -> Tensor:
     """(s, h, w): how much less each factor explains what the others show than the best one."""
     size, kernel = features.shape[-2:], features.shape[-2] // prior.shape[1]
     others = [i for i in range(len(features)) if i != one]
-    depth = F.interpolate(prior[one].log()[None, None], size, mode="bilinear")[0, 0].exp()
     look = Look(cameras.resized(*size), one, others)
     here, there = features[one], features[others]
+    surfaces, telling, margin = None, None, 1
+    if known is None:
+        depth = F.interpolate(prior[one].log()[None, None], size, mode="bilinear")[0, 0].exp()
+    else:
+        depth = F.interpolate(prior[one][None, None], size)[0, 0]
+        surfaces, margin = known[others], 0
+        telling_px = TELLING_CELLS * size[0] / known.shape[1]
+        telling = (look.parallax_px(depth) / telling_px).clamp(max=1)
+        there = there + brighter(here, there, look, known[one], surfaces)
     differences, shares = [], []
     for factor in factors:  # one at a time: what is in between stays in the cache
         at, z = look.at(depth * factor)
-        shown = F.grid_sample(there, at, padding_mode="border", align_corners=False)
-        difference = (shown - here).abs().mean(1).clamp(max=WORST)
+        difference = (sampled(there, at) - here).abs().mean(1).clamp(max=WORST)
         seen = (z > NEAR_M) & (at.abs().amax(-1) < 1)
-        shares.append(pooled(seen.float(), kernel))
-        differences.append(pooled(difference * seen, kernel))
+        if surfaces is not None and telling is not None:
+            apart = farther(surfaces, at, z) * telling
+            seen &= apart > -HIDDEN
+            difference += MISFIT / MISFIT_SHARE * apart.abs().clamp(max=MISFIT_SHARE)
+        shares.append(pooled(seen.float(), kernel, margin))
+        differences.append(pooled(difference * seen, kernel, margin))
     share = torch.stack(shares, dim=1)  # (o, s, h, w)
     each = torch.stack(differences, dim=1)
     each = torch.where(share > MIN_SEEN, each / share.clamp(min=MIN_SEEN), torch.inf)
-    ordered = each.sort(dim=0).values
-    count = ordered.isfinite().sum(0)
-    half = torch.arange(len(others), device=depth.device)[:, None, None, None] < (count + 1) // 2
-    cost = torch.where(half, ordered, 0.0).sum(0) / half.sum(0).clamp(min=1)
-    cost = torch.where(count > 0, cost, WORST)
+    cost = mean_of_least(each, 0.5 if known is None else 1.0)
     return WEIGHT * (cost - cost.min(0, keepdim=True).values)
+
+
+def mean_of_least(each: Tensor, share: float) -> Tensor:
+    """(s, h, w): the mean over this share, rounded up, of the finite ones among (o, s, h, w)."""
+    ordered = each.sort(dim=0).values
+    num = (share * ordered.isfinite().sum(0)).ceil()
+    rank = torch.arange(len(each), device=each.device)[:, None, None, None]
+    mean = torch.where(rank < num, ordered, 0.0).sum(0) / num.clamp(min=1)
+    return torch.where(num > 0, mean, WORST)
+
+
+def brighter(
+    here: Tensor,  # (3, H, W)
+    there: Tensor,  # (o, 3, H, W)
+    look: Look,
+    depth: Tensor,  # (h, w) what is known of here
+    surfaces: Tensor,  # (o, h, w) and of there
+) -> Tensor:
+    """(o, 3, 1, 1): how much brighter this picture is than each other one, where both see it."""
+    at, z = look.at(F.interpolate(depth[None, None], here.shape[-2:])[0, 0])
+    seen = (z > NEAR_M) & (at.abs().amax(-1) < 1) & (farther(surfaces, at, z).abs() < HIDDEN)
+    apart = (here - sampled(there, at)) * seen[:, None]
+    count = seen.sum((1, 2)).clamp(min=MIN_SHARED)
+    return (apart.sum((2, 3)) / count[:, None])[..., None, None]
+
+
+def farther(surfaces: Tensor, at: Tensor, z: Tensor) -> Tensor:
+    """(o, H, W): the share by which what others (o, h, w) know to be there lies behind z."""
+    return sampled(surfaces[:, None], at, "nearest")[:, 0] / z.clamp(min=NEAR_M) - 1
+
+
+def sampled(maps: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:
+    return F.grid_sample(maps, at, mode, padding_mode="border", align_corners=False)
 
 
 class Look:
@@ -109,6 +180,7 @@ class Look:
         self._turned = torch.einsum("oij,hwj->ohwi", relative[:, :3, :3], rays)
         self._moved = relative[:, None, None, :3, 3]
         size = rays.new_tensor([views.width, views.height])
+        self._half = size / 2
         lens = there.intrinsics.float()[:, None, None]
         self._focal, self._centre = 2 * lens[..., :2] / size, 2 * lens[..., 2:] / size - 1
 
@@ -121,11 +193,17 @@ class Look:
         near = 1 / z.clamp(min=NEAR_M)
         return points[..., :2] * near[..., None] * self._focal + self._centre, z
 
+    def parallax_px(self, depth: Tensor) -> Tensor:
+        """Of depth (H, W): how far each view sees it from its place at infinity, (o, H, W)."""
+        (at, _), (far, _) = self.at(depth), self.at(1e4 * depth)
+        apart: Tensor = ((at - far) * self._half).norm(dim=-1)
+        return apart
 
-def pooled(maps: Tensor, kernel: int) -> Tensor:
-    """(o, H, W) -> (o, h, w): means over cells and a pixel around them."""
-    around = F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")
-    return F.avg_pool2d(around, kernel + 2, kernel)[:, 0]
+
+def pooled(maps: Tensor, kernel: int, margin: int) -> Tensor:
+    """(o, H, W) -> (o, h, w): means over cells and so many pixels around them."""
+    around = F.pad(maps[:, None], (margin,) * 4, mode="replicate")
+    return F.avg_pool2d(around, kernel + 2 * margin, kernel)[:, 0]
 
 
 def smoothed(cost: Tensor, prior: Tensor) -> Tensor:
