@@ -41,7 +41,7 @@ def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
         return Found(depth, confidence)
     pictures = torch.cat([sight.picture(backbone) for sight in guessed])
     cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
-    return Found(*sweep_depths(pictures, cameras, depth, confidence))
+    return Found(*sweep_depths(pictures, cameras, depth, confidence, NUM_REVISED))
 
 
 def place(

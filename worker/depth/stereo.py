@@ -46,8 +46,8 @@ TOLERANCE = 0.05  # log of two depths that agree
 TOLERANCE_CELLS = 0.3  # that a spot may be off, where that is more
 NUM_WITNESSES = 2  # others that must agree, of those that look there
 FINER = 2  # parts of a cell, each way, in the second sweep
-HIDDEN = 0.15  # share that another picture's surface is nearer, from which on it hides a place
-MISFIT = 0.05  # a difference that counts where another picture's surface lies elsewhere
+HIDDEN = 0.2  # share that another picture's surface is nearer, from which on it hides a place
+MISFIT = 0.1  # a difference that counts where another picture's surface lies elsewhere
 MISFIT_SHARE = 0.1  # of its depth, from which on it counts in full
 TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they say
 MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightness
@@ -58,13 +58,15 @@ def sweep_depths(
     cameras: Cameras,  # (n,) of any size
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
+    num_fine: int | None = None,  # the last pictures, whose depth must be good; None = all
 ) -> tuple[Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w)."""
     prior, pictures = prior.clamp(min=NEAR_M), images.float()
     grid = (prior.shape[1], prior.shape[2])
     rough = swept(without_mean(pictures), cameras, prior, confidence)
-    parts = swept(pictures, cameras, in_parts(prior), in_parts(confidence), rough)
-    depth = pool_depth(parts, grid)
+    first = 0 if num_fine is None else max(0, len(prior) - num_fine)
+    parts = swept(pictures, cameras, in_parts(prior), in_parts(confidence), rough, first)
+    depth = torch.cat([rough[:first], pool_depth(parts, grid)])
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
     return torch.where(kept, depth, 0.0), torch.where(agreeing > 0, 1.0, confidence)
@@ -76,12 +78,15 @@ def swept(
     prior: Tensor,  # (n, h, w) of any grid
     confidence: Tensor,  # (n, h, w)
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
+    first: int = 0,  # the first picture whose depth is asked for
 ) -> Tensor:
-    """(n, h, w) z-depth by one sweep."""
+    """(n - first, h, w) z-depth by one sweep."""
     logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
+    asked = range(first, len(prior))
     cost = torch.stack([
-        data_cost(features, cameras, prior, one, logs.exp(), known) for one in range(len(prior))
+        data_cost(features, cameras, prior, one, logs.exp(), known) for one in asked
     ])  # fmt: skip
+    prior, confidence = prior[first:], confidence[first:]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
 

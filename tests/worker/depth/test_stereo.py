@@ -13,9 +13,16 @@ from torch.nn import functional as F
 from worker.depth.stereo import (
     JUMP_COST,
     STEP_COST,
+    WORST,
+    Look,
     best_factor,
+    brighter,
+    data_cost,
+    mean_of_least,
     paths,
     sweep_depths,
+    swept,
+    without_mean,
     witnesses,
 )
 from worker.geometry import Cameras, cat_cameras, pool_depth
@@ -140,3 +147,58 @@ def test_factors_are_found_between_the_samples() -> None:
     wanted = torch.tensor([[-0.43, 0.0, 0.27]])
     cost = (logs[None, :, None, None] - wanted[:, None, None]).square()
     torch.testing.assert_close(best_factor(cost, logs), wanted[:, None].exp(), rtol=1e-4, atol=0)
+
+
+def test_the_second_sweep_knows_where_an_edge_is() -> None:
+    """Beside a box the first one is wrong: what some pictures can't see, and halos of the mean."""
+    views = sideways(0.0, 0.15, 0.3, 0.45)
+    pictures, truth = painted(views)
+    prior, share = pool_depth(room_depth(views), GRID), sure().expand_as(truth)
+    box = (truth < 0.9 * prior).float()[:, None]
+    beside = (F.max_pool2d(box, 3, 1, 1) > -F.max_pool2d(-box, 3, 1, 1))[:, 0]
+    rough = swept(without_mean(pictures), views, prior, share)
+    found, _ = sweep_depths(pictures, views, prior, share)
+    wrong = ((rough / truth).log().abs() > 0.1)[beside].float().mean()
+    assert ((found / truth).log().abs() > 0.1)[beside & (found > 0)].float().mean() < 0.3 * wrong
+    assert (found > 0)[beside].float().mean() > 0.9
+
+
+def test_what_another_picture_cannot_see_it_has_no_say_in() -> None:
+    """A wall that a board hides from the second picture, which shows paint that lies farther."""
+    views = sideways(0.0, 0.3)
+    pictures, truth = painted(views)
+    factors = torch.linspace(-0.8, 0.8, 25).exp()
+    board = 0.5 * truth
+    unknown = data_cost(pictures, views, truth, 0, factors, truth)
+    behind = data_cost(pictures, views, truth, 0, factors, torch.stack([truth[0], board[1]]))
+    seen = unknown.argmin(0) == 12
+    assert seen.float().mean() > 0.5
+    assert (factors[behind.argmin(0)] < 0.7)[seen].float().mean() > 0.9
+
+
+def test_brightness_is_compared_where_both_pictures_see() -> None:
+    views = sideways(0.0, 0.2, 0.4)
+    pictures, truth = painted(views)
+    tint = torch.tensor([[0.2, 0.0, -0.1], [-0.3, 0.1, 0.0]])
+    others = pictures[1:] - tint[..., None, None]
+    look = Look(views.resized(*pictures.shape[-2:]), 0, [1, 2])
+    found = brighter(pictures[0], others, look, truth[0], truth[1:])[..., 0, 0]
+    torch.testing.assert_close(found, tint, rtol=0, atol=0.02)
+
+
+def test_only_the_last_pictures_are_looked_at_closely() -> None:
+    views = sideways(0.0, 0.2, 0.4)
+    pictures, truth = painted(views)
+    share = sure().expand_as(truth)
+    every, _ = sweep_depths(pictures, views, 0.8 * truth, share)
+    some, _ = sweep_depths(pictures, views, 0.8 * truth, share, num_fine=2)
+    both = (every > 0) & (some > 0)
+    assert torch.equal(every[1:][both[1:]], some[1:][both[1:]])
+    assert not torch.equal(every[0][both[0]], some[0][both[0]])
+
+
+def test_of_several_differences_the_least_count() -> None:
+    each = torch.tensor([3.0, 1.0, torch.inf, 2.0])[:, None, None, None]
+    assert mean_of_least(each, 1.0).item() == 2.0
+    assert mean_of_least(each, 0.5).item() == 1.5
+    assert mean_of_least(torch.full_like(each, torch.inf), 1.0).item() == pytest.approx(WORST)
