@@ -65,7 +65,7 @@ def sweep_depths(
     grid = (prior.shape[1], prior.shape[2])
     rough = swept(without_mean(pictures), cameras, prior, confidence)
     first = 0 if num_fine is None else max(0, len(prior) - num_fine)
-    parts = swept(pictures, cameras, in_parts(prior), in_parts(confidence), rough, first)
+    parts = swept(pictures, cameras, in_parts(rough), in_parts(confidence), rough, first)
     depth = torch.cat([rough[:first], pool_depth(parts, grid)])
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
