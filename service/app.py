@@ -30,6 +30,7 @@ from service.rest import (
     generations,
     health,
     observations,
+    points,
     samples,
     sessions,
     videos,
@@ -52,6 +53,7 @@ PAGES = frozenset(
 )  # they know nothing of any world
 ROUTERS = (
     sessions.router,
+    points.router,
     generations.router,
     branches.router,
     worlds.router,

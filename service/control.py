@@ -19,6 +19,7 @@ from service.heads import Heads
 from service.imports import Imports
 from service.kept import Kept
 from service.lineage import Lineage
+from service.points.cloud import Clouds
 from service.rebuild import Rebuild
 from service.requests import RequestLog
 from service.segments import SegmentStore
@@ -43,6 +44,7 @@ class ControlPlane:
     lineage: Lineage
     branches: Branches
     exports: Exports
+    clouds: Clouds
     imports: Imports
     collection: Collection
     rebuild: Rebuild
@@ -75,6 +77,7 @@ class ControlPlane:
             lineage=Lineage(redis, sessions, heads),
             branches=Branches(redis, sessions, requests),
             exports=Exports(store, heads),
+            clouds=Clouds(store, heads),
             imports=Imports(store, sessions, heads, settings),
             workers=Workers(redis, settings.lease_s),
             collection=collection,

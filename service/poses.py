@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from service.errors import FieldProblem, InvalidRequest
 
 Array = NDArray[np.float64]
+F = TypeVar("F", np.float32, np.float64)
 
 MAX_DISTANCE_M = 10_000.0  # float32 points keep a millimetre up to here
 EXACT = 1e-13  # a rotation that was computed in float64, or written out in full
@@ -103,6 +105,11 @@ def pose_from_quaternion(
             f"{field}.quaternion", f"length {norm:.6g}", f"length 1 within {RIGID_TOLERANCE:g}"
         )
     return _converted(_rotation(quaternion / norm), position, axes, field)
+
+
+def positions_in(axes: str, positions_m: NDArray[F]) -> NDArray[F]:
+    """(n, 3) positions in OpenCV axes -> the same ones in those of another convention."""
+    return positions_m @ _OPENCV_FROM[axes].astype(positions_m.dtype)
 
 
 def expand(

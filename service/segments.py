@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,16 @@ from service.errors import SegmentCorrupt, StoreDown
 from service.objects import ObjectStore, sha256
 
 FRAMES = "frames"  # uint8, every encoded image one after the other
+COLOURS = "colours"  # (t, h, w, 3) uint8, cells of an observation that is not among the frames
 SIZES = "frame_sizes"  # int64, bytes of each
 SUFFIX = ".safetensors"
+Bytes = TypeVar("Bytes", bytes, memoryview)
 Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
 PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
-DTYPES = {"F32": "<f4", "F16": "<f2"}  # of those, in safetensors' words and numpy's
+DTYPES = {  # in safetensors' words and numpy's
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1",
+    "BF16": "<u2",  # its bits: numpy has no such type
+}  # fmt: skip
 # What a table of anything but the expected shape raises, one nested too deep among them
 PARSE_ERRORS = (struct.error, KeyError, TypeError, ValueError, ValidationError, RecursionError)
 # What numpy and zipfile raise for a file that is cut, encrypted or packed in another way
@@ -113,25 +118,34 @@ def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
     grid; what a segment has not got is left out. Raises SegmentCorrupt.
     """
     header, _ = parse_segment(data)
-    (length,) = struct.unpack("<Q", data[:8])
+    stored = read_arrays(data, PLANES)
+    for name, values in stored.items():
+        if values.dtype.kind != "f" or values.ndim != 3 or len(values) < len(header.frames):
+            raise SegmentCorrupt(f"a segment's planes can't be read: {name} is {values.shape}")
+    return {
+        frame.frame: {name: values[i].astype(np.float32) for name, values in stored.items()}
+        for i, frame in enumerate(header.frames)
+    }
+
+
+def read_arrays(data: bytes, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Those of the named tensors that a segment has; not to be written to, and bfloat16 as its
+    bits. Raises SegmentCorrupt.
+    """
     try:
-        table, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-        stored = {name: _plane(table, body, name) for name in PLANES if name in table}
-        return {
-            frame.frame: {name: values[i] for name, values in stored.items()}
-            for i, frame in enumerate(header.frames)
-        }
-    except (*PARSE_ERRORS, IndexError) as error:
-        raise SegmentCorrupt(f"a segment's planes can't be read: {error}") from error
+        (length,) = struct.unpack("<Q", data[:8])
+        table, body = json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
+        return {name: _array(table, body, name) for name in names if name in table}
+    except PARSE_ERRORS as error:
+        raise SegmentCorrupt(f"a segment's tensors can't be read: {error}") from error
 
 
-def _plane(table: Mapping[str, Any], body: bytes, name: str) -> NDArray[np.float32]:
+def _array(table: Mapping[str, Any], body: memoryview, name: str) -> NDArray[Any]:
     values = np.frombuffer(_tensor(table, body, name), DTYPES[table[name]["dtype"]])
-    num_frames, height, width = table[name]["shape"]
-    return values.reshape(num_frames, height, width).astype(np.float32)
+    return values.reshape(table[name]["shape"])
 
 
-def _tensor(table: Mapping[str, Any], body: bytes, name: str) -> bytes:
+def _tensor(table: Mapping[str, Any], body: Bytes, name: str) -> Bytes:
     begin, end = table[name]["data_offsets"]
     return body[begin:end]
 

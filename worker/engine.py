@@ -26,7 +26,7 @@ from worker.geometry import Cameras, masked_cells, pool_depth
 from worker.memory import create_memory, read_many
 from worker.memory.base import Readout
 from worker.memory.latent import LatentMemoryConfig
-from worker.pixels import from_uint8, to_uint8
+from worker.pixels import cell_colours, from_uint8, to_uint8
 from worker.placed import FINER
 from worker.revision import after, compared, place
 from worker.world import WINDOW, Guess, Increment, Sight, World
@@ -119,6 +119,7 @@ class Engine:
             clock.timings_ms,
             guess=sight.guess,
             measured=sight.measured,
+            colours=None if shown else cell_colours(image, self.grid)[None],
         )
         world.apply(increment, sight)
         return increment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -9,6 +10,15 @@ def to_uint8(pixels: Tensor) -> Tensor:
     """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8 on the CPU, rounded to the nearest level."""
     levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
     return levels.byte().permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def cell_colours(image: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(H, W, 3) uint8 -> (h, w, 3) uint8, the mean over each cell of the grid; H, W are multiples
+    of h, w.
+    """
+    blocks = image.float().unflatten(1, (grid[1], -1)).unflatten(0, (grid[0], -1))
+    mean: Tensor = blocks.mean(dim=(1, 3))
+    return mean.round().to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:

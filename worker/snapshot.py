@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from service.errors import SegmentCorrupt
-from service.segments import FRAMES, SIZES, SegmentHeader, parse_segment
+from service.segments import COLOURS, FRAMES, SIZES, SegmentHeader, parse_segment
 from worker.geometry import Cameras
 from worker.memory.base import Delta
 from worker.world import Guess, Increment
@@ -73,6 +73,8 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
         tensors["depth"] = increment.depth
     if increment.measured is not None:
         tensors["measured"] = increment.measured
+    if increment.colours is not None:
+        tensors[COLOURS] = increment.colours
     if increment.guess is not None:
         tensors |= {key: getattr(increment.guess, name) for name, key in GUESS_NAMES.items()}
     sizes = [len(image) for image in images]
@@ -130,5 +132,6 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
         timings_ms={},
         guess=Guess(**guess) if guess else None,
         measured=measured,
+        colours=tensors.get(COLOURS),
     )
     return header, increment

@@ -103,6 +103,7 @@ class Increment:
     depth: Tensor | None = None  # (t, h, w) float16, metres, as estimated; for clients alone
     guess: Guess | None = None  # of an observation without depth
     measured: Tensor | None = None  # (1, FINER h, FINER w) float16 of one with, for later ones
+    colours: Tensor | None = None  # (1, h, w, 3) uint8 on the CPU, of one that shows no frame
 
     def to(self, device: str) -> Increment:
         if self.latents.device == torch.device(device):

@@ -116,6 +116,14 @@ class AsyncWorld:
         """num_points, num_bytes, coverage, ..."""
         return await self.mirage.json("GET", f"{self.path}/memory")
 
+    async def points(
+        self, format: str = "ply", axes: str | None = None, max_points: int | None = None
+    ) -> bytes:
+        """What the world remembers as a file of coloured points: `ply` (in any axes) or `glb`."""
+        asked = {"format": format, "axes": axes, "max_points": max_points}
+        query = {name: value for name, value in asked.items() if value is not None}
+        return (await self.mirage.call("GET", f"{self.path}/memory/points", params=query)).content
+
     async def delete(self) -> None:
         await self.mirage.call("DELETE", self.path)
 

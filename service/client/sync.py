@@ -85,6 +85,12 @@ class World:
         """num_points, num_bytes, coverage, ..."""
         return self._portal.run(self._world.memory())
 
+    def points(
+        self, format: str = "ply", axes: str | None = None, max_points: int | None = None
+    ) -> bytes:
+        """What the world remembers as a file of coloured points: `ply` (in any axes) or `glb`."""
+        return self._portal.run(self._world.points(format, axes, max_points))
+
     def delete(self) -> None:
         self._portal.run(self._world.delete())
 

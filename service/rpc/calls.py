@@ -44,6 +44,7 @@ ROUTES = {
     "DeleteSession": Route("DELETE", SESSION),
     "KeepAlive": Route("POST", f"{SESSION}:keep-alive"),
     "GetMemory": Route("GET", f"{SESSION}/memory"),
+    "GetMemoryPoints": Route("GET", f"{SESSION}/memory/points"),
     "CreateObservation": Route("POST", f"{SESSION}/observations", "form"),
     "Fork": Route("POST", f"{SESSION}:fork", "json"),
     "ForkShared": Route("POST", "/v1/forks", "json"),

@@ -72,6 +72,7 @@ def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any
         "Stream": (grpc.stream_stream_rpc_method_handler, Walk(gateway).stream),
         "GetVideo": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideo")),
         "GetVideoContent": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideoContent")),
+        "GetMemoryPoints": (grpc.unary_stream_rpc_method_handler, calls.file("GetMemoryPoints")),
         "Export": (grpc.unary_stream_rpc_method_handler, calls.export),
         "Import": (grpc.stream_unary_rpc_method_handler, calls.take_in),
         "WatchGeneration": (grpc.unary_stream_rpc_method_handler, calls.watch),

@@ -147,6 +147,28 @@ FRAME_FORMAT_H264: FrameFormat.ValueType  # 4
 """fragmented MP4: the first frame brings the header, each frame is one fragment"""
 Global___FrameFormat: _TypeAlias = FrameFormat  # noqa: Y015
 
+class _PointFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PointFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PointFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POINT_FORMAT_UNSPECIFIED: _PointFormat.ValueType  # 0
+    """PLY"""
+    POINT_FORMAT_PLY: _PointFormat.ValueType  # 1
+    POINT_FORMAT_GLB: _PointFormat.ValueType  # 2
+    """glTF 2.0: y up, -z forward"""
+
+class PointFormat(_PointFormat, metaclass=_PointFormatEnumTypeWrapper):
+    """Files of coloured points."""
+
+POINT_FORMAT_UNSPECIFIED: PointFormat.ValueType  # 0
+"""PLY"""
+POINT_FORMAT_PLY: PointFormat.ValueType  # 1
+POINT_FORMAT_GLB: PointFormat.ValueType  # 2
+"""glTF 2.0: y up, -z forward"""
+Global___PointFormat: _TypeAlias = PointFormat  # noqa: Y015
+
 class _PlaneKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -818,6 +840,38 @@ class Memory(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
 
 Global___Memory: _TypeAlias = Memory  # noqa: Y015
+
+@_typing.final
+class GetMemoryPointsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    AXES_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    format: Global___PointFormat.ValueType
+    axes: Global___Axes.ValueType
+    """of a PLY file; GLB has its own"""
+    max_points: _builtins.int
+    """of more an even choice is made; 1,000,000 by default"""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        format: Global___PointFormat.ValueType = ...,
+        axes: Global___Axes.ValueType = ...,
+        max_points: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_points", b"_max_points", "max_points", b"max_points"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_points", b"_max_points", "axes", b"axes", "format", b"format", "max_points", b"max_points", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_points: _TypeAlias = _typing.Literal["max_points"]  # noqa: Y015
+    _WhichOneofArgType__max_points: _TypeAlias = _typing.Literal["_max_points", b"_max_points"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_points) -> _WhichOneofReturnType__max_points | None: ...
+
+Global___GetMemoryPointsRequest: _TypeAlias = GetMemoryPointsRequest  # noqa: Y015
 
 @_typing.final
 class CreateGenerationRequest(_message.Message):

@@ -66,6 +66,11 @@ class WorldStub:
                 request_serializer=service_dot_wire_dot_world__pb2.GetMemoryRequest.SerializeToString,
                 response_deserializer=service_dot_wire_dot_world__pb2.Memory.FromString,
                 _registered_method=True)
+        self.GetMemoryPoints = channel.unary_stream(
+                '/mirage.v1.World/GetMemoryPoints',
+                request_serializer=service_dot_wire_dot_world__pb2.GetMemoryPointsRequest.SerializeToString,
+                response_deserializer=service_dot_wire_dot_world__pb2.Chunk.FromString,
+                _registered_method=True)
         self.CreateObservation = channel.unary_unary(
                 '/mirage.v1.World/CreateObservation',
                 request_serializer=service_dot_wire_dot_world__pb2.CreateObservationRequest.SerializeToString,
@@ -257,6 +262,13 @@ class WorldServicer:
 
     def GetMemory(self, request, context):
         """How much the world remembers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMemoryPoints(self, request, context):
+        """The points that the world remembers, coloured, as a file of any size, in pieces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -498,6 +510,11 @@ def add_WorldServicer_to_server(servicer, server):
                     servicer.GetMemory,
                     request_deserializer=service_dot_wire_dot_world__pb2.GetMemoryRequest.FromString,
                     response_serializer=service_dot_wire_dot_world__pb2.Memory.SerializeToString,
+            ),
+            'GetMemoryPoints': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetMemoryPoints,
+                    request_deserializer=service_dot_wire_dot_world__pb2.GetMemoryPointsRequest.FromString,
+                    response_serializer=service_dot_wire_dot_world__pb2.Chunk.SerializeToString,
             ),
             'CreateObservation': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateObservation,
@@ -813,6 +830,33 @@ class World:
             '/mirage.v1.World/GetMemory',
             service_dot_wire_dot_world__pb2.GetMemoryRequest.SerializeToString,
             service_dot_wire_dot_world__pb2.Memory.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMemoryPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mirage.v1.World/GetMemoryPoints',
+            service_dot_wire_dot_world__pb2.GetMemoryPointsRequest.SerializeToString,
+            service_dot_wire_dot_world__pb2.Chunk.FromString,
             options,
             channel_credentials,
             insecure,

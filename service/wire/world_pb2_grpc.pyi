@@ -53,6 +53,8 @@ class WorldStub:
     """Starts the session's idle lifetime anew; requests and streams do the same."""
     GetMemory: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetMemoryRequest, _world_pb2.Memory]
     """How much the world remembers."""
+    GetMemoryPoints: _grpc.UnaryStreamMultiCallable[_world_pb2.GetMemoryPointsRequest, _world_pb2.Chunk]
+    """The points that the world remembers, coloured, as a file of any size, in pieces."""
     CreateObservation: _grpc.UnaryUnaryMultiCallable[_world_pb2.CreateObservationRequest, _world_pb2.Generation]
     """Writes what a camera really saw into the memory; makes no frame."""
     Fork: _grpc.UnaryUnaryMultiCallable[_world_pb2.ForkRequest, _world_pb2.Generation]
@@ -123,6 +125,8 @@ class WorldAsyncStub(WorldStub):
     """Starts the session's idle lifetime anew; requests and streams do the same."""
     GetMemory: _aio.UnaryUnaryMultiCallable[_world_pb2.GetMemoryRequest, _world_pb2.Memory]  # type: ignore[assignment]
     """How much the world remembers."""
+    GetMemoryPoints: _aio.UnaryStreamMultiCallable[_world_pb2.GetMemoryPointsRequest, _world_pb2.Chunk]  # type: ignore[assignment]
+    """The points that the world remembers, coloured, as a file of any size, in pieces."""
     CreateObservation: _aio.UnaryUnaryMultiCallable[_world_pb2.CreateObservationRequest, _world_pb2.Generation]  # type: ignore[assignment]
     """Writes what a camera really saw into the memory; makes no frame."""
     Fork: _aio.UnaryUnaryMultiCallable[_world_pb2.ForkRequest, _world_pb2.Generation]  # type: ignore[assignment]
@@ -226,6 +230,14 @@ class WorldServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_world_pb2.Memory, _abc.Awaitable[_world_pb2.Memory]]:
         """How much the world remembers."""
+
+    @_abc_1.abstractmethod
+    def GetMemoryPoints(
+        self,
+        request: _world_pb2.GetMemoryPointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_world_pb2.Chunk], _abc.AsyncIterator[_world_pb2.Chunk]]:
+        """The points that the world remembers, coloured, as a file of any size, in pieces."""
 
     @_abc_1.abstractmethod
     def CreateObservation(

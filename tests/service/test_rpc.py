@@ -158,6 +158,11 @@ async def test_unary_calls_do_what_rest_does(served: Served, settings: Settings)
         frame = await world.GetFrame(pb.GetFrameRequest(session=made.id, frame=2))
         assert (frame.frame, decode_frame(frame.image)[0, 0, 0]) == (2, 2)
     assert (await world.GetMemory(pb.GetMemoryRequest(session=made.id))).num_points == 400
+    asked = pb.GetMemoryPointsRequest(
+        session=made.id, format=pb.POINT_FORMAT_PLY, axes=pb.AXES_ROS, max_points=7
+    )
+    points = b"".join([one.data async for one in world.GetMemoryPoints(asked)])
+    assert points.startswith(b"ply\n") and b"comment metres, ros axes" in points
     listed = await world.ListGenerations(pb.ListGenerationsRequest(session=made.id))
     assert [one.kind for one in listed.generations] == ["init", "generate"]
     await world.KeepAlive(pb.KeepAliveRequest(session=made.id))

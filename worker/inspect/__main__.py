@@ -1,4 +1,5 @@
-"""`python -m worker.inspect SESSION`: pictures of what a stored World remembers, without a model.
+"""`python -m worker.inspect SESSION`: pictures of what a stored World remembers, and its points as
+a file for 3D viewers, without a model.
 
 Needs no running service: the session's manifest is read from the Redis of the data folder (started
 for that long if it does not run), its segments from the store.
@@ -13,20 +14,25 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from service.errors import MirageError
+from service.limits import MAX_POINTS
+from service.points.files import ply
 from service.reach import reached
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.inspect.history import History, replay
 
 
-async def stored(settings: Settings, session_id: str) -> tuple[str, list[bytes]]:
-    """Which memory a session has, and its segments in order; raises MirageError."""
+async def stored(settings: Settings, session_id: str) -> tuple[str, list[bytes], bytes]:
+    """Which memory a session has, its segments in order, and its points as PLY; raises
+    MirageError.
+    """
     async with reached(settings) as control:
         session = await control.sessions.get(session_id)
         entries = await control.frames.manifest(session_id)
         store = control.segments
         segments = [await store.get(one.home or session_id, one.id) for one in entries]
-        return session.memory, segments
+        cloud = await control.clouds.read(await control.clouds.head(session_id), MAX_POINTS)
+        return session.memory, segments, ply(cloud, "opencv", f"mirage world {session_id}")
 
 
 def summary(history: History) -> str:
@@ -49,7 +55,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging("warning")
-        memory, segments = asyncio.run(stored(settings, options.session))
+        memory, segments, points = asyncio.run(stored(settings, options.session))
         history = replay(memory, segments)
     except MirageError as error:
         print(f"mirage inspect: {error}", file=sys.stderr)
@@ -59,6 +65,8 @@ def main() -> int:
     said = summary(history)
     folder = options.output or Path("out/inspect") / options.session
     paths = write_figures(history, folder, f"{options.session} ({memory}): {said}")
+    paths.append(folder / "points.ply")
+    paths[-1].write_bytes(points)
     print(said, *paths, sep="\n")
     return 0
 

@@ -108,7 +108,7 @@ def _path(axes: Axes, history: History) -> None:
 
 def views(history: History) -> Figure:
     """Six views of the path: the picture, and what the memory shows there now."""
-    shown = [i for i, source in enumerate(history.sources) if source.picture is not None]
+    shown = [i for i, source in enumerate(history.sources) if source.frame is not None]
     picked = [shown[i * (len(shown) - 1) // 5] for i in range(6)] if len(shown) > 1 else shown
     picked = sorted(set(picked))
     readout = history.memory.read(history.cameras[picked], "nearest")

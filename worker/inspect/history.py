@@ -1,7 +1,8 @@
 """A stored World replayed for looking at: its memory, and what each segment did to it.
 
-No model is loaded: points take their colours from the pictures in which they were seen. A point
-without such a picture (an observation that was not shown) is grey.
+No model is loaded: points take their colours from the pictures in which they were seen. Of an
+observation that was not shown its cells' colours are stored; where they are not (they once were
+not), points are grey.
 
 Axis legend: n points, t frames of a segment, m sources.
 """
@@ -36,7 +37,7 @@ class Source:
     observed: bool
     coverage: float  # part of it that the memory knew beforehand
     num_written: int  # points that it added
-    picture: NDArray[np.uint8] | None  # (H, W, 3)
+    picture: NDArray[np.uint8] | None  # (H, W, 3), or (h, w, 3) if it was not shown
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class History:
         for number, one in enumerate(self.sources):
             rows = (source == number).nonzero()[:, 0]
             if one.picture is not None and len(rows):
-                line, column = pixels_of(positions[rows], self.cameras[number])
+                camera = self.cameras[number].resized(*one.picture.shape[:2])
+                line, column = pixels_of(positions[rows], camera)
                 colours[rows.numpy()] = one.picture[line, column]
         return colours
 
@@ -156,15 +158,16 @@ def _sources(
     found = []
     for i in range(len(increment.cameras)):
         shown = i < len(images)
+        picture = None if increment.colours is None else increment.colours[i].numpy()
+        if shown:
+            picture = np.asarray(Image.open(io.BytesIO(images[i])).convert("RGB"))
         found.append(
             Source(
                 frame=increment.frame_indices[i] if shown else None,
                 observed=observed,
                 coverage=float(increment.coverage[i].mean()),
                 num_written=written[i],
-                picture=np.asarray(Image.open(io.BytesIO(images[i])).convert("RGB"))
-                if shown
-                else None,
+                picture=picture,
             )
         )
     return found

@@ -58,6 +58,9 @@ async def test_a_stored_session_becomes_pictures(
     assert answer.returncode == 0, answer.stderr
     assert "of 6 views (1 observed)" in answer.stdout
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
+    points = (tmp_path / "pictures" / "points.ply").read_bytes()
+    count = answer.stdout.split(" points, ")[0]
+    assert f"comment {count} of {count} points".encode() in points
 
 
 def test_an_unknown_session_is_named(settings: Settings, monkeypatch, capfd) -> None:

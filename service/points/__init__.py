@@ -1,0 +1,1 @@
+"""What a world remembers as coloured points: read from its segments, written as files."""
