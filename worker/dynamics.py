@@ -25,7 +25,7 @@ from worker.placed import FINER
 from worker.revision import Found
 from worker.world import Sight
 
-SURE = 0.5  # probability from which on a cell is kept out
+SURE = 0.7  # probability from which on a cell is kept out
 
 
 def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | None = None) -> Tensor:

@@ -8,7 +8,8 @@ mask, so what a perfect filter would bring). Reported for each:
 - psnr_disoccluded: return leg against the same world without movers, on background that a mover
   hid from at least one observation;
 - iou (filter only): masks of the observed views, as they are once later ones have told, against the
-  exact ones, all cells of a scene;
+  exact ones, all cells of a scene (`cells_both` / `cells_either`, of all scenes: their ratio is
+  that of all cells together);
 - kept (filter only): share of still cells that may be in the memory.
 """
 
@@ -112,8 +113,10 @@ def run(
             masks[sources[-len(heard.said) :]] |= heard.said >= SURE
     yield "rate", ghost_rate(world, truth)
     if variant == "filter":
+        both, either = (masks & truth).sum(), (masks | truth).sum()
+        yield from (("cells_both", float(both)), ("cells_either", float(either)))
         if truth.any():
-            yield "iou", float((masks & truth).sum() / (masks | truth).sum())
+            yield "iou", float(both / either)
         yield "kept", float((~masks)[~truth].float().mean())
     back = list(range(loop.num_out, len(loop.images)))
     walk = generate(engine, world, loop, back, chunk)

@@ -52,7 +52,7 @@ RECIPE = {
         num_workers=0,
     ),
     "mover": RunConfig(
-        minutes=54, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
+        minutes=110, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
     ),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=60, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
