@@ -21,6 +21,7 @@ from worker.backbones.base import Backbone
 from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
+from worker.depth.fill import filled
 from worker.dynamics import kept_out, moving_cells, withdraw
 from worker.geometry import Cameras, masked_cells, pool_depth
 from worker.memory import create_memory, read_many
@@ -95,11 +96,13 @@ class Engine:
                 written = place(world.memory, sights, moving, found)
             else:
                 assert depth is not None
+                whole, confidence = filled(self.backbone, latents, camera, depth[None])
                 written = world.memory.write(
                     latents,
-                    depth[None],
+                    whole,
                     camera,
                     [sight.source],
+                    confidence=confidence,
                     mask=kept_out(moving[-1:], mask),
                     observed=True,
                     readout=None if len(delta.removed) else readout,
