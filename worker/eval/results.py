@@ -52,8 +52,9 @@ ABLATIONS_SAY = (
     "is told what memory covers. *no fusion*: every observed cell is added, nothing is recognised. "
     "*other*: other weights (`--other NAME=FOLDER`); `no polish` are those of before that "
     "stage, `no rollouts` those of an earlier polish that never went on from its own chunks. "
-    "References can't be taken away, as this model is not shown any; what a dynamics filter brings "
-    "is the difference between `none` and `client` (the exact mask) under *dynamics* below; "
+    "References can't be taken away, as this model is not shown any; what the dynamics filter "
+    "brings is the difference between `none` and `filter` under *dynamics* below (`client`: the exact "
+    "mask); "
     "numbers of denoising steps stand under *steps*."
 )
 MAX_SHEETS = 3
