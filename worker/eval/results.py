@@ -53,9 +53,8 @@ ABLATIONS_SAY = (
     "*other*: other weights (`--other NAME=FOLDER`); `no polish` are those of before that "
     "stage, `no rollouts` those of an earlier polish that never went on from its own chunks. "
     "References can't be taken away, as this model is not shown any; what the dynamics filter "
-    "brings is the difference between `none` and `filter` under *dynamics* below (`client`: the exact "
-    "mask); "
-    "numbers of denoising steps stand under *steps*."
+    "brings is the difference between `none` and `filter` under *dynamics* below (`client`: the "
+    "exact mask); numbers of denoising steps stand under *steps*."
 )
 MAX_SHEETS = 3
 SHEET_WIDTH = 1280
