@@ -121,10 +121,11 @@ def test_an_unknown_backbone_is_refused():
 
 def test_shipped_weights_load_and_their_cards_say_how_they_were_made():
     backbone = create_backbone("mini")
-    assert backbone.weights.startswith("mini@") and len(backbone.weights) == 5 + 24
+    assert backbone.weights.startswith("mini@") and len(backbone.weights) == 5 + 32
     assert backbone.channels == 16
-    assert sum((SHIPPED / f"{name}.safetensors").stat().st_size for name in NAMES) < 40e6
-    for name in NAMES:
+    names = [*NAMES, "motion"]
+    assert sum((SHIPPED / f"{name}.safetensors").stat().st_size for name in names) < 40e6
+    for name in names:
         card = read_card(SHIPPED / f"{name}.safetensors")
         made_by = {"codec": "mover", "denoiser": "polish"}.get(name, name)
         assert card["stage"] == made_by and card["steps"] > 0 and card["minutes"] > 0
