@@ -80,11 +80,13 @@ class Sight:
 
     @property
     def num_bytes(self) -> int:
-        """With the picture, decoded or not yet."""
         held = [self.latents, self.measured]
         held += [] if self.guess is None else vars(self.guess).values()
-        picture = 3 * (self.camera.height // SHRINK) * (self.camera.width // SHRINK)
-        return picture + sum(one.nbytes for one in held if one is not None)
+        return sum(one.nbytes for one in held if one is not None)
+
+    @property
+    def picture_bytes(self) -> int:
+        return 3 * (self.camera.height // SHRINK) * (self.camera.width // SHRINK)
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,13 @@ class World:
 
     @property
     def num_bytes(self) -> int:
-        """Of what is held beside the memory."""
+        """Of what is held beside the memory; a restored World decodes its pictures with the next
+        observation, and of a single sight nobody needs one.
+        """
         recent: int = 0 if self.latents is None else self.latents.nbytes
-        return recent + sum(sight.num_bytes for sight in self.sights)
+        pictures = self.sights if len(self.sights) > 1 else []
+        held = sum(sight.num_bytes for sight in self.sights)
+        return recent + held + sum(sight.picture_bytes for sight in pictures)
 
     def apply(self, increment: Increment, sight: Sight | None = None) -> None:
         """Advance by an increment whose delta the memory already holds; `sight` is what is kept of
