@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from worker.backbones.base import Backbone
 from worker.geometry import cat_cameras
-from worker.memory.base import Delta, Memory, empty_delta
-from worker.placed import FINER
+from worker.memory.base import Delta, Memory
+from worker.placed import in_parts
 from worker.revision import Found
 from worker.world import Sight
 
@@ -37,7 +37,7 @@ def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | Non
         return torch.zeros(len(sights), h, w, dtype=torch.bool, device=sights[0].latents.device)
     depth = torch.cat([sight.closer for sight in sights])
     if found is not None:
-        better = F.interpolate(found.depth[:, None], scale_factor=FINER)[:, 0]
+        better = in_parts(found.depth)
         which = [i for i, sight in enumerate(sights) if sight.guess is not None]
         depth[which] = torch.where(better > 0, better, depth[which])
     pictures = torch.cat([sight.picture(backbone) for sight in sights])
@@ -53,9 +53,7 @@ def kept_out(moving: Tensor, given: Tensor | None) -> Tensor:
     return mask | (F.interpolate(moving[:, None].float(), size=mask.shape[1:])[:, 0] > 0)
 
 
-def withdraw(memory: Memory, channels: int, sights: Sequence[Sight], moving: Tensor) -> Delta:
+def withdraw(memory: Memory, sights: Sequence[Sight], moving: Tensor) -> Delta:
     """Take out what these sights with a measured depth wrote of moving cells (n, h, w)."""
     measured = [i for i, sight in enumerate(sights) if sight.measured is not None]
-    if not moving[measured].any():
-        return empty_delta(channels, str(moving.device))
     return memory.forget([sights[i].source for i in measured], moving[measured])

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worker.geometry import Cameras
+from worker.geometry import NEAR_M, Cameras, Look
 from worker.layers import Stack, conv
 
 SKY_M = 100.0  # where there is no depth, only the direction counts
-NEAR_M = 0.05
 MAX_RATIO_LOG = 0.5
 LEAST = -0.3  # just below what a SiLU gives
 NUM_PLANES = 3  # of a comparison, besides what the views look like: two depths, and who sees
@@ -96,20 +95,20 @@ class MotionHead(nn.Module):
         return logits
 
 
+def all_others(n: int) -> Tensor:
+    """(n, n - 1) int64: for each of n views all others."""
+    index = torch.arange(n)
+    return index.expand(n, n)[index[:, None] != index].view(n, n - 1)
+
+
 def seen_by(depth: Tensor, views: Cameras, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the others see what lies at depth (n, H, W) in each of n views of that size: positions
-    (n, m, H, W, 2), in [-1, 1] within their pictures, and z-depths (n, m, H, W).
+    """Where the others (n, m) see what lies at depth (n, H, W) in each of n views of that size:
+    positions (n, m, H, W, 2), in [-1, 1] within their pictures, and z-depths (n, m, H, W).
     """
-    there = views.camera_from_world[others] @ views.world_from_camera[:, None]
-    there = there.float()
-    points = views.rays().float() * torch.where(depth > 0, depth, SKY_M)[..., None]
-    local = torch.einsum("nmij,nhwj->nmhwi", there[..., :3, :3], points)
-    local = local + there[:, :, None, None, :3, 3]
-    z = local[..., 2]
-    size = depth.new_tensor([views.width, views.height])
-    lens = views.intrinsics.float()[others][:, :, None, None]
-    pixels = local[..., :2] / z.clamp(min=NEAR_M)[..., None] * lens[..., :2] + lens[..., 2:]
-    return 2 * pixels / size - 1, z
+    far = torch.where(depth > 0, depth, SKY_M)
+    rows = others.tolist()
+    at, z = zip(*(Look(views, i, row).at(far[i]) for i, row in enumerate(rows)), strict=True)
+    return torch.stack(at), torch.stack(z)
 
 
 def compared(

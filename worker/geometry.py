@@ -22,6 +22,7 @@ Convention = Literal["centre", "reference"]
 EDGE_RATIO = 1 / 16  # neighbouring depths that differ by more belong to two surfaces
 MIN_SHARE = 0.25  # of a cell's pixels that a surface must fill to be written
 MASKED_SHARE = 0.5  # of a cell's pixels that excludes it
+NEAR_M = 0.05  # what is nearer to a camera is not looked up
 MAX_SLANT = 4.0  # cells; a surface that recedes more is too grazing for its slant to be known
 
 
@@ -84,6 +85,36 @@ class Cameras:
         u = torch.arange(self.width, device=device, dtype=dtype)[None, :] + 0.5
         x, y = torch.broadcast_tensors((u - cx) / fx, (v - cy) / fy)
         return torch.stack([x, y, torch.ones_like(x)], dim=-1)
+
+
+class Look:
+    """Where other views see what lies at some depth behind the pixels of one."""
+
+    def __init__(self, views: Cameras, one: int, others: list[int]) -> None:
+        there = views[others]
+        relative = (there.camera_from_world @ views.world_from_camera[one]).float()
+        rays = views[one].rays().float()
+        self._turned = torch.einsum("oij,hwj->ohwi", relative[:, :3, :3], rays)
+        self._moved = relative[:, None, None, :3, 3]
+        size = rays.new_tensor([views.width, views.height])
+        self._half = size / 2
+        lens = there.intrinsics.float()[:, None, None]
+        self._focal, self._centre = 2 * lens[..., :2] / size, 2 * lens[..., 2:] / size - 1
+
+    def at(self, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """Of depth (H, W): positions (o, H, W, 2), in [-1, 1] within the pictures, and z (o, H,
+        W).
+        """
+        points = self._turned * depth[..., None] + self._moved
+        z = points[..., 2]
+        near = 1 / z.clamp(min=NEAR_M)
+        return points[..., :2] * near[..., None] * self._focal + self._centre, z
+
+    def parallax_px(self, depth: Tensor) -> Tensor:
+        """Of depth (H, W): how far each view sees it from its place at infinity, (o, H, W)."""
+        (at, _), (far, _) = self.at(depth), self.at(1e4 * depth)
+        apart: Tensor = ((at - far) * self._half).norm(dim=-1)
+        return apart
 
 
 def cat_cameras(parts: Sequence[Cameras]) -> Cameras:

@@ -7,9 +7,14 @@ from torch import Tensor
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8 on the CPU, rounded to the nearest level."""
-    levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
-    return levels.byte().permute(0, 2, 3, 1).contiguous().cpu()
+    """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8 on the CPU."""
+    return levels(pixels).cpu()
+
+
+def levels(pixels: Tensor) -> Tensor:
+    """(n, 3, H, W) in [-1, 1] -> (n, H, W, 3) uint8 where they are, rounded to the nearest one."""
+    rounded = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
+    return rounded.byte().permute(0, 2, 3, 1).contiguous()
 
 
 def cell_colours(image: Tensor, grid: tuple[int, int]) -> Tensor:

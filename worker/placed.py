@@ -10,6 +10,11 @@ from torch import Tensor
 FINER = 2  # a finer readout has so many times as many cells, each way
 
 
+def in_parts(maps: Tensor) -> Tensor:
+    """(n, h, w) -> (n, FINER h, FINER w): each cell's value for all of its parts."""
+    return maps.repeat_interleave(FINER, -2).repeat_interleave(FINER, -1)
+
+
 @dataclass(frozen=True)
 class Placed:
     tokens: Tensor  # (..., c, h, w), zeros where nothing is covered

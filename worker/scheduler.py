@@ -142,12 +142,11 @@ def _after(owned: Owned, job: Job) -> Owned:
     progress = advanced(job)
     known = owned.progress | ({} if progress is None else {job.entry.id: progress})
     left = [entry for entry in owned.entries if _position(entry.entry) > done]
-    cursor, cursor_done = job.cursor, job.cursor_done
     return replace(
         owned,
         session=session,
-        cursor=cursor,
-        cursor_done=cursor_done,
+        cursor=job.cursor,
+        cursor_done=job.cursor_done,
         entries=left,
         progress=known,
     )

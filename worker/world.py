@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from worker.geometry import Cameras, cat_cameras
 from worker.memory.base import Delta, Memory
-from worker.pixels import from_uint8, to_uint8
-from worker.placed import FINER
+from worker.pixels import from_uint8, levels
+from worker.placed import in_parts
 
 WINDOW = 4  # observations that are looked at together
 PARALLAX, TURN = 1.5, 8.0  # cells: pictures that differ by less are not kept for the next ones
@@ -50,7 +50,7 @@ class Sight:
     latents: Tensor  # (1, c, h, w) bfloat16
     camera: Cameras  # (1,)
     source: int  # the number that its points carry
-    _picture: Tensor | None = None  # uint8, derived
+    _picture: Tensor | None = None  # (1, H / SHRINK, W / SHRINK, 3) uint8, derived
 
     @property
     def closer(self) -> Tensor:
@@ -58,13 +58,13 @@ class Sight:
         if self.measured is not None:
             return self.measured.float()
         assert self.guess is not None
-        return F.interpolate(self.guess.depth[:, None], scale_factor=FINER)[:, 0]
+        return in_parts(self.guess.depth)
 
     def picture(self, decoder: Decoder) -> Tensor:
         """(1, 3, H / SHRINK, W / SHRINK) in [-1, 1]; decoded once."""
         if self._picture is None:
             small = F.avg_pool2d(decoder.decode(self.latents.float()).float(), SHRINK)
-            self._picture = to_uint8(small)
+            self._picture = levels(small)
         return from_uint8(self._picture)
 
     def is_apart_from(self, other: Sight) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.noop import NoopBackbone
 from worker.dynamics import SURE, kept_out, moving_cells
-from worker.dynamics_head import MotionConfig, MotionHead, compared, seen_by
+from worker.dynamics_head import MotionConfig, MotionHead, all_others, compared, seen_by
 from worker.engine import Engine, EngineConfig
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.world import PATIENCE, WINDOW, World
@@ -28,11 +28,6 @@ def box(x: float) -> list[tuple[tuple[float, float, float], tuple[float, float, 
     return [((x, 0.5, 1.8), (0.25, 0.4, 0.1))]
 
 
-def others(n: int) -> Tensor:
-    rows = [[j for j in range(n) if j != i] for i in range(n)]
-    return torch.tensor(rows, dtype=torch.long).view(n, n - 1)
-
-
 class Doubting(NoopBackbone):
     """Says that what moves is where the last other view's depth disagrees."""
 
@@ -40,9 +35,9 @@ class Doubting(NoopBackbone):
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         n = len(depth)
-        at, z = seen_by(depth, cameras.resized(*depth.shape[1:]), others(n))
+        at, z = seen_by(depth, cameras.resized(*depth.shape[1:]), all_others(n))
         known = torch.ones(n, n - 1, dtype=torch.bool)
-        planes = compared(torch.zeros(n, 1, *depth.shape[1:]), depth, others(n), at, z, known)
+        planes = compared(torch.zeros(n, 1, *depth.shape[1:]), depth, all_others(n), at, z, known)
         apart = (planes[:, :, -3].abs() > 0.1).float().amax(1)
         return F.max_pool2d(apart[:, None], 2)[:, 0]
 
@@ -78,8 +73,10 @@ def points_on_box(engine: Engine, world: World, source: int, eye: float, place: 
 def test_points_are_looked_up_where_the_other_camera_saw_them() -> None:
     views = cat_cameras([view(), view(0.3)]).resized(24, 40)
     depth = room_depth(views)
-    at, z = seen_by(depth.float(), views, others(2))
-    planes = compared(torch.zeros(2, 1, 24, 40), depth.float(), others(2), at, z, others(2) >= 0)
+    at, z = seen_by(depth.float(), views, all_others(2))
+    planes = compared(
+        torch.zeros(2, 1, 24, 40), depth.float(), all_others(2), at, z, all_others(2) >= 0
+    )
     ratio, measured, inside = planes[:, 0, -3:].unbind(1)
     assert 0.5 < inside.mean() < 1 and torch.equal(measured, inside)
     assert float(ratio.abs().median()) < 0.01 and float((ratio.abs() > 0.1).float().mean()) < 0.05
@@ -88,8 +85,8 @@ def test_points_are_looked_up_where_the_other_camera_saw_them() -> None:
 def test_what_has_no_depth_is_compared_by_direction_alone() -> None:
     views = cat_cameras([view(), view(0.3)]).resized(24, 40)
     sky = torch.zeros(2, 24, 40)
-    at, z = seen_by(sky, views, others(2))
-    planes = compared(torch.randn(2, 1, 24, 40), sky, others(2), at, z, others(2) >= 0)
+    at, z = seen_by(sky, views, all_others(2))
+    planes = compared(torch.randn(2, 1, 24, 40), sky, all_others(2), at, z, all_others(2) >= 0)
     assert planes.isfinite().all() and not planes[:, :, -3:-1].any() and planes[:, :, -1].any()
 
 
@@ -101,15 +98,15 @@ def test_the_head_gives_a_logit_per_cell(num: int, grid: tuple[int, int]) -> Non
     views = cat_cameras([view(0.1 * i) for i in range(num)])
     inputs = torch.randn(num, 3, 4 * h, 4 * w), torch.rand(num, 2 * h, 2 * w) + 1
     known = torch.ones(num, num - 1, dtype=torch.bool)
-    assert head(*inputs, views, others(num), known).shape == (num, h, w)
-    assert (MotionHead(SMALL)(*inputs, views, others(num), known).sigmoid() < SURE).all()
+    assert head(*inputs, views, all_others(num), known).shape == (num, h, w)
+    assert (MotionHead(SMALL)(*inputs, views, all_others(num), known).sigmoid() < SURE).all()
 
 
 def test_views_that_are_not_there_say_nothing() -> None:
     head = tiny.randomise(MotionHead(SMALL))
     views = cat_cameras([view(0.1 * i) for i in range(3)])
     inputs = torch.randn(3, 3, 24, 40), torch.rand(3, 12, 20) + 1
-    two = others(3)
+    two = all_others(3)
     known = torch.tensor([[True, False]] * 3)
     some = head(*inputs, views, two, known)
     alone = head(*inputs, views, two[:, :1], known[:, :1])
@@ -121,8 +118,15 @@ def test_the_order_of_the_others_does_not_matter() -> None:
     views = cat_cameras([view(0.1 * i) for i in range(4)])
     inputs = torch.randn(4, 3, 24, 40), torch.rand(4, 12, 20) + 1
     known = torch.ones(4, 3, dtype=torch.bool)
-    one, other = (head(*inputs, views, index, known) for index in (others(4), others(4).flip(1)))
+    one, other = (
+        head(*inputs, views, index, known) for index in (all_others(4), all_others(4).flip(1))
+    )
     assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_each_view_has_all_others() -> None:
+    assert all_others(3).tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert all_others(1).shape == (1, 0)
 
 
 def test_a_single_picture_hides_nothing() -> None:

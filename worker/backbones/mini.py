@@ -14,7 +14,7 @@ from worker.backbones.rays import view_rays
 from worker.backbones.sampler import sample
 from worker.codec import STRIDE, Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead, to_depth
-from worker.dynamics_head import MotionConfig, MotionHead
+from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
 from worker.placed import Placed
@@ -75,12 +75,10 @@ class MiniBackbone:
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         if self.motion_head is None:
             raise RuntimeError(f"the weights {self.weights} have no motion head")
-        n = len(pictures)
-        others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
-        known = torch.ones_like(others, dtype=torch.bool).to(pictures.device)
-        logits: Tensor = self.motion_head(
-            self._cast(pictures), depth, cameras.to(depth.device), others.to(depth.device), known
-        )
+        others = all_others(len(pictures)).to(depth.device)
+        known = torch.ones_like(others, dtype=torch.bool)
+        views = cameras.to(depth.device)
+        logits: Tensor = self.motion_head(self._cast(pictures), depth, views, others, known)
         return logits.sigmoid()
 
     def _cast(self, latents: Tensor) -> Tensor:

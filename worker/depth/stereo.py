@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.depth.head import spread_of
-from worker.geometry import Cameras, pool_depth
+from worker.geometry import NEAR_M, Cameras, Look, pool_depth
+from worker.placed import in_parts
 
 MEAN_PX = 9  # of the square whose mean is taken off
 REACH = 0.8  # factors lie within exp(-REACH) and exp(REACH)
@@ -40,12 +41,10 @@ PRIOR_WEIGHT = 0.2  # of the log of a factor in units of the prior's spread
 MIN_SPREAD = 0.1
 STEP_COST, JUMP_COST = 0.6, 3.0  # between neighbours whose factors differ by one, or more
 EDGE = 0.3  # log of the prior's depths, from which on neighbours may be two surfaces
-NEAR_M = 0.05
 MIN_SEEN = 0.5  # of a cell's pixels, for another picture to have a say
 TOLERANCE = 0.05  # log of two depths that agree
 TOLERANCE_CELLS = 0.3  # that a spot may be off, where that is more
 NUM_WITNESSES = 2  # others that must agree, of those that look there
-FINER = 2  # parts of a cell, each way, in the second sweep
 HIDDEN = 0.2  # share that another picture's surface is nearer, from which on it hides a place
 MISFIT = 0.1  # a difference that counts where another picture's surface lies elsewhere
 MISFIT_SHARE = 0.1  # of its depth, from which on it counts in full
@@ -89,11 +88,6 @@ def swept(
     prior, confidence = prior[first:], confidence[first:]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
-
-
-def in_parts(maps: Tensor) -> Tensor:
-    """(n, h, w) -> (n, FINER h, FINER w)."""
-    return maps.repeat_interleave(FINER, -2).repeat_interleave(FINER, -1)
 
 
 def without_mean(images: Tensor) -> Tensor:
@@ -173,36 +167,6 @@ def farther(surfaces: Tensor, at: Tensor, z: Tensor) -> Tensor:
 
 def sampled(maps: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(maps, at, mode, padding_mode="border", align_corners=False)
-
-
-class Look:
-    """Where other views see what lies at some depth behind the pixels of one."""
-
-    def __init__(self, views: Cameras, one: int, others: list[int]) -> None:
-        there = views[others]
-        relative = (there.camera_from_world @ views.world_from_camera[one]).float()
-        rays = views[one].rays().float()
-        self._turned = torch.einsum("oij,hwj->ohwi", relative[:, :3, :3], rays)
-        self._moved = relative[:, None, None, :3, 3]
-        size = rays.new_tensor([views.width, views.height])
-        self._half = size / 2
-        lens = there.intrinsics.float()[:, None, None]
-        self._focal, self._centre = 2 * lens[..., :2] / size, 2 * lens[..., 2:] / size - 1
-
-    def at(self, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """Of depth (H, W): positions (o, H, W, 2), in [-1, 1] within the pictures, and z (o, H,
-        W).
-        """
-        points = self._turned * depth[..., None] + self._moved
-        z = points[..., 2]
-        near = 1 / z.clamp(min=NEAR_M)
-        return points[..., :2] * near[..., None] * self._focal + self._centre, z
-
-    def parallax_px(self, depth: Tensor) -> Tensor:
-        """Of depth (H, W): how far each view sees it from its place at infinity, (o, H, W)."""
-        (at, _), (far, _) = self.at(depth), self.at(1e4 * depth)
-        apart: Tensor = ((at - far) * self._half).norm(dim=-1)
-        return apart
 
 
 def pooled(maps: Tensor, kernel: int, margin: int) -> Tensor:

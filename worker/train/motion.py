@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.codec import STRIDE
-from worker.dynamics_head import MotionConfig, MotionHead
+from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
-from worker.placed import FINER
+from worker.placed import FINER, in_parts
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.mirror import other_side
@@ -113,7 +113,7 @@ def window(scenes: Scenes, generator: torch.Generator) -> Batch:
         ((pictures + 1) * exposure - 1).clamp(max=1),
         depths_of(scenes, scene, frames, generator),
         views,
-        torch.tensor([[j for j in range(count) if j != i] for i in range(count)]).long(),
+        all_others(count),
         torch.ones(count, count - 1, dtype=torch.bool),
         scenes.moving[scene, frames].float(),
     )
@@ -136,15 +136,10 @@ def depths_of(scenes: Scenes, scene: int, frames: Tensor, generator: torch.Gener
         cells = depth[:, 1::FINER, 1::FINER]
         found = cells * off_by(COMPARED_NOISE, cells)
         astray = found * off_by(ASTRAY, cells[:, :1, :1])
-        return enlarged(torch.where(scenes.moving[scene, frames], astray, found))
+        return in_parts(torch.where(scenes.moving[scene, frames], astray, found))
     if kind > 1 - PREDICTED_SHARE and scenes.predicted is not None:
-        return enlarged(scenes.predicted[scene, frames])
+        return in_parts(scenes.predicted[scene, frames])
     return depth
-
-
-def enlarged(cells: Tensor) -> Tensor:
-    """(n, h, w) -> (n, 2 h, 2 w)."""
-    return F.interpolate(cells[:, None], scale_factor=FINER)[:, 0]
 
 
 def shifted(views: Cameras, is_shifted: bool, generator: torch.Generator) -> Cameras:
