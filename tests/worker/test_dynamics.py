@@ -34,10 +34,10 @@ class Doubting(NoopBackbone):
     sees_motion = True
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
-        n = len(depth)
-        at, z = seen_by(depth, cameras.resized(*depth.shape[1:]), all_others(n))
-        known = torch.ones(n, n - 1, dtype=torch.bool)
-        planes = compared(torch.zeros(n, 1, *depth.shape[1:]), depth, all_others(n), at, z, known)
+        others = all_others(len(depth)).to(depth.device)
+        views = cameras.to(depth.device).resized(*depth.shape[1:])
+        at, z = seen_by(depth, views, others)
+        planes = compared(torch.zeros_like(depth)[:, None], depth, others, at, z, others >= 0)
         apart = (planes[:, :, -3].abs() > 0.1).float().amax(1)
         return F.max_pool2d(apart[:, None], 2)[:, 0]
 
@@ -185,3 +185,15 @@ def test_guessed_and_measured_depth_are_compared_with_each_other() -> None:
     assert moving.shape == (2, *engine.grid)
     observe(engine, world, 1.2, -0.5)
     assert len(world.sights) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_observations_are_compared_on_a_gpu() -> None:
+    engine = Engine(Doubting(), EngineConfig(height=HEIGHT, width=WIDTH, device="cuda"))
+    world = engine.open(1)
+    picture = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    for i, has_depth in enumerate((True, False, False, True)):
+        depth = room_depth(view(0.6 * i), box(0.3 * i))[0] if has_depth else None
+        engine.observe(world, picture, view(0.6 * i), depth)
+    assert {sight.picture(engine.backbone).device.type for sight in world.sights} == {"cuda"}
