@@ -69,7 +69,8 @@ def test_the_file_tree_names_every_top_level_folder_and_module() -> None:
 
 
 def test_the_settings_table_names_every_setting_and_its_default() -> None:
-    rows = re.findall(r"^\| `MIRAGE_(\w+)` \| `?(.*?)`? \|", (ROOT / "README.md").read_text(), re.M)
+    table = (ROOT / "docs" / "settings.md").read_text()
+    rows = re.findall(r"^\| `MIRAGE_(\w+)` \| `?(.*?)`? \|", table, re.M)
     assert rows == [(n.upper(), str(f.default)) for n, f in Settings.model_fields.items()]
 
 
