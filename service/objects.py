@@ -33,7 +33,6 @@ from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 LOG = structlog.get_logger()
 BACK_OFFS_S = (0.05, 0.2, 0.8)  # between tries; each is stretched by up to a half at random
 REMOTE_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=15)}
-REMOTE_TIMEOUTS = {"timeout": "30s", "connect_timeout": "5s"}
 # What leads nowhere else and needs no escapes
 PLAIN = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 BRIEF_S = 0.002  # for a few files: less than waking a thread and waiting for its end
@@ -59,10 +58,8 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
         self.folder = Path(unquote(urlparse(url).path)) if url.startswith("file:") else None
-        options: dict[str, Any] = {
-            "retry_config": REMOTE_RETRIES,
-            "client_options": REMOTE_TIMEOUTS,
-        }
+        # Own client options would hide those of the environment, as AWS_ALLOW_HTTP.
+        options: dict[str, Any] = {"retry_config": REMOTE_RETRIES}
         if self.folder is not None:
             options = {"mkdir": True, "automatic_cleanup": True}
         elif url.startswith("memory:"):
