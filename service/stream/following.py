@@ -66,10 +66,11 @@ async def _send(talk: Talk, frame: Frame, figures: Figures) -> None:
     message = answers.frame_message(frame)
     time_s = frame.created_s if not talk.player.is_paced else time.time()
     picture = await talk.pictures.encoded(frame.media_type, frame.image, time_s - talk.started_at_s)
-    message.media_type, message.image = picture
-    message.planes.extend(await talk.planes.of(frame))
+    told = message.frame
+    told.media_type, told.image = picture
+    told.planes.extend(await talk.planes.of(frame))
     before_s = time.monotonic()
-    await talk.say(frame=message)
+    await talk.outbox.put(message)
     now_s = time.monotonic()
     talk.pictures.adaptation.sent(was_late=now_s - before_s > LATE_S)
     if talk.latency.answered(frame.request_id, now_s):

@@ -8,8 +8,8 @@ from typing import Any
 
 from service.auth.principal import Principal
 from service.gateway import Gateway
-from service.poses import Array
 from service.requests import Progress
+from service.schemas import FlatPose
 from service.sessions import Session, SessionState
 from service.stream.budget import LiveBudget
 from service.stream.inputs import Held
@@ -49,7 +49,7 @@ class Talk:
         self.planes = Planes(self.control, session.id, opening.planes)
 
         self.held: dict[int, tuple[Held, InputMessage]] = {}  # by camera
-        self.places: dict[int, Array] = {}  # where cameras that keys move are
+        self.places: dict[int, FlatPose] = {}  # where cameras that keys move are
         self.input_news = asyncio.Event()
 
         self.num_sent, self.num_skipped = 0, 0
