@@ -236,12 +236,14 @@ class RequestLog:
         audit("request appended", session=session, request=progress.id, kind=message.kind)
         return Progress.model_validate_json(answer[2]) if answer[2] else progress
 
-    async def append_live(self, session: str, live: LivePose | View) -> str:
+    async def append_live(
+        self, session: str, live: LivePose | View, request_id: str | None = None
+    ) -> str:
         """A live pose, of which no progress is kept; its request id. Raises as `append` does."""
-        request_id = new_request_id()
-        request = (request_id, "live", live_body(live, current_parent()), "")
+        name = request_id or new_request_id()
+        request = (name, "live", live_body(live, current_parent()), "")
         await self._append(session, request, live.camera)
-        return request_id
+        return name
 
     async def _append(
         self,

@@ -119,8 +119,9 @@ async def _live(talk: Talk, view: View) -> None:
 
 async def _show(talk: Talk, view: View, now_s: float) -> None:
     await talk.budget.claim()
-    request_id = await talk.control.requests.append_live(talk.session_id, view)
-    talk.latency.asked(request_id, now_s)
+    request_id = new_request_id()
+    talk.latency.asked(request_id, now_s)  # before it is: its frame may overtake the answer
+    await talk.control.requests.append_live(talk.session_id, view, request_id)
 
 
 async def _input(talk: Talk, message: InputMessage) -> None:
