@@ -205,7 +205,7 @@ class RequestLog:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
         self._waker = Waker(redis, settings.lease_s)
-        self._appends = Appends(redis, self._waker)
+        self._appends = Appends(redis, self._waker, settings.lease_s)
         self._settings = settings
 
     async def append(
@@ -237,11 +237,16 @@ class RequestLog:
         return Progress.model_validate_json(answer[2]) if answer[2] else progress
 
     async def append_live(
-        self, session: str, live: LivePose | View, request_id: str | None = None
+        self,
+        session: str,
+        live: LivePose | View,
+        request_id: str | None = None,
+        trace: str | None = None,
     ) -> str:
         """A live pose, of which no progress is kept; its request id. Raises as `append` does."""
         name = request_id or new_request_id()
-        request = (name, "live", live_body(live, current_parent()), "")
+        trace = current_parent() if trace is None else trace
+        request = (name, "live", live_body(live, trace), "")
         await self._append(session, request, live.camera)
         return name
 

@@ -121,7 +121,7 @@ async def _show(talk: Talk, view: View, now_s: float) -> None:
     await talk.budget.claim()
     request_id = new_request_id()
     talk.latency.asked(request_id, now_s)  # before it is: its frame may overtake the answer
-    await talk.control.requests.append_live(talk.session_id, view, request_id)
+    await talk.control.requests.append_live(talk.session_id, view, request_id, talk.trace)
 
 
 async def _input(talk: Talk, message: InputMessage) -> None:
