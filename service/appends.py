@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -34,6 +35,12 @@ class _Append(NamedTuple):
     expires_s: float
 
 
+@lru_cache(4096)
+def _names(session: str) -> Sequence[str]:
+    of_session = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
+    return [name(session) for name in of_session]
+
+
 class Appends:
     def __init__(self, redis: Redis, waker: Waker, lease_s: float) -> None:
         self._redis, self._waker = Pipelined(redis), waker
@@ -43,8 +50,7 @@ class Appends:
 
     async def run(self, session: str, args: Sequence[Argument], expires_s: float) -> Any:
         """What append.lua answers; whoever should know of the request has been told."""
-        of_session = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
-        names = [name(session) for name in of_session]
+        names = _names(session)
         args, is_noted, began_s = (*args, session, keys.inbox("")), False, time.monotonic()
         try:
             command = scripts.command(SCRIPT, names, args)
