@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import takewhile
 
 from service.errors import UnknownRequest
 from service.frames import Frame
@@ -99,8 +100,8 @@ class Figures:
         return now_s - self._told_s >= STATISTICS_S
 
     def told(self, talk: Talk, now_s: float) -> pb.Statistics:
-        recent = [at_s for at_s in self.sent_s if at_s > self._told_s]
-        rate = len(recent) / (now_s - self._told_s)
+        recent = takewhile(lambda at_s: at_s > self._told_s, reversed(self.sent_s))
+        rate = sum(1 for _ in recent) / (now_s - self._told_s)
         self._told_s = now_s
         latency_s = talk.latency.median_s
         return pb.Statistics(
