@@ -187,8 +187,11 @@ def pose_text(sequence: int) -> bytes:
 
 
 def pose_message(sequence: int) -> pb.ClientMessage:
-    live = pb.LivePose(pose=pb.Pose(matrix=pose_of(sequence)), client_time_ms=1e3 * time.time())
-    return pb.ClientMessage(sequence=sequence, pose=live)
+    """Written in place: a message that is put into another is copied."""
+    message = pb.ClientMessage(sequence=sequence)
+    message.pose.pose.matrix.extend(pose_of(sequence))
+    message.pose.client_time_ms = 1e3 * time.time()
+    return message
 
 
 async def connect_websocket(url: str, run: Run, binary: bool) -> WebSocketWalker:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 from redis.asyncio import Redis
 
 from service import keys, scripts
@@ -186,13 +187,18 @@ class _Position(NamedTuple):
 
 
 def _frame(event: dict[bytes, bytes]) -> Frame:
-    return _whole(FrameMeta.model_validate_json(event[b"meta"]), event[b"image"])
+    return _parsed(event[b"meta"], event[b"image"])
 
 
 def parse_push(data: bytes) -> Frame:
     """A frame as a commit publishes it: its meta as JSON, a line end, its image."""
     meta, _, image = data.partition(b"\n")
-    return _whole(FrameMeta.model_validate_json(meta), image)
+    return _parsed(meta, image)
+
+
+def _parsed(meta: bytes, image: bytes) -> Frame:
+    values = from_json(meta)
+    return Frame.model_validate({**values, "image": image})
 
 
 def _whole(meta: FrameMeta, image: bytes) -> Frame:

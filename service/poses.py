@@ -70,7 +70,7 @@ def pose_from_matrix(values: Sequence[float], axes: str, field: str) -> Array:
     if len(values) != 16:
         raise _invalid(field, f"{len(values)} numbers", "16 numbers, row-major 4x4")
     matrix = np.asarray(values, dtype=np.float64).reshape(4, 4)
-    if axes == "opencv" and _is_exact(values):
+    if axes == "opencv" and is_exact(values):
         return matrix
     if not np.isfinite(matrix).all():
         row, column = (int(index) for index in np.argwhere(~np.isfinite(matrix))[0])
@@ -139,6 +139,11 @@ def expand(
 def flat(pose: Array) -> list[float]:
     """(4, 4) -> 16 numbers, row-major: the form of messages."""
     return pose.reshape(16).tolist()
+
+
+def unflat(values: Sequence[float]) -> Array:
+    """16 numbers, row-major -> (4, 4)."""
+    return np.asarray(values, dtype=np.float64).reshape(4, 4)
 
 
 def flat_of(pose: ArrayLike) -> list[float]:
@@ -211,18 +216,19 @@ def _rotation(q: Array) -> Array:
     )
 
 
-def _is_exact(values: Sequence[float]) -> bool:
+def is_exact(values: Sequence[float]) -> bool:
     """Whether 16 numbers are a rigid transform to the last digits, nearby: nothing to repair.
 
     In plain Python, since 10 live poses a second and session pass here. A NaN is never exact.
     """
-    a, b, c, x, d, e, f, y, g, h, i, z, *last = values
+    a, b, c, x, d, e, f, y, g, h, i, z, p, q, r, s = values
     lengths = abs(a * a + d * d + g * g - 1) + abs(b * b + e * e + h * h - 1)
     angle = abs(a * b + d * e + g * h)
     # of a right-handed frame, the third axis is the product of the others
     third = abs(d * h - e * g - c) + abs(g * b - a * h - f) + abs(a * e - b * d - i)
-    is_near = all(abs(one) <= MAX_DISTANCE_M for one in (x, y, z))
-    return is_near and last == [0, 0, 0, 1] and lengths + angle + third < EXACT
+    most = MAX_DISTANCE_M
+    is_near = -most <= x <= most and -most <= y <= most and -most <= z <= most
+    return is_near and p == q == r == 0 and s == 1 and lengths + angle + third < EXACT
 
 
 def _nearest_rotation(rotation: Array, field: str) -> Array:

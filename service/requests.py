@@ -9,13 +9,14 @@ the same camera that nobody started: newest wins, and the log stays short withou
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import to_json
 from redis.asyncio import Redis
 
 from service import keys, scripts
@@ -86,6 +87,15 @@ class LivePose(Message):
     pose: Pose
     camera: Camera = 0
     sequence: int = 0  # the client's own count, echoed: gaps show what was skipped
+    client_time_ms: float | None = None
+
+
+class View(NamedTuple):
+    """What a live pose says, checked at the edge already."""
+
+    pose: list[float]
+    camera: int = 0
+    sequence: int = 0
     client_time_ms: float | None = None
 
 
@@ -171,7 +181,21 @@ def num_poses(message: Message) -> int:
 
 
 def new_request_id() -> str:
-    return f"r_{uuid.uuid4().hex[:20]}"
+    return f"r_{os.urandom(10).hex()}"
+
+
+def live_body(live: LivePose | View, trace: str) -> bytes:
+    """A live pose as it lies in the log, written at once: they come ten times a second."""
+    body = {
+        "protocol": 1,
+        "trace": trace,
+        "kind": "live",
+        "pose": live.pose,
+        "camera": live.camera,
+        "sequence": live.sequence,
+        "client_time_ms": live.client_time_ms,
+    }
+    return to_json(body, inf_nan_mode="null")
 
 
 class RequestLog:
@@ -181,7 +205,7 @@ class RequestLog:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
         self._waker = Waker(redis, settings.lease_s)
-        self._appends = Appends(redis, self._waker)
+        self._appends = Appends(redis, self._waker, settings.lease_s)
         self._settings = settings
 
     async def append(
@@ -204,33 +228,40 @@ class RequestLog:
             total=num_poses(message),
             created_s=time.time(),
         )
-        kept = progress.model_dump_json()
-        answer = await self._append(session, message, progress.id, kept, if_version)
+        if parent := current_parent():
+            message = message.model_copy(update={"trace": parent})
+        request = (progress.id, message.kind, message.model_dump_json(), progress.model_dump_json())
+        camera = getattr(message, "camera", 0)
+        answer = await self._append(session, request, camera, if_version)
         audit("request appended", session=session, request=progress.id, kind=message.kind)
         return Progress.model_validate_json(answer[2]) if answer[2] else progress
 
-    async def append_live(self, session: str, message: LivePose) -> str:
+    async def append_live(
+        self,
+        session: str,
+        live: LivePose | View,
+        request_id: str | None = None,
+        trace: str | None = None,
+    ) -> str:
         """A live pose, of which no progress is kept; its request id. Raises as `append` does."""
-        request_id = new_request_id()
-        await self._append(session, message, request_id)
-        return request_id
+        name = request_id or new_request_id()
+        trace = current_parent() if trace is None else trace
+        request = (name, "live", live_body(live, trace), "")
+        await self._append(session, request, live.camera)
+        return name
 
     async def _append(
         self,
         session: str,
-        message: AnyRequest,
-        request_id: str,
-        kept: str = "",
+        request: tuple[str, str, str | bytes, str],  # id, kind, body, the progress that is kept
+        camera: int,
         if_version: int | None = None,
     ) -> Any:
-        if parent := current_parent():
-            message = message.model_copy(update={"trace": parent})
         now = time.time()
         expires_s = now + self._settings.session_idle_s
         args = (
-            *(request_id, message.kind, message.model_dump_json(), kept),
-            *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s),
-            getattr(message, "camera", 0),
+            *request,
+            *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s, camera),
             "" if if_version is None else if_version,
         )
         answer = await self._appends.run(session, args, expires_s)

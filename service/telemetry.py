@@ -53,6 +53,7 @@ class Metrics:
         self.frames = Counter(
             "mirage_frames_delivered", "Frames sent to clients", ["via"], registry=self.registry
         )
+        self._frames_via: dict[str, Counter] = {}  # `labels` checks and looks up each time
         self.frame_bytes = Counter(
             "mirage_frame_bytes_delivered", "Encoded bytes of those", registry=self.registry
         )
@@ -96,7 +97,10 @@ class Metrics:
             self.refusals.labels(limit).inc()
 
     def delivered(self, via: str, num_bytes: int) -> None:
-        self.frames.labels(via).inc()
+        frames = self._frames_via.get(via)
+        if frames is None:
+            frames = self._frames_via[via] = self.frames.labels(via)
+        frames.inc()
         self.frame_bytes.inc(num_bytes)
 
 
@@ -113,7 +117,7 @@ class Telemetry:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        status, started_s = 0, time.perf_counter()
+        status, started_s, is_http = 0, time.perf_counter(), scope["type"] == "http"
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -127,7 +131,7 @@ class Telemetry:
             request_span(scope["type"], Headers(scope=scope)) as span,
         ):
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive, send_with_id if is_http else send)
             finally:
                 self._record(scope, status, time.perf_counter() - started_s)
                 name = f"{scope.get('method', 'WS')} {_route(scope)}"

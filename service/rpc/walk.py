@@ -1,11 +1,16 @@
-"""mirage.v1.World/Stream: the conversation of service/stream, with gRPC around it."""
+"""mirage.v1.World/Stream: the conversation of service/stream, with gRPC around it.
+
+Messages are read and written by the call's own methods; what grpc.aio puts around generators costs
+two more of them per message.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from grpc import aio
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
@@ -20,7 +25,7 @@ from service.stream.messages import Incoming, OpenMessage, from_proto
 from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
-Requests = AsyncIterator[pb.ClientMessage]
+EOF = aio.EOF  # type: ignore[attr-defined]
 
 
 class Walk:
@@ -29,14 +34,12 @@ class Walk:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def stream(self, requests: Requests, context: Context) -> AsyncIterator[pb.ServerMessage]:
+    async def stream(self, _: AsyncIterator[pb.ClientMessage], context: Context) -> None:
         headers = headers_of(context)
         request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
         try:
             with self._gateway.streaming():
-                async with aclosing(self._talk(requests, headers, request_id)) as messages:
-                    async for message in messages:
-                        yield message
+                await self._talk(context, headers, request_id)
         except MirageError as error:
             self._gateway.metrics.refused(error)
             truth = await self._gateway.control.rebuild.doubted(error)
@@ -44,35 +47,32 @@ class Walk:
         except RedisError as error:
             await refuse(context, control_plane_down(error), request_id)
 
-    async def _talk(
-        self, requests: Requests, headers: dict[str, str], request_id: str
-    ) -> AsyncGenerator[pb.ServerMessage, None]:
+    async def _talk(self, context: Context, headers: dict[str, str], request_id: str) -> None:
         gateway = self._gateway
-        opening = await _opening(requests)
+        opening = await _opening(context)
         with bound_contextvars(request_id=request_id, session=opening.session):
             principal = await gateway.guard.admit(headers, Scope.READ, opening.session)
-            talk = converse(gateway, principal, opening, _incoming(requests))
+            talk = converse(gateway, principal, opening, _incoming(context))
             async with aclosing(talk) as messages:
                 async for message in messages:
-                    yield message
+                    await context.write(message)
                     if message.HasField("frame"):
                         gateway.metrics.delivered("grpc", len(message.frame.image))
 
 
-async def _opening(requests: Requests) -> OpenMessage:
-    async for request in requests:
-        message = from_proto(request)
-        if isinstance(message, InvalidRequest):
-            raise message
-        if isinstance(message, OpenMessage):
-            return message
-        break
+async def _opening(context: Context) -> OpenMessage:
+    request = await context.read()
+    message = None if request is EOF else from_proto(request)
+    if isinstance(message, InvalidRequest):
+        raise message
+    if isinstance(message, OpenMessage):
+        return message
     problem = FieldProblem("message", "something else", "`open`, with the session")
     raise InvalidRequest("A stream begins with `open`.", fields=(problem,))
 
 
-async def _incoming(requests: Requests) -> AsyncIterator[Incoming]:
+async def _incoming(context: Context) -> AsyncIterator[Incoming]:
     """A client that has said all it wants to still listens; one that leaves cancels the call."""
-    async for request in requests:
+    while (request := await context.read()) is not EOF:
         yield from_proto(request)
     await asyncio.Event().wait()

@@ -12,8 +12,8 @@ local known = ARGV[4] ~= '' and redis.call('HGET', KEYS[4], ARGV[1])
 if known then return {'ok', owner, known, 0} end
 if ARGV[10] ~= '' and ARGV[10] ~= version then return {'version', version} end
 
-local replaced = ''
-if ARGV[2] == 'live' then
+local waiting, replaced = redis.call('XLEN', KEYS[3]), ''
+if ARGV[2] == 'live' and waiting > 0 then
   for _, entry in ipairs(redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 16)) do
     if entry[2][4] ~= 'live' then break end
     if entry[2][8] == ARGV[9] then
@@ -23,7 +23,7 @@ if ARGV[2] == 'live' then
     end
   end
 end
-if replaced == '' and redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[5]) then return {'full'} end
+if replaced == '' and waiting >= tonumber(ARGV[5]) then return {'full'} end
 
 local added = redis.call('XADD', KEYS[3], '*', 'id', ARGV[1], 'kind', ARGV[2], 'body', ARGV[3], 'camera', ARGV[9])
 if ARGV[4] ~= '' then

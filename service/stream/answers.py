@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from service.convert import filled, plain
 from service.errors import MirageError, problem_document
 from service.frames import Frame
@@ -47,24 +45,26 @@ def status(session: Session, player: Player) -> pb.Status:
     return filled(pb.Status, values)
 
 
-def frame_message(frame: Frame) -> pb.Frame:
-    """What is said of a frame, by hand: this is the hot path. Its picture is added later."""
+def frame_message(frame: Frame) -> pb.ServerMessage:
+    """What is said of a frame, by hand and in place (a message put into another is copied): this is
+    the hot path. Its picture is added later.
+    """
+    message = pb.ServerMessage()
+    told = message.frame
+    told.frame, told.branch, told.camera = frame.frame, frame.branch, frame.camera
+    told.num_points, told.num_bytes = frame.num_points, frame.num_bytes
+    told.matrix.extend(frame.pose)
+    told.coverage = frame.coverage
+    told.timings_ms.update(frame.timings_ms)
+    told.request_id, told.kind = whole_id(frame.request_id), frame.kind
+    if frame.sequence is not None:
+        told.sequence = frame.sequence
+    if frame.client_time_ms is not None:
+        told.client_time_ms = frame.client_time_ms
     seconds = int(frame.created_s)
-    return pb.Frame(
-        frame=frame.frame,
-        branch=frame.branch,
-        camera=frame.camera,
-        num_points=frame.num_points,
-        num_bytes=frame.num_bytes,
-        matrix=frame.pose,
-        coverage=frame.coverage,
-        timings_ms=frame.timings_ms,
-        request_id=whole_id(frame.request_id),
-        kind=frame.kind,
-        sequence=frame.sequence,
-        client_time_ms=frame.client_time_ms,
-        created_at=Timestamp(seconds=seconds, nanos=int(1e9 * (frame.created_s - seconds))),
-    )
+    told.created_at.seconds = seconds
+    told.created_at.nanos = int(1e9 * (frame.created_s - seconds))
+    return message
 
 
 def generation(progress: Progress) -> pb.Generation:

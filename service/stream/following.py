@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import takewhile
 
 from service.errors import UnknownRequest
 from service.frames import Frame
@@ -66,10 +67,11 @@ async def _send(talk: Talk, frame: Frame, figures: Figures) -> None:
     message = answers.frame_message(frame)
     time_s = frame.created_s if not talk.player.is_paced else time.time()
     picture = await talk.pictures.encoded(frame.media_type, frame.image, time_s - talk.started_at_s)
-    message.media_type, message.image = picture
-    message.planes.extend(await talk.planes.of(frame))
+    told = message.frame
+    told.media_type, told.image = picture
+    told.planes.extend(await talk.planes.of(frame))
     before_s = time.monotonic()
-    await talk.say(frame=message)
+    await talk.outbox.put(message)
     now_s = time.monotonic()
     talk.pictures.adaptation.sent(was_late=now_s - before_s > LATE_S)
     if talk.latency.answered(frame.request_id, now_s):
@@ -98,8 +100,8 @@ class Figures:
         return now_s - self._told_s >= STATISTICS_S
 
     def told(self, talk: Talk, now_s: float) -> pb.Statistics:
-        recent = [at_s for at_s in self.sent_s if at_s > self._told_s]
-        rate = len(recent) / (now_s - self._told_s)
+        recent = takewhile(lambda at_s: at_s > self._told_s, reversed(self.sent_s))
+        rate = sum(1 for _ in recent) / (now_s - self._told_s)
         self._told_s = now_s
         latency_s = talk.latency.median_s
         return pb.Statistics(

@@ -23,8 +23,8 @@ from service.errors import (
     problem_document,
 )
 from service.paths import last_camera, path_request
-from service.poses import Array, flat
-from service.requests import LivePose, Progress, RequestState, new_request_id
+from service.poses import flat, unflat
+from service.requests import Progress, RequestState, View, new_request_id
 from service.rest.forms import ObservationForm
 from service.rest.observations import create_observation
 from service.stream import answers
@@ -50,7 +50,7 @@ from service.wire import world_pb2 as pb
 
 BRANCHING_S = 20.0  # for a fork or rewind to be done
 STEPS_PER_S = 15.0  # of cameras that keys move, unless the stream has a rate
-NEEDS: dict[type[AnyMessage], Scope] = {
+NEEDS: dict[type[AnyMessage | View], Scope] = {
     PlayMessage: Scope.READ,
     PingMessage: Scope.READ,
     OpenMessage: Scope.READ,
@@ -73,13 +73,16 @@ async def listen(talk: Talk, incoming: AsyncIterator[Incoming]) -> None:
             await talk.say(sequence, error=answers.problem(error))
 
 
-async def _handle(talk: Talk, message: AnyMessage) -> None:  # noqa: C901 one case per message
+async def _handle(talk: Talk, message: AnyMessage | View) -> None:  # noqa: C901 one case each
     needs = NEEDS.get(type(message), Scope.WALK)
     if needs not in talk.principal.scopes:
-        raise Forbidden(f"A {message.type!r} message needs the scope `{needs}`.")
+        kind = getattr(message, "type", "pose")
+        raise Forbidden(f"A {kind!r} message needs the scope `{needs}`.")
     match message:
-        case PoseMessage():
+        case View():
             await _live(talk, message)
+        case PoseMessage():
+            await _live(talk, message.view())
         case InputMessage():
             await _input(talk, message)
         case PathMessage():
@@ -104,26 +107,21 @@ async def _handle(talk: Talk, message: AnyMessage) -> None:  # noqa: C901 one ca
             raise InvalidRequest("The stream is open already.", fields=(problem,))
 
 
-async def _live(talk: Talk, message: PoseMessage) -> None:
-    pose, now_s = message.pose(message.axes, "pose"), time.monotonic()
+async def _live(talk: Talk, view: View) -> None:
+    now_s = time.monotonic()
     if talk.opening.extrapolate:
-        clock_s = now_s if message.client_time_ms is None else message.client_time_ms / 1000
-        lead_s = talk.latency.median_s or 0.0
-        pose = talk.motion.predicted(message.camera, Sighting(pose, clock_s), lead_s)
-    talk.places[message.camera] = pose
-    await _show(talk, message, pose, now_s)
+        clock_s = now_s if view.client_time_ms is None else view.client_time_ms / 1000
+        seen, lead_s = Sighting(unflat(view.pose), clock_s), talk.latency.median_s or 0.0
+        view = view._replace(pose=flat(talk.motion.predicted(view.camera, seen, lead_s)))
+    talk.places[view.camera] = view.pose
+    await _show(talk, view, now_s)
 
 
-async def _show(talk: Talk, message: PoseMessage | InputMessage, pose: Array, now_s: float) -> None:
-    live = LivePose(
-        pose=flat(pose),
-        camera=message.camera,
-        sequence=message.sequence,
-        client_time_ms=message.client_time_ms,
-    )
+async def _show(talk: Talk, view: View, now_s: float) -> None:
     await talk.budget.claim()
-    request_id = await talk.control.requests.append_live(talk.session_id, live)
-    talk.latency.asked(request_id, now_s)
+    request_id = new_request_id()
+    talk.latency.asked(request_id, now_s)  # before it is: its frame may overtake the answer
+    await talk.control.requests.append_live(talk.session_id, view, request_id, talk.trace)
 
 
 async def _input(talk: Talk, message: InputMessage) -> None:
@@ -131,7 +129,7 @@ async def _input(talk: Talk, message: InputMessage) -> None:
     now = held(sticks, message.keys, message.move_m_per_s, message.turn_deg_per_s)
     if message.camera not in talk.places:
         place = await last_camera(talk.control, talk.session_id, message.camera)
-        talk.places[message.camera] = place
+        talk.places[message.camera] = flat(place)
     talk.held[message.camera] = (now, message)
     talk.input_news.set()
 
@@ -150,8 +148,10 @@ async def move_cameras(talk: Talk) -> None:
         now_s = time.monotonic()
         for camera, (speeds, message) in moving.items():
             try:
-                talk.places[camera] = speeds.advanced(talk.places[camera], now_s - last_s)
-                await _show(talk, message, talk.places[camera], now_s)
+                place = flat(speeds.advanced(unflat(talk.places[camera]), now_s - last_s))
+                talk.places[camera] = place
+                view = View(place, camera, message.sequence, message.client_time_ms)
+                await _show(talk, view, now_s)
             except MirageError as error:  # the edge of the world, or a full log
                 del talk.held[camera]
                 await talk.say(message.sequence, error=answers.problem(error))

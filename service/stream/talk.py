@@ -8,8 +8,8 @@ from typing import Any
 
 from service.auth.principal import Principal
 from service.gateway import Gateway
-from service.poses import Array
 from service.requests import Progress
+from service.schemas import FlatPose
 from service.sessions import Session, SessionState
 from service.stream.budget import LiveBudget
 from service.stream.inputs import Held
@@ -19,6 +19,7 @@ from service.stream.outbox import Outbox
 from service.stream.pictures import Pictures
 from service.stream.planes import Planes
 from service.stream.player import Player, Slices
+from service.tracing import current_parent
 from service.wire import world_pb2 as pb
 
 OUTBOX_LENGTH = 8
@@ -49,9 +50,10 @@ class Talk:
         self.planes = Planes(self.control, session.id, opening.planes)
 
         self.held: dict[int, tuple[Held, InputMessage]] = {}  # by camera
-        self.places: dict[int, Array] = {}  # where cameras that keys move are
+        self.places: dict[int, FlatPose] = {}  # where cameras that keys move are
         self.input_news = asyncio.Event()
 
+        self.trace = current_parent()  # of the stream as a whole; costs as much as a pose to ask
         self.num_sent, self.num_skipped = 0, 0
         self.started_at_s = time.time()  # where a film begins
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from service import keys
+from service.appends import NOTED_PART
 from service.control import ControlPlane
 from service.errors import SessionDeleted, UnknownSession
 from service.leases import Leases
 from service.requests import LivePose
 from service.segments import Upload
 from service.sessions import IDENTITY, Intrinsics, NewSession
+from service.settings import Settings
 
 LENS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 
@@ -84,3 +86,33 @@ async def test_a_server_that_forgot_the_script_is_sent_it_again(control: Control
     await control.sessions.delete(session)
     with pytest.raises(SessionDeleted):
         await walk(control, session)
+
+
+async def test_the_sweeper_is_told_again_after_a_part_of_a_lease(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await opened(control)
+    assert await Leases(control.redis, "w1", 5.0, 16).acquire(session) is not None
+    noted = []
+    async with control.redis.pubsub() as ears:
+        await ears.subscribe(keys.inbox("w1"))
+        for pause_s in (0.0, 0.0, NOTED_PART * settings.lease_s + 0.05):
+            await asyncio.sleep(pause_s)
+            await walk(control, session)
+            noted.append(await control.redis.zscore(keys.BUSY, session))
+    assert noted[0] == noted[1] < noted[2]
+    assert await control.redis.zscore(keys.EXPIRY, session) is not None
+
+
+async def test_whoever_did_not_hear_is_noted_at_once(control: ControlPlane) -> None:
+    session = await opened(control)
+    leases = Leases(control.redis, "w1", 5.0, 16)
+    lease = await leases.acquire(session)
+    assert lease is not None
+    async with control.redis.pubsub() as ears:
+        await ears.subscribe(keys.inbox("w1"))
+        await walk(control, session)
+    await control.redis.zrem(keys.BUSY, session)  # the sweeper found it quiet
+    await leases.release(session, lease, "handover")
+    await walk(control, session)
+    assert await control.redis.zscore(keys.BUSY, session) is not None

@@ -13,7 +13,7 @@ from plane import frame, leases_of, new_session, step
 from service import keys
 from service.control import ControlPlane
 from service.errors import FramesGone, SessionDeleted, Unavailable, UnknownFrame
-from service.frames import ManifestEntry
+from service.frames import Frame, ManifestEntry, parse_push
 from service.requests import Generate
 from service.segments import FrameMeta, SegmentHeader, segment_id, segment_path
 from service.sessions import IDENTITY, Session
@@ -142,3 +142,10 @@ async def test_so_many_wait_and_no_more(control: ControlPlane) -> None:
     assert await control.frames.read(session.id) == []  # who does not wait is answered
     await end(list(others))
     assert await wait(session.id, wait_s=0.01) == []
+
+
+def test_a_push_is_read_as_the_meta_and_the_image_that_it_is() -> None:
+    one = frame(3).model_copy(update={"image": b"\n{two}\nlines"})
+    meta = FrameMeta(**one.model_dump(exclude={"image"})).model_dump_json().encode()
+    whole = FrameMeta.model_validate_json(meta)
+    assert parse_push(meta + b"\n" + one.image) == Frame(**whole.__dict__, image=one.image) == one

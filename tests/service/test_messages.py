@@ -1,0 +1,93 @@
+"""Live poses take a short way from protobuf into the log; it agrees with the validator's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from service.errors import InvalidRequest
+from service.poses import Action, expand, flat
+from service.requests import REQUEST, LivePose, View, live_body
+from service.stream.messages import PoseMessage, checked, from_proto
+from service.wire import world_pb2 as pb
+
+ANY_FLOAT = st.floats(width=64)
+TIMES = st.none() | ANY_FLOAT
+SEQUENCES = st.integers(0, 2**64 - 1)
+
+
+def rigid(yaw_deg: float, right_m: float) -> list[float]:
+    return flat(expand(np.eye(4), [Action(right_m=right_m, yaw_deg=yaw_deg)], 1e9, 1e9, 1)[0])
+
+
+RIGID = st.builds(rigid, st.floats(-180, 180), st.floats(-9999, 9999))
+MATRICES = RIGID | st.lists(ANY_FLOAT, max_size=17) | st.builds(lambda one: [*one, 1.0], RIGID)
+OTHERS: SearchStrategy[list[float]] = st.just([]) | st.lists(st.floats(-1, 1), max_size=4)
+
+
+def message(values: dict[str, Any], sequence: int) -> pb.ClientMessage:
+    shape = {name: values[name] for name in ("matrix", "position", "quaternion")}
+    others = {name: values[name] for name in ("axes", "camera", "client_time_ms")}
+    return pb.ClientMessage(sequence=sequence, pose=pb.LivePose(pose=pb.Pose(**shape), **others))
+
+
+POSES = st.fixed_dictionaries(
+    {
+        "matrix": MATRICES,
+        "position": OTHERS,
+        "quaternion": OTHERS,
+        "axes": st.integers(0, 7),
+        "camera": st.integers(0, 20),
+        "client_time_ms": TIMES,
+    }
+)
+EXACT = {
+    "matrix": rigid(30.0, 2.0), "position": [], "quaternion": [], "axes": 0, "camera": 0,
+    "client_time_ms": None,
+}  # fmt: skip
+
+
+@given(POSES, SEQUENCES)
+@example(EXACT, 7)
+@example(EXACT | {"camera": 16}, 7)
+@example(EXACT | {"client_time_ms": math.inf}, 7)
+@example(EXACT, 2**63)
+def test_what_is_exact_is_what_the_validator_makes_of_it(
+    values: dict[str, Any], sequence: int
+) -> None:
+    received = message(values, sequence)
+    short, whole = from_proto(received), checked(received)
+    if isinstance(short, View):
+        assert isinstance(whole, PoseMessage)
+        assert short == whole.view()
+    elif isinstance(short, InvalidRequest):
+        assert isinstance(whole, InvalidRequest) and short.fields == whole.fields
+    else:
+        assert repr(short) == repr(whole)
+
+
+def test_an_exact_pose_takes_the_short_way() -> None:
+    assert from_proto(message(EXACT | {"client_time_ms": 5.0, "camera": 3}, 7)) == View(
+        rigid(30.0, 2.0), 3, 7, 5.0
+    )
+
+
+def test_other_messages_do_not() -> None:
+    assert not isinstance(from_proto(pb.ClientMessage(ping=pb.Ping())), View | InvalidRequest)
+    assert isinstance(from_proto(pb.ClientMessage()), InvalidRequest)
+
+
+@given(RIGID, st.integers(0, 15), st.integers(0, 2**63 - 1), TIMES, st.text(max_size=60))
+def test_the_body_in_the_log_is_that_of_the_message(
+    pose: list[float], camera: int, sequence: int, time_ms: float | None, trace: str
+) -> None:
+    whole = LivePose(
+        trace=trace, pose=pose, camera=camera, sequence=sequence, client_time_ms=time_ms
+    )
+    body = live_body(View(pose, camera, sequence, time_ms), trace)
+    assert REQUEST.validate_json(body) == REQUEST.validate_json(whole.model_dump_json())
