@@ -21,7 +21,6 @@ from service.errors import ConfigurationError
 from service.gateway import Gateway
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.settings import Settings
-from service.sockets import StreamProtocol
 
 GRACE_S = 5  # for requests that run when the gateway stops
 GOODBYE_S = 2.0  # of it: for streams to end by themselves
@@ -94,7 +93,7 @@ def listening(config: uvicorn.Config, untaken_ms: int = UNTAKEN_MS) -> socket.so
 
 
 WEBSOCKETS: dict[str, Any] = {
-    "ws": StreamProtocol,
+    "ws": "websockets-sansio",
     "ws_max_size": MAX_STREAM_MESSAGE_BYTES,
     "ws_per_message_deflate": False,  # pictures don't get any smaller
     "ws_ping_interval": PING_S,

@@ -32,7 +32,6 @@ from service.embedded import free_port
 from service.poses import flat
 from service.server import GatewayServer, listening
 from service.settings import Settings
-from service.sockets import StreamProtocol
 from service.stack import environment
 from service.tasks import end
 from service.wire import world_pb2 as pb
@@ -73,7 +72,7 @@ async def address(settings: Settings, control: ControlPlane) -> AsyncIterator[tu
     """HTTP and gRPC of a gateway in this process, with a real worker whose model costs nothing."""
     ports = free_port(), free_port()
     app = create_app(settings.model_copy(update={"grpc_port": ports[1]}))
-    config = uvicorn.Config(app, port=ports[0], log_config=None, ws=StreamProtocol)
+    config = uvicorn.Config(app, port=ports[0], log_config=None, ws="websockets-sansio")
     server = GatewayServer(config, app)
     engine = noop_engine(height=settings.frame_height, width=settings.frame_width)
     worker = Worker(control, settings, Runner(engine, Encoding()), NoFaults())
@@ -401,7 +400,7 @@ async def test_a_client_that_takes_nothing_is_dropped_and_harms_nobody(
 ) -> None:
     settings = settings.model_copy(update={"frame_width": 512, "frame_height": 256})
     app = create_app(settings)
-    config = uvicorn.Config(app, port=free_port(), log_config=None, ws=StreamProtocol)
+    config = uvicorn.Config(app, port=free_port(), log_config=None, ws="websockets-sansio")
     server = GatewayServer(config, app)
     bound = listening(config, untaken_ms=1500)
     engine = noop_engine(height=256, width=512, still=True)

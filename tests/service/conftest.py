@@ -18,7 +18,6 @@ from service.control import ControlPlane
 from service.embedded import free_port
 from service.server import GatewayServer
 from service.settings import Settings
-from service.sockets import StreamProtocol
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ async def server_url(
             app,
             port=ports[0],
             log_config=None,
-            ws=StreamProtocol,
+            ws="websockets-sansio",
             timeout_graceful_shutdown=1,
         ),
         app,
