@@ -16,8 +16,11 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import safetensors.torch
+import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -29,6 +32,7 @@ from worker.memory.base import Delta
 from worker.world import Guess, Increment
 
 WEBP_EFFORT = 2  # of 0..6: 4 is a tenth smaller and twice as slow
+FINE = range(91, 96)  # JPEG qualities at which the faster encoder's rounding would show
 DELTA = "delta."
 DELTA_NAMES = {one.name: DELTA + one.name for one in fields(Delta)}
 GUESS_NAMES = {one.name: "guess." + one.name for one in fields(Guess)}
@@ -46,13 +50,21 @@ DTYPES = {
 
 
 def encode_image(image: Tensor, form: Literal["webp", "jpeg"], quality: int) -> bytes:
-    """(H, W, 3) uint8 -> the bytes of an image file; the same input gives the same bytes."""
-    stream = io.BytesIO()
-    picture = Image.fromarray(image.numpy())
-    if form == "webp":
-        picture.save(stream, "webp", quality=quality, method=WEBP_EFFORT)
-    else:
-        picture.save(stream, "jpeg", quality=quality)
+    """(H, W, 3) uint8 -> the bytes of an image file; the same input gives the same bytes.
+
+    JPEG without Pillow's detours, which cost four times as much as a small picture itself.
+    """
+    pixels = image.numpy()
+    if form == "jpeg" and quality not in FINE:
+        data: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420")
+        return data
+    return encode_plainly(pixels, form, quality)
+
+
+def encode_plainly(pixels: NDArray[np.uint8], form: Literal["webp", "jpeg"], quality: int) -> bytes:
+    """The same by Pillow."""
+    stream, options = io.BytesIO(), {"method": WEBP_EFFORT} if form == "webp" else {}
+    Image.fromarray(pixels).save(stream, form, quality=quality, **options)
     return stream.getvalue()
 
 

@@ -16,7 +16,7 @@ from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
 from service.errors import SegmentCorrupt
 from service.segments import SegmentHeader, parse_segment
 from worker.geometry import Cameras
-from worker.snapshot import encode_image, pack_segment, unpack_segment
+from worker.snapshot import FINE, encode_image, encode_plainly, pack_segment, unpack_segment
 from worker.world import Increment
 
 
@@ -132,3 +132,25 @@ def test_images_are_encoded_as_said_and_always_alike(form: str) -> None:
         assert picture.format == form.upper() and picture.size == (WIDTH, HEIGHT)
         error = np.abs(np.asarray(picture).astype(int) - ramp.numpy())
     assert error.mean() < 4
+
+
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (33, 61), (192, 320)])
+def test_jpeg_is_what_pillow_makes_of_it(size: tuple[int, int]) -> None:
+    """The same file, but for the roundings of the faster transform, which nobody sees."""
+    v, u = np.mgrid[: size[0], : size[1]] / 9
+    waves = np.stack([np.sin(u), np.cos(v), np.sin(u + v)], axis=-1)
+    noise = np.random.default_rng(1).normal(0, 0.1, (*size, 3))
+    pixels = np.clip(128 + 80 * (waves + noise), 0, 255).astype(np.uint8)
+    for quality in (1, 30, 85, 90, FINE[0], FINE[-1], 96, 100):
+        data = encode_image(torch.from_numpy(pixels), "jpeg", quality)
+        plain = encode_plainly(pixels, "jpeg", quality)
+        assert data[:600] == plain[:600]  # tables, sizes and sampling
+        assert abs(len(data) - len(plain)) <= 0.02 * len(plain)
+        ours, pillows = (_mean_error(one, pixels) for one in (data, plain))
+        assert ours <= 1.01 * pillows
+        assert data == plain or quality < FINE[0]
+
+
+def _mean_error(data: bytes, pixels: np.ndarray) -> float:
+    with Image.open(io.BytesIO(data)) as picture:
+        return float(np.square(np.asarray(picture).astype(float) - pixels).mean())
