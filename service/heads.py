@@ -9,6 +9,7 @@ JSON: mostly checksums, about 60 bytes per segment.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from service.sessions import NewSession, Session, parse_record
 
 LOG = structlog.get_logger()
 SUFFIX = ".json.z"
+LONG = 512  # entries: compressing them is worth waking a thread
 MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
 
 
@@ -126,6 +128,24 @@ def pack(head: Head) -> bytes:
     return zlib.compress(head.model_dump_json(exclude_defaults=True).encode(), 1)  # ids are noise
 
 
+def pack_found(head: Head, manifest: Sequence[bytes]) -> bytes:
+    """What `pack` makes of the head with all of this manifest, of which it has the first entry.
+
+    Entries lie in Redis as the JSON that is to be written, but for their defaults; no text between
+    quotes can look like these. A thousand are parsed and written again in 4 ms, joined in 0.1.
+    """
+    first, every = (b'"manifest":[%s]' % _short(some) for some in (manifest[:1], manifest))
+    text = head.model_dump_json(exclude_defaults=True).encode()
+    if first not in text:  # there is none, or another hand wrote it
+        return pack(head.model_copy(update={"manifest": parse_manifest(manifest)}))
+    return zlib.compress(text.replace(first, every, 1), 1)
+
+
+def _short(manifest: Sequence[bytes]) -> bytes:
+    text = b",".join(manifest).replace(b',"num_points":0,', b",")
+    return text.replace(b',"world_bytes":0,', b",").replace(b',"home":""}', b"}")
+
+
 def unpack(data: bytes) -> Head:
     """Raises SegmentCorrupt."""
     try:
@@ -143,6 +163,11 @@ class Heads:
 
     async def current(self, session: str) -> Head:
         """Where a session stands, at one moment; raises UnknownSession, SessionDeleted."""
+        head, manifest = await self._found(session)
+        return head.model_copy(update={"manifest": parse_manifest(manifest)})
+
+    async def _found(self, session: str) -> tuple[Head, list[bytes]]:
+        """It with the first entry of its manifest, and all of them as Redis holds them."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(keys.record(session))
             pipe.lrange(keys.manifest(session), 0, -1)
@@ -154,7 +179,7 @@ class Heads:
         init = None
         if not manifest and log and log[0][1][b"kind"] == b"init":
             init = Init.model_validate_json(log[0][1][b"body"])
-        return _head(parse_record(record), manifest, names, init)
+        return _head(parse_record(record), manifest[:1], names, init), manifest
 
     async def first(self, session: str, new: NewSession, init: Init, request_id: str) -> Head:
         """Write and return the head of a session whose first image is to be opened."""
@@ -171,7 +196,9 @@ class Heads:
 
     async def write(self, head: Head) -> str:
         """Store a head as its session's newest; its id."""
-        data = pack(head)
+        return await self._write(head, pack(head))
+
+    async def _write(self, head: Head, data: bytes) -> str:
         name = f"{head.version:012d}-{sha256(data)}"
         await self._objects.put(head_path(head.session, name), data)
         return name
@@ -182,7 +209,12 @@ class Heads:
         A store that fails now costs nothing: the segments since the last head lead to the tip.
         """
         try:
-            await self.write(await self.current(session))
+            head, manifest = await self._found(session)
+            if len(manifest) < LONG:
+                data = pack_found(head, manifest)
+            else:
+                data = await asyncio.to_thread(pack_found, head, manifest)
+            await self._write(head, data)
             await self.prune(session)
         except (StoreDown, UnknownSession, SessionDeleted) as error:
             LOG.warning("head not written", session=session, reason=error.detail)
