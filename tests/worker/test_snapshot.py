@@ -96,7 +96,7 @@ def test_a_world_is_the_replay_of_its_segments() -> None:
 
 def test_frames_are_read_without_torch() -> None:
     increment = increments()[1]
-    images = [encode_image(image, "webp", 80) for image in increment.images]
+    images = [encode_image(image.numpy(), "webp", 80) for image in increment.images]
     found, frames = parse_segment(pack_segment(header(increment), increment, images))
     assert frames == images and found.frame_indices == [1, 2, 3]
 
@@ -125,12 +125,12 @@ def test_a_truncated_segment_is_corrupt(cut: int) -> None:
 
 @pytest.mark.parametrize("form", ["webp", "jpeg"])
 def test_images_are_encoded_as_said_and_always_alike(form: str) -> None:
-    ramp = torch.arange(WIDTH, dtype=torch.uint8)[None, :, None].expand(HEIGHT, WIDTH, 3)
-    data = encode_image(ramp.contiguous(), form, 90)  # type: ignore[arg-type]
-    assert data == encode_image(ramp.contiguous(), form, 90)  # type: ignore[arg-type]
+    ramp = np.tile(np.arange(WIDTH, dtype=np.uint8)[None, :, None], (HEIGHT, 1, 3))
+    data = encode_image(ramp, form, 90)  # type: ignore[arg-type]
+    assert data == encode_image(ramp.copy(), form, 90)  # type: ignore[arg-type]
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.format == form.upper() and picture.size == (WIDTH, HEIGHT)
-        error = np.abs(np.asarray(picture).astype(int) - ramp.numpy())
+        error = np.abs(np.asarray(picture).astype(int) - ramp)
     assert error.mean() < 4
 
 
@@ -142,7 +142,7 @@ def test_jpeg_is_what_pillow_makes_of_it(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).normal(0, 0.1, (*size, 3))
     pixels = np.clip(128 + 80 * (waves + noise), 0, 255).astype(np.uint8)
     for quality in (1, 30, 85, 90, FINE[0], FINE[-1], 96, 100):
-        data = encode_image(torch.from_numpy(pixels), "jpeg", quality)
+        data = encode_image(pixels, "jpeg", quality)
         plain = encode_plainly(pixels, "jpeg", quality)
         assert data[:600] == plain[:600]  # tables, sizes and sampling
         assert abs(len(data) - len(plain)) <= 0.02 * len(plain)
