@@ -82,9 +82,15 @@ class Held:
         if tip is None:
             self.owned, self.is_stale = None, True
         elif self.owned is not None:
-            session = self.owned.session.model_copy(update={"tip": tip})
-            self.owned = replace(self.owned, session=session)
+            self.owned = replace(self.owned, session=self._left(self.owned.session, tip))
             self.is_stale |= not (self.owned.entries or self.owned.is_whole)
+
+    def _left(self, counted: Session, tip: str) -> Session:
+        """The record with this tip: as commits left it, or else as it was counted on."""
+        known = self.known
+        if not self.ahead and known is not None and known.tip == tip:
+            return known
+        return counted.model_copy(update={"tip": tip})
 
 
 def _behind(owned: Owned, ahead: Sequence[Job]) -> Owned:
