@@ -173,11 +173,12 @@ class Runner:
             weights=self.weights,
             branch=session.branch,
             frame_indices=list(increment.frame_indices),
-            frames=list(frames),
+            frames=[],
             intrinsics=session.intrinsics.model_dump(),
             created_s=time.time(),
         )
-        return pack_segment(header, increment, [frame.image for frame in frames])
+        images, metas = [frame.image for frame in frames], [frame.text for frame in frames]
+        return pack_segment(header, increment, images, metas)
 
 
 def cameras(intrinsics: Intrinsics, poses: Sequence[Sequence[float]]) -> Cameras:

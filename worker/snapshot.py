@@ -13,6 +13,7 @@ import io
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Literal
@@ -68,8 +69,11 @@ def encode_plainly(pixels: NDArray[np.uint8], form: Literal["webp", "jpeg"], qua
     return stream.getvalue()
 
 
-def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes]) -> bytes:
-    """The file of one segment; `images` are the encoded frames that `header.frames` lists.
+def pack_segment(
+    header: SegmentHeader, increment: Increment, images: list[bytes], metas: Sequence[str] = ()
+) -> bytes:
+    """The file of one segment; `images` are the encoded frames that `header.frames` lists, or if
+    it lists none `metas`, as JSON.
 
     The same safetensors as the library's, written without its detours: this is done for every
     frame. Widest types first and the table padded, so that every tensor is aligned.
@@ -79,7 +83,8 @@ def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes
     order, table, end = _layout(kinds, len(images))
     sizes = [len(image) for image in images]
     frames = _entry(FRAMES, "U8", (sum(sizes),), end, end + sum(sizes))
-    about = f'"__metadata__":{{"header":{json.dumps(header.model_dump_json())}}}'
+    named = header.model_dump_json().replace('"frames":[]', f'"frames":[{",".join(metas)}]', 1)
+    about = f'"__metadata__":{{"header":{json.dumps(named)}}}'
     text = f"{{{about},{table},{frames}}}".encode()
     text += b" " * (-len(text) % 8)
     parts = [_raw(tensors[name]) for name in order]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
 from service.errors import SegmentCorrupt
+from service.frames import Frame
 from service.segments import SegmentHeader, parse_segment
 from worker.geometry import Cameras
 from worker.snapshot import FINE, encode_image, encode_plainly, pack_segment, unpack_segment
@@ -154,3 +155,19 @@ def test_jpeg_is_what_pillow_makes_of_it(size: tuple[int, int]) -> None:
 def _mean_error(data: bytes, pixels: np.ndarray) -> float:
     with Image.open(io.BytesIO(data)) as picture:
         return float(np.square(np.asarray(picture).astype(float) - pixels).mean())
+
+
+def test_frames_that_are_json_already_are_those_of_the_header() -> None:
+    increment = increments()[1]
+    frames = [
+        Frame(
+            frame=number, branch=1, pose=[0.1] * 16, coverage=0.5, request_id='","frames":[]',
+            kind="live", timings_ms={"read": 0.125}, media_type="image/jpeg", created_s=1.5,
+            image=b"ab",
+        )
+        for number in increment.frame_indices
+    ]  # fmt: skip
+    without, images = header(increment), [frame.image for frame in frames]
+    whole = without.model_copy(update={"frames": frames})
+    metas = [frame.text for frame in frames]
+    assert pack_segment(without, increment, images, metas) == pack_segment(whole, increment, images)
