@@ -138,7 +138,7 @@ def _after(owned: Owned, job: Job) -> Owned:
     )
     done = _position(job.cursor)
     progress = advanced(job)
-    known = owned.progress | ({} if progress is None else {job.entry.id: progress})
+    known = owned.progress if progress is None else owned.progress | {job.entry.id: progress}
     left = [entry for entry in owned.entries if _position(entry.entry) > done]
     return owned._replace(
         session=session,
