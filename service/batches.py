@@ -96,24 +96,12 @@ class Pipelined:
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self.in_cluster = isinstance(redis, RedisCluster)
-        self._batches: Batches[Sequence[Command]] = Batches(self._several)
+        self._batches: Batches[Command] = Batches(self.execute)
         self._kept: Any = None  # a connection, between batches
 
     async def execute_command(self, *command: Argument) -> Any:
         """The answer to one command; raises what it raises alone."""
-        (answer,) = await self._batches.do([command])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def execute_all(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """The answers to several, behind all that was asked for before; errors are among them."""
-        answers: Sequence[Any] = await self._batches.do(commands)
-        return answers
-
-    async def _several(self, asked: Sequence[Sequence[Command]]) -> Sequence[Sequence[Any]]:
-        answers = iter(await self.execute([command for one in asked for command in one]))
-        return [[next(answers) for _ in one] for one in asked]
+        return await self._batches.do(command)
 
     async def execute(self, commands: Sequence[Command]) -> Sequence[Any]:
         """The answers to several, in one round trip of their own; errors are among them."""

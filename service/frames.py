@@ -7,6 +7,7 @@ segment holds a frame that left the stream.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -46,6 +47,11 @@ class Frame(FrameMeta):
     """One frame as clients get it: the worker encoded it once."""
 
     image: bytes
+
+    @cached_property
+    def text(self) -> str:
+        """Everything but the image as JSON, for its segment and for its event alike."""
+        return self.model_dump_json(exclude={"image"})
 
     def meta(self) -> dict[str, Any]:
         """Everything but the image, ready for JSON."""

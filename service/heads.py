@@ -9,6 +9,7 @@ JSON: mostly checksums, about 60 bytes per segment.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from service.sessions import NewSession, Session, parse_record
 
 LOG = structlog.get_logger()
 SUFFIX = ".json.z"
+LONG = 512  # entries: packing them is worth waking a thread
 MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
 
 
@@ -171,7 +173,8 @@ class Heads:
 
     async def write(self, head: Head) -> str:
         """Store a head as its session's newest; its id."""
-        data = pack(head)
+        is_long = len(head.manifest) >= LONG
+        data = await asyncio.to_thread(pack, head) if is_long else pack(head)
         name = f"{head.version:012d}-{sha256(data)}"
         await self._objects.put(head_path(head.session, name), data)
         return name

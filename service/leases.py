@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
@@ -30,8 +30,7 @@ T = TypeVar("T")
 LOG_AHEAD = 8  # requests that an owner looks ahead; it does one at a time
 
 
-@dataclass(frozen=True)
-class Owned:
+class Owned(NamedTuple):
     """A session as its owner found it: the record and what the log holds after the cursor."""
 
     session: Session
@@ -238,6 +237,5 @@ def _arguments(commit: Commit, frames_kept: int) -> list[Argument]:
         *record,
     ]
     for frame in commit.frames:
-        meta = frame.model_dump_json(exclude={"image"})
-        head += [event_id(frame.branch, frame.frame), meta, frame.image]
+        head += [event_id(frame.branch, frame.frame), frame.text, frame.image]
     return head

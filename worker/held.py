@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from service.leases import Owned
 from service.news import News
@@ -66,7 +66,7 @@ class Held:
             return
         entries = [one for one in owned.entries if one.entry != news.replaced]
         session = owned.session if self.ahead else self.known
-        self.owned = replace(owned, session=session, entries=[*entries, entry], asked=news.asked)
+        self.owned = owned._replace(session=session, entries=[*entries, entry], asked=news.asked)
 
     def begin(self, job: Job) -> None:
         """Count on this job to be committed."""
@@ -82,9 +82,15 @@ class Held:
         if tip is None:
             self.owned, self.is_stale = None, True
         elif self.owned is not None:
-            session = self.owned.session.model_copy(update={"tip": tip})
-            self.owned = replace(self.owned, session=session)
+            self.owned = self.owned._replace(session=self._left(self.owned.session, tip))
             self.is_stale |= not (self.owned.entries or self.owned.is_whole)
+
+    def _left(self, counted: Session, tip: str) -> Session:
+        """The record with this tip: as commits left it, or else as it was counted on."""
+        known = self.known
+        if not self.ahead and known is not None and known.tip == tip:
+            return known
+        return counted.model_copy(update={"tip": tip})
 
 
 def _behind(owned: Owned, ahead: Sequence[Job]) -> Owned:

@@ -68,7 +68,7 @@ class Holdings:
 
     async def pull(self) -> None:
         """Take sessions from the wake queue, while there is room for more work."""
-        if sum(held.may_have_work for held in self._held.values()) >= 2 * self._settings.max_batch:
+        if len(self._working()) >= 2 * self._settings.max_batch:
             await asyncio.sleep(0.02)
             return
         wait_s = min(1.0, self._settings.lease_s / 2)
@@ -124,16 +124,24 @@ class Holdings:
         """What each session needs next, the one whose last turn is longest ago first; those that
         need nothing for long are released.
         """
-        stale = [held for held in self._held.values() if held.is_stale]
-        for some in _batched(stale, READ_AT_ONCE):
+        working = self._working()
+        for some in _batched((held for held in working if held.is_stale), READ_AT_ONCE):
             await self._read(some)
         await self._rest_all()
         by_turn = sorted(
-            (one for one in self._held.values() if one.owned and one.owned.entries),
+            (one for one in working if one.owned and one.owned.entries and self._holds(one)),
             key=lambda held: held.begun,
         )
         found = [(held, self._next(held)) for held in by_turn]
         return [job for held, job in found if job is not None and held.may_begin(job)]
+
+    def _working(self) -> list[Held]:
+        """Those that may have work. Asked in every turn, of hundreds, most of which rest."""
+        return [
+            one
+            for one in self._held.values()
+            if one.is_stale or one.owned is None or one.owned.entries
+        ]
 
     async def _rest_all(self) -> None:
         """Now and then: most sessions of many rest, and a turn is short."""
@@ -193,7 +201,7 @@ class Holdings:
 
     def stir(self) -> None:
         """Something is over, which others may have waited for; nobody is woken for nothing."""
-        if any(held.may_have_work for held in self._held.values()):
+        if self._working():
             self.news.set()
 
     async def queue(self) -> tuple[int, float]:
@@ -225,7 +233,7 @@ class Holdings:
 
     async def commit_all(self, changes: Sequence[tuple[Held, Commit]]) -> list[bool | Exception]:
         """What `commit` returns or raises for each, in one round trip."""
-        ours = [pair for pair in changes if self._held.get(pair[0].session) is pair[0]]
+        ours = [pair for pair in changes if self._holds(pair[0])]
         asked = [(held.session, held.lease, change) for held, change in ours]
         found: list[Committed | Exception] = []
         if asked:
@@ -279,8 +287,11 @@ class Holdings:
         self._on_lost(session)
 
     def forget_this(self, held: Held) -> None:
-        if self._held.get(held.session) is held:
+        if self._holds(held):
             self.forget(held.session)
+
+    def _holds(self, held: Held) -> bool:
+        return self._held.get(held.session) is held
 
 
 def _batched(items: Iterable[Held], size: int) -> Iterable[list[Held]]:

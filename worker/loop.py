@@ -169,11 +169,14 @@ class Worker:
         tasks = self._preparer.ready(jobs)
         ready = {task.job.session.id: task for task in tasks if not self._is_over(task)}
         batch = self._scheduler.pick([task.job for task in ready.values()])
-        if batch:
-            await self._step([ready[job.session.id].upto(job) for job in batch])
-        elif not self._stopping:
-            if not jobs:
-                self._trouble.over()
+        taken = [ready[job.session.id].upto(job) for job in batch]
+        if taken:
+            await self._step(taken)
+            if len(taken) < len(jobs) or any(task.held.may_have_work for task in taken):
+                return
+        elif not jobs:
+            self._trouble.over()
+        if not self._stopping:
             await self._holdings.news.wait()
 
     def _is_over(self, task: Task) -> bool:

@@ -8,7 +8,7 @@ gateway (a request's place in the log) and of this machine.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -113,6 +113,13 @@ class Metrics:
     def swept(self, num_expired: int, num_removed: int) -> None:
         self.expired.set(num_expired)
         self.removed.set(num_removed)
+
+    def committed(self, chunks: Sequence[tuple[str, int]]) -> None:
+        """The kind and the frames of each; what is of one kind is counted at once."""
+        for kind in {kind for kind, _ in chunks}:
+            frames = [count for one, count in chunks if one == kind]
+            self.chunks.labels(kind).inc(len(frames))
+            self.frames.labels(kind).inc(sum(frames))
 
     def live_frame(self, age_s: float) -> None:
         """A live frame was committed this long after its pose was asked for."""

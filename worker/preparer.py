@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from service.control import ControlPlane
 from service.errors import GenerationFailed, MirageError, SegmentError
@@ -31,8 +32,7 @@ RESTORES_AT_ONCE = 4
 READS_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One job of a step, with all it needs."""
 
     job: Job
@@ -43,7 +43,9 @@ class Task:
 
     def upto(self, job: Job) -> Task:
         """This task with a job that may have fewer of its observations."""
-        return replace(self, job=job, uploads=self.uploads[: 1 + len(job.more)])
+        if job is self.job:
+            return self
+        return self._replace(job=job, uploads=self.uploads[: 1 + len(job.more)])
 
 
 @dataclass

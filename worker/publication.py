@@ -89,6 +89,7 @@ class Publication:
         for part in done:
             part.outcome = part.segment
             self._count(part)
+        self._metrics.committed([(one.job.entry.message.kind, len(one.frames)) for one in done])
         return done
 
     def _encode(self, part: Part) -> None:
@@ -103,10 +104,7 @@ class Publication:
 
     def _count(self, part: Part) -> None:
         metrics, job, num_frames = self._metrics, part.job, len(part.frames)
-        kind = job.entry.message.kind
-        metrics.chunks.labels(kind).inc()
-        metrics.frames.labels(kind).inc(num_frames)
-        if kind == "init":
+        if job.entry.message.kind == "init":
             metrics.first_frame_s.observe(time.time() - job.session.created_s)
         if job.is_live:
             metrics.live_frame(age_s(job.entry.entry))

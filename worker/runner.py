@@ -12,10 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from service.errors import GenerationFailed
@@ -133,28 +135,30 @@ class Runner:
 
     def frames(self, job: Job, increment: Increment, size: WorldSize) -> list[Frame]:
         """The frames that an increment shows, each encoded once."""
-        shown = [increment.images[i].contiguous() for i in range(len(increment.frame_indices))]
-        started = time.perf_counter()
-        images = [encode_image(one, self._encoding.format, self._encoding.quality) for one in shown]
+        shown = np.ascontiguousarray(increment.images.numpy()[: len(increment.frame_indices)])
+        started, encoding = time.perf_counter(), self._encoding
+        images = [encode_image(one, encoding.format, encoding.quality) for one in shown]
         timings_ms = increment.timings_ms | {"compress": 1e3 * (time.perf_counter() - started)}
-        live = job.entry.message if isinstance(job.entry.message, LivePose) else None
-        coverage = increment.coverage.mean(dim=(1, 2)).tolist()
+        timings_ms = {name: round(value, 3) for name, value in timings_ms.items()}
+        message, session, media_type = job.entry.message, job.session, self._encoding.media_type
+        live = message if isinstance(message, LivePose) else None
+        coverage = means(increment.coverage.numpy())
         return [
             Frame(
                 frame=frame,
-                branch=job.session.branch,
-                camera=getattr(job.entry.message, "camera", 0),
+                branch=session.branch,
+                camera=getattr(message, "camera", 0),
                 pose=job.poses[i],
                 coverage=coverage[i],
                 num_points=size.num_points,
                 num_bytes=size.num_bytes,
                 request_id=job.entry.id,
-                kind=job.entry.message.kind,
+                kind=message.kind,
                 pose_index=job.first_pose + i,
                 sequence=None if live is None else live.sequence,
-                client_time_ms=getattr(job.entry.message, "client_time_ms", None),
-                timings_ms={name: round(value, 3) for name, value in timings_ms.items()},
-                media_type=self._encoding.media_type,
+                client_time_ms=getattr(message, "client_time_ms", None),
+                timings_ms=timings_ms,
+                media_type=media_type,
                 created_s=time.time(),
                 image=images[i],
             )
@@ -172,19 +176,31 @@ class Runner:
             weights=self.weights,
             branch=session.branch,
             frame_indices=list(increment.frame_indices),
-            frames=list(frames),
+            frames=[],
             intrinsics=session.intrinsics.model_dump(),
             created_s=time.time(),
         )
-        return pack_segment(header, increment, [frame.image for frame in frames])
+        images, metas = [frame.image for frame in frames], [frame.text for frame in frames]
+        return pack_segment(header, increment, images, metas)
 
 
 def cameras(intrinsics: Intrinsics, poses: Sequence[Sequence[float]]) -> Cameras:
     """Cameras (t,) of flat row-major world_from_camera poses."""
     lens = (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy)
-    lenses = torch.from_numpy(np.array([lens] * len(poses), np.float64))
+    lenses = _lenses(lens, len(poses))
     transforms = torch.from_numpy(np.array(poses, np.float64).reshape(-1, 4, 4))
     return Cameras(lenses, transforms, intrinsics.height, intrinsics.width)
+
+
+@lru_cache(maxsize=1024)
+def _lenses(lens: tuple[float, float, float, float], count: int) -> Tensor:
+    """(count, 4) that nobody writes to: a session keeps its lens."""
+    return torch.tensor([lens] * count, dtype=torch.float64)
+
+
+def means(planes: NDArray[np.float32]) -> list[float]:
+    """Of (t, h, w) over h and w. By numpy, whose way to a few numbers is shorter than torch's."""
+    return list((np.add.reduce(planes, (1, 2)) / np.float32(planes[0].size)).tolist())
 
 
 def _made(increment: Increment, world: World) -> Made:

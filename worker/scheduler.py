@@ -10,8 +10,7 @@ deadline does not move, so that nobody starves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from service.leases import Owned
 from service.requests import Entry, Generate, Init, LivePose, Observe, Progress, RequestState
@@ -21,8 +20,7 @@ Work = Literal["observe", "chunk", "skip", "head"]
 PATIENCE_S = {"skip": 0.0, "head": 0.0, "live": 0.03, "observe": 0.1, "path": 0.5}
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One session's part of a step, and the cursor that a commit of it leaves behind."""
 
     session: Session  # as it will be when everything before this job is committed, but for the tip
@@ -51,11 +49,11 @@ class Job:
         """The same job, to be committed onto this tip."""
         if tip == self.session.tip:
             return self
-        return replace(self, session=self.session.model_copy(update={"tip": tip}))
+        return self._replace(session=self.session.model_copy(update={"tip": tip}))
 
     def upto(self, count: int) -> Job:
         """The first `count` observations of this job."""
-        return self if len(self.more) < count else replace(self, more=self.more[: count - 1])
+        return self if len(self.more) < count else self._replace(more=self.more[: count - 1])
 
 
 def next_job(owned: Owned, chunk_frames: int) -> Job | None:
@@ -94,8 +92,8 @@ def _observations(owned: Owned, message: Observe, most: int) -> Job:
     if most > 1 and left.entries and isinstance(left.entries[0].message, Observe):
         second = next_job(left, most - 1)
         if second is not None and second.what == "observe":  # it was not cancelled
-            alone = replace(second, more=())
-            return replace(first, more=(alone, *second.more))
+            alone = second._replace(more=())
+            return first._replace(more=(alone, *second.more))
     return first
 
 
@@ -140,10 +138,9 @@ def _after(owned: Owned, job: Job) -> Owned:
     )
     done = _position(job.cursor)
     progress = advanced(job)
-    known = owned.progress | ({} if progress is None else {job.entry.id: progress})
+    known = owned.progress if progress is None else owned.progress | {job.entry.id: progress}
     left = [entry for entry in owned.entries if _position(entry.entry) > done]
-    return replace(
-        owned,
+    return owned._replace(
         session=session,
         cursor=job.cursor,
         cursor_done=job.cursor_done,

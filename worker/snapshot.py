@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import safetensors.torch
+import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -45,65 +50,85 @@ DTYPES = {
 }
 
 
-def encode_image(image: Tensor, form: Literal["webp", "jpeg"], quality: int) -> bytes:
-    """(H, W, 3) uint8 -> the bytes of an image file; the same input gives the same bytes."""
+def encode_image(pixels: NDArray[np.uint8], form: Literal["webp", "jpeg"], quality: int) -> bytes:
+    """(H, W, 3) uint8 -> the bytes of an image file; the same input gives the same bytes.
+
+    JPEG without Pillow's detours, which cost four times as much as a small picture itself.
+    """
+    if form == "jpeg":
+        data: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420")
+        return data
     stream = io.BytesIO()
-    picture = Image.fromarray(image.numpy())
-    if form == "webp":
-        picture.save(stream, "webp", quality=quality, method=WEBP_EFFORT)
-    else:
-        picture.save(stream, "jpeg", quality=quality)
+    Image.fromarray(pixels).save(stream, form, quality=quality, method=WEBP_EFFORT)
     return stream.getvalue()
 
 
-def pack_segment(header: SegmentHeader, increment: Increment, images: list[bytes]) -> bytes:
-    """The file of one segment; `images` are the encoded frames that `header.frames` lists.
+def pack_segment(
+    header: SegmentHeader, increment: Increment, images: list[bytes], metas: Sequence[str] = ()
+) -> bytes:
+    """The file of one segment; `images` are the encoded frames that `header.frames` lists, or if
+    it lists none `metas`, as JSON.
 
     The same safetensors as the library's, written without its detours: this is done for every
     frame. Widest types first and the table padded, so that every tensor is aligned.
     """
-    tensors = {key: getattr(increment.delta, name) for name, key in DELTA_NAMES.items()}
-    tensors |= {
-        "latents": increment.latents,
-        "coverage": increment.coverage,
-        "intrinsics": increment.cameras.intrinsics,
-        "world_from_camera": increment.cameras.world_from_camera,
-    }
+    tensors = _tensors(increment)
+    kinds = tuple([(name, one.dtype, one.shape) for name, one in tensors.items()])
+    order, table, end = _layout(kinds, len(images))
+    sizes = [len(image) for image in images]
+    frames = _entry(FRAMES, "U8", (sum(sizes),), end, end + sum(sizes))
+    named = header.model_dump_json().replace('"frames":[]', f'"frames":[{",".join(metas)}]', 1)
+    about = f'"__metadata__":{{"header":{json.dumps(named)}}}'
+    text = f"{{{about},{table},{frames}}}".encode()
+    text += b" " * (-len(text) % 8)
+    parts = [_raw(tensors[name]) for name in order]
+    first = struct.pack(f"<{len(sizes)}q", *sizes)
+    return b"".join([struct.pack("<Q", len(text)), text, first, *parts, *images])
+
+
+def _tensors(increment: Increment) -> dict[str, Tensor]:
+    """All that is kept of it, by the names in the file."""
+    views, delta, guess = increment.cameras, vars(increment.delta), increment.guess
+    tensors = {key: delta[name] for name, key in DELTA_NAMES.items()}
+    tensors["latents"], tensors["coverage"] = increment.latents, increment.coverage
+    tensors["intrinsics"] = views.intrinsics
+    tensors["world_from_camera"] = views.world_from_camera
     if increment.depth is not None:
         tensors["depth"] = increment.depth
     if increment.measured is not None:
         tensors["measured"] = increment.measured
     if increment.colours is not None:
         tensors[COLOURS] = increment.colours
-    if increment.guess is not None:
-        tensors |= {key: getattr(increment.guess, name) for name, key in GUESS_NAMES.items()}
-    sizes = [len(image) for image in images]
-    parts, end = [struct.pack(f"<{len(sizes)}q", *sizes)], 8 * len(sizes)
-    table = [_entry(SIZES, "I64", (len(sizes),), 0, end)]
-    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
-        parts.append(_raw(tensor))
-        begin, end = end, end + len(parts[-1])
-        table.append(_entry(name, DTYPES[tensor.dtype], tensor.shape, begin, end))
-    table.append(_entry(FRAMES, "U8", (sum(sizes),), end, end + sum(sizes)))
-    about = f'"__metadata__":{{"header":{json.dumps(header.model_dump_json())}}}'
-    text = f"{{{about},{','.join(table)}}}".encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *parts, *images])
+    if guess is not None:
+        tensors |= {key: getattr(guess, name) for name, key in GUESS_NAMES.items()}
+    return tensors
+
+
+Kind = tuple[str, torch.dtype, tuple[int, ...]]  # name, type and shape of a tensor
+
+
+@lru_cache(maxsize=1024)
+def _layout(kinds: tuple[Kind, ...], num_images: int) -> tuple[list[str], str, int]:
+    """The order of tensors behind the images' sizes, the table's lines up to the images, and where
+    these begin. Kept, as the chunks of a session are of one shape.
+    """
+    end, order = 8 * num_images, []
+    table = [_entry(SIZES, "I64", (num_images,), 0, end)]
+    for name, dtype, shape in sorted(kinds, key=lambda kind: -kind[1].itemsize):
+        begin, end = end, end + dtype.itemsize * math.prod(shape)
+        table.append(_entry(name, DTYPES[dtype], shape, begin, end))
+        order += [name] if end > begin else []
+    return order, ",".join(table), end
 
 
 def _raw(tensor: Tensor) -> bytes:
-    if tensor.numel() == 0:
-        return b""
     if tensor.dtype == torch.bfloat16:  # numpy has no such type
         tensor = tensor.view(torch.int16)
     return tensor.numpy(force=True).tobytes()
 
 
-@lru_cache(maxsize=1024)
 def _entry(name: str, dtype: str, shape: tuple[int, ...], begin: int, end: int) -> str:
-    """One line of the table, as JSON: by hand, as names and types need no escapes. Kept, as the
-    chunks of a session are of one shape.
-    """
+    """One line of the table, as JSON: by hand, as names and types need no escapes."""
     sizes = ",".join(map(str, shape))
     return f'"{name}":{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{begin},{end}]}}'
 

@@ -47,7 +47,7 @@ async def run_all(redis: Pipelined, name: str, calls: Sequence[Call]) -> list[An
     """Run `name`.lua for each in one round trip; answers and errors, in order."""
     if not calls:
         return []
-    answers = list(await redis.execute_all([command(name, *call) for call in calls]))
+    answers = list(await redis.execute([command(name, *call) for call in calls]))
     for number, (keys, args) in enumerate(calls):
         if isinstance(answers[number], NoScriptError):
             answers[number] = await run(redis, name, keys, args)

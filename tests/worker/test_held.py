@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ def same(heard: Owned, read: Owned) -> bool:
     """But for when the session was touched, which nobody tells."""
     times = {"touched_s": 0.0, "expires_s": 0.0}
     both = [one.session.model_copy(update=times) for one in (heard, read)]
-    return both[0] == both[1] and dataclasses.replace(heard, session=read.session) == read
+    return both[0] == both[1] and heard._replace(session=read.session) == read
 
 
 async def opened(control: ControlPlane) -> tuple[Held, Leases]:

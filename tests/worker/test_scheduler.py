@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -83,7 +82,7 @@ def test_observations_that_wait_are_taken_up_together() -> None:
     assert [one.entry.id for one in (second, *second.more)] == ["r4", "r5"]
     assert job(after(after(have, first), second)).what == "chunk"
     cancelled = have.progress["r2"].model_copy(update={"cancel_requested": True})
-    stopped = dataclasses.replace(have, progress=have.progress | {"r2": cancelled})
+    stopped = have._replace(progress=have.progress | {"r2": cancelled})
     assert [one.entry.id for one in job(stopped).more] == ["r1"]
 
 

@@ -26,7 +26,7 @@ def meta(frame: int) -> FrameMeta:
 
 def packed(kind: str, increment: Increment, index: int) -> bytes:
     images = [
-        encode_image(increment.images[i].contiguous(), "webp", 90)
+        encode_image(increment.images[i].contiguous().numpy(), "webp", 90)
         for i in range(len(increment.frame_indices))
     ]
     header = SegmentHeader(
