@@ -206,8 +206,10 @@ async def connect_websocket(url: str, run: Run, binary: bool) -> WebSocketWalker
 
 
 async def connect_grpc(address: str, session: str, run: Run) -> GrpcWalker:
-    """On a connection of its own, as another machine would have."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    """On a connection of its own, as another machine would have; without pings that measure it,
+    which wake both ends for each message (docs/api.md says so to clients, too).
+    """
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
     walker = GrpcWalker(run, aio.insecure_channel(address, options=options), session)
     await walker.open()
     return walker
