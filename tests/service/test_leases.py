@@ -191,3 +191,16 @@ async def test_the_sweeper_stops_looking_at_what_is_done(control: ControlPlane) 
     await control.redis.zadd(keys.BUSY, {session.id: 0})
     await control.sweeper.wake_orphans()
     assert await control.redis.zcard(keys.BUSY) == 0
+
+
+async def test_the_sweeper_keeps_a_note_until_it_is_due(control: ControlPlane) -> None:
+    """Gateways write one for all requests of the next moments: those may come after a look."""
+    session, leases = await new_session(control), leases_of(control)
+    lease = await leases.acquire(session.id)
+    assert lease
+    due_s = time.time() + 100
+    await control.redis.zadd(keys.BUSY, {session.id: due_s})
+    await control.sweeper.scan()  # it has an owner and work
+    await leases.commit(session.id, lease, step(await leases.load(session.id), 0, 1))
+    await control.sweeper.scan()  # and none
+    assert await control.redis.zscore(keys.BUSY, session.id) == due_s
