@@ -136,12 +136,8 @@ class Holdings:
         return [job for held, job in found if job is not None and held.may_begin(job)]
 
     def _working(self) -> list[Held]:
-        """Those that may have work. Asked in every turn, of hundreds, most of which rest."""
-        return [
-            one
-            for one in self._held.values()
-            if one.is_stale or one.owned is None or one.owned.entries
-        ]
+        """Those that may have work: of hundreds most rest, so a turn goes through all once."""
+        return [held for held in self._held.values() if held.may_have_work]
 
     async def _rest_all(self) -> None:
         """Now and then: most sessions of many rest, and a turn is short."""
@@ -201,7 +197,7 @@ class Holdings:
 
     def stir(self) -> None:
         """Something is over, which others may have waited for; nobody is woken for nothing."""
-        if self._working():
+        if any(held.may_have_work for held in self._held.values()):
             self.news.set()
 
     async def queue(self) -> tuple[int, float]:
