@@ -164,7 +164,7 @@ class Feed:
     def _deliver(self, channel: str, data: bytes) -> None:
         watches = self._watches.get(channel)
         if watches:
-            frame = parse_push(data) if data else None
+            frame = _read(channel, data)
             for watch in watches:
                 watch.push(frame)
 
@@ -172,3 +172,14 @@ class Feed:
         if self._listening is not None:
             await end([self._listening])
         await self._pushes.close()
+
+
+def _read(channel: str, data: bytes) -> Frame | None:
+    """The frame that was pushed; None to ask the bus, whose answer or error one reader gets: what
+    can't be read here, as a newer worker's may be, must not end what all sessions share.
+    """
+    try:
+        return parse_push(data) if data else None
+    except ValueError as error:
+        LOG.warning("push not readable", channel=channel, error=str(error))
+        return None

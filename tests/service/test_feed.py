@@ -8,6 +8,7 @@ import time
 import pytest
 from plane import leases_of, new_session, step
 
+from service import keys
 from service.control import ControlPlane
 from service.errors import SessionDeleted
 from service.feed import KEPT
@@ -73,6 +74,21 @@ async def test_a_reader_that_was_slow_misses_nothing(control: ControlPlane) -> N
             after = seen[-1] if seen else 2 * KEPT - 9
             seen += numbers(await watch.read(after, wait_s=1.0, limit=3))
         assert seen == list(range(2 * KEPT - 8, 2 * KEPT))
+
+
+@pytest.mark.parametrize("data", [b"{", b"no line end", b'{"frame": 0}\n', b"\xff\n\xff"])
+async def test_a_push_that_cannot_be_read_costs_nobody_the_next(
+    control: ControlPlane, data: bytes
+) -> None:
+    session, lease = await opened(control)
+    async with control.feed.watch(session.id) as watch:
+        assert await watch.read(-1) == []
+        await control.redis.publish(keys.frames(session.id), data)
+        assert await watch.read(-1, wait_s=LONG_S) == []
+        started_s = time.perf_counter()
+        await commit(control, session, lease)
+        assert numbers(await watch.read(-1, wait_s=LONG_S)) == [0]
+        assert time.perf_counter() - started_s < QUICK_S
 
 
 async def test_lost_pushes_show_as_a_gap_and_are_read(control: ControlPlane) -> None:
