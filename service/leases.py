@@ -129,7 +129,9 @@ class Leases:
     async def load_all(
         self, sessions: Sequence[tuple[str, Session | None]]
     ) -> list[Owned | Exception]:
-        """What `load` returns or raises for each (session, known), in one round trip."""
+        """What `load` returns or raises for each (session, known), in one round trip; ValueError
+        for what can't be read here, as what a newer gateway wrote may be.
+        """
         calls = [
             (
                 [name(session) for name in OF_LOAD],
@@ -138,7 +140,7 @@ class Leases:
             for session, known in sessions
         ]
         answers = await scripts.run_all(self._redis, "load", calls)
-        return [_owned(*one, answer) for one, answer in zip(sessions, answers, strict=True)]
+        return [_found(*one, answer) for one, answer in zip(sessions, answers, strict=True)]
 
     async def commit(self, session: str, lease: str, commit: Commit) -> Committed:
         """Publish a step; raises LeaseLost with the reason if it is refused: drop the World,
@@ -170,11 +172,18 @@ def _or_raise(answer: T | Exception) -> T:
     return answer
 
 
-def _owned(session: str, known: Session | None, answer: Any) -> Owned | Exception:
+def _found(session: str, known: Session | None, answer: Any) -> Owned | Exception:
     if isinstance(answer, Exception):
         return answer
     if not answer:
         return LeaseLost(f"session {session!r} is gone")
+    try:
+        return _owned(known, answer)
+    except ValueError as error:
+        return error
+
+
+def _owned(known: Session | None, answer: Any) -> Owned:
     asked, is_whole, record, cursor, done, log, kept, cancels = answer
     entries = [_entry(name, _pairs(fields)) for name, fields in log]
     progress = {

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import structlog
 from redis.asyncio import Redis
 
 from service import keys
 from service.pushes import Pushes
 from service.requests import Entry, LivePose
+
+
+LOG = structlog.get_logger()
 
 
 class News(NamedTuple):
@@ -35,10 +39,19 @@ class Inbox:
 
     async def listen(self) -> list[News | None]:
         """News, in order; None among them: some may have been lost. Raises RedisError, OSError."""
-        return [one and parse(one.data) for one in await self._pushes.next()]
+        return [one and _read(one.data) for one in await self._pushes.next()]
 
     async def close(self) -> None:
         await self._pushes.close()
+
+
+def _read(data: bytes) -> News | None:
+    """None for what can't be read here, as a newer gateway's may be: the log says more."""
+    try:
+        return parse(data)
+    except ValueError as error:
+        LOG.warning("news not readable", error=str(error))
+        return None
 
 
 def parse(data: bytes) -> News:

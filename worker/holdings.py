@@ -173,6 +173,9 @@ class Holdings:
         for held, ahead, owned in zip(some, aheads, found, strict=True):
             if isinstance(owned, LeaseLost):
                 self.forget_this(held)
+            elif isinstance(owned, ValueError):  # its lease ends, and a newer worker may read it
+                LOG.error("session not readable", session=held.session, error=str(owned))
+                self.forget_this(held)
             elif isinstance(owned, Exception):
                 held.is_stale = True
                 broken.append(owned)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
+from service import keys
 from service.control import ControlPlane
 from service.errors import SessionDeleted
 from service.frames import Frame
@@ -363,3 +364,25 @@ async def test_a_session_that_was_deleted_is_no_lost_lease(
         await control.sessions.delete(session.id)
         await until(lambda: owns(0))
         assert worker.metrics.registry.get_sample_value("mirage_leases_lost_total") == 0
+
+
+async def test_what_this_worker_cannot_read_costs_only_its_session(
+    control: ControlPlane, settings: Settings
+) -> None:
+    strange, other = await open_session(control, 1), await open_session(control, 2)
+    async with serving(control, settings) as worker:
+        for session in (strange, other):
+            await read_until(control, session.id, 0)
+        fields = {"id": "r1", "kind": "future", "body": '{"kind": "future"}', "camera": ""}
+        entry = await control.redis.xadd(keys.log(strange.id), fields)
+        for news in (b"\xff", f"{strange.id}\nmany".encode()):
+            await control.redis.publish(keys.inbox(worker.id), news)
+        await control.requests.append(strange.id, Generate(poses=[pose(0)]))
+        await control.requests.append(other.id, Generate(poses=[pose(0)]))
+        await read_until(control, other.id, 1)
+        for _ in range(3):  # heard as it is asked: nothing that listens has ended
+            await control.requests.append_live(other.id, LivePose(pose=pose(1)))
+        await read_until(control, other.id, 2)
+        assert (await control.sessions.get(strange.id)).next_frame == 1
+        await control.redis.xdel(keys.log(strange.id), entry)
+        assert len(await read_until(control, strange.id, 1)) == 2
