@@ -16,7 +16,6 @@ from service import keys
 from service.pushes import Pushes
 from service.requests import Entry, LivePose
 
-
 LOG = structlog.get_logger()
 
 
