@@ -80,7 +80,8 @@ def depth_loss(
     apart = (log_depth - depth.clamp(min=1e-3).log()).clamp(-MAX_RATIO_LOG, MAX_RATIO_LOG)
     error = apart.abs()
     spread = log_scale[valid]
-    loss = (error[valid] * torch.exp(-spread) + spread).mean() + error[valid].mean()
+    loss = (error[valid] * torch.exp(-spread) + spread).mean()
+    loss = loss + torch.expm1(apart[valid]).abs().mean()
     loss = loss + SHAPE_WEIGHT * shape_error(apart, valid)
     with torch.no_grad():
         relative = (log_depth.exp() - depth).abs() / depth.clamp(min=1e-3)
