@@ -42,7 +42,7 @@ class Batches(Generic[T]):
         self._busy: asyncio.Task[None] | None = None
 
     async def do(self, item: T) -> Any:
-        """The answer for one item; RedisError or OSError if its batch did not get through."""
+        """The answer for one item; raises what its batch as a whole did."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._busy is None:
@@ -72,7 +72,7 @@ class Batches(Generic[T]):
         answers: Sequence[Any]
         try:
             answers = await self._work([item for item, _ in batch])
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 theirs, whose batch it was; others go on
             answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():  # its caller was cancelled

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
-import torch
 
 from service.brief import Brief
 from service.control import ControlPlane
@@ -105,7 +104,12 @@ class Worker:
     def _forever(self, once: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         async def repeat() -> None:
             while True:
-                await self._guarded(once)
+                try:
+                    await self._guarded(once)
+                except Exception:  # without ears or a pulse it would be worse off
+                    LOG.exception("task failed", task=once.__name__)
+                    self._holdings.invalidate_all()
+                    await asyncio.sleep(NEWS_WAIT_S)
 
         return asyncio.create_task(repeat())
 
@@ -226,11 +230,7 @@ class Worker:
         Where memory ran out, Worlds that are not at work make room before anyone is blamed.
         """
         sessions = [task.held.session for task in batch]
-        freed = 0
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            self.metrics.out_of_memory.inc()
-            freed = self._residency.shed()
-            self._runner.free_memory()
+        freed = self._preparer.make_room(error)
         if len(batch) == 1 and not batch[0].job.more and not freed:
             self._publisher.fail(batch[0], error)
             return

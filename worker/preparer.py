@@ -13,6 +13,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import structlog
+import torch
+
 from service.control import ControlPlane
 from service.errors import GenerationFailed, MirageError, SegmentError
 from service.requests import Init, Observe
@@ -27,6 +30,7 @@ from worker.scheduler import Job
 from worker.trouble import TRANSIENT, Trouble
 from worker.world import World
 
+LOG = structlog.get_logger()
 EMPTY_WORLD_BYTES = 1 << 16
 RESTORES_AT_ONCE = 4
 READS_AT_ONCE = 16
@@ -151,12 +155,24 @@ class Preparer:
             self._residency.release(job.session.id)
             self._forget(job.session.id, kept)
             self._trouble.note(error)
-        except (SegmentError, GenerationFailed) as error:
+        except Exception as error:  # noqa: BLE001 the job boundary: else it would begin for ever
             self._residency.release(job.session.id)
-            kept.error = error
+            if self.make_room(error):
+                self._forget(job.session.id, kept)
+            else:
+                kept.error = _as_problem(error)
         finally:
             kept.work = None
             self._holdings.news.set()
+
+    def make_room(self, error: Exception) -> int:
+        """If memory ran out, drop the Worlds that are not at work; how many bytes that frees."""
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return 0
+        self._metrics.out_of_memory.inc()
+        freed = self._residency.shed()
+        self._runner.free_memory()
+        return freed
 
     async def _uploads(self, job: Job) -> list[Upload]:
         """Of the first observation, and of those behind it up to one that can't be read."""
@@ -208,3 +224,10 @@ class Preparer:
 
 def _estimate(session: Session) -> int:
     return max(session.num_bytes, EMPTY_WORLD_BYTES)
+
+
+def _as_problem(error: Exception) -> MirageError:
+    if isinstance(error, MirageError):
+        return error
+    LOG.error("world not restored", error=repr(error), exc_info=error)
+    return GenerationFailed(f"the world can't be brought to hand: {type(error).__name__}: {error}")

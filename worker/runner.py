@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.errors import GenerationFailed
+from service.errors import GenerationFailed, SegmentCorrupt
 from service.frames import Frame
 from service.requests import Init, LivePose, Observe
 from service.segments import SegmentHeader, Upload
@@ -81,10 +81,15 @@ class Runner:
         world = self.engine.open(session.seed, session.memory)
         device = self.engine.cfg.device
         increments = [unpack_segment(data, device)[1] for data in segments]
-        for delta in merged([increment.delta for increment in increments]):
-            world.memory.apply(delta)
-        for increment in increments:
-            world.apply(increment)
+        try:
+            for delta in merged([increment.delta for increment in increments]):
+                world.memory.apply(delta)
+            for increment in increments:
+                world.apply(increment)
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise SegmentCorrupt(f"the segments of {session.id} are no world: {error}") from error
         return world
 
     def step(

@@ -17,8 +17,9 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.types import ASGIApp
 
 from service.convert import filled, given
+from service.errors import MirageError
 from service.rpc.inside import Answer, Ask, asked
-from service.rpc.problems import refuse_document
+from service.rpc.problems import refuse, refuse_document
 from service.wire import world_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["World"]
@@ -124,8 +125,11 @@ class Calls:
         async with asked(self._app, _ask("Export", request, context)) as answer:
             if answer.status >= 400:
                 await _refuse(answer, context)
-            async for piece in answer.body:
-                yield pb.Chunk(data=piece)
+            try:
+                async for piece in answer.body:
+                    yield pb.Chunk(data=piece)
+            except MirageError as error:  # a segment that is missing: the answer had begun
+                await refuse(context, error, answer.headers["x-request-id"])
 
     async def take_in(self, requests: AsyncIterator[pb.Chunk], context: Context) -> pb.Session:
         """A world as its pieces arrive."""

@@ -18,9 +18,11 @@ from urllib.parse import quote, urlencode
 import httpx
 from starlette.types import ASGIApp, Message
 
+from service.errors import MirageError
 from service.tasks import end
 
 PIECES_AHEAD = 4  # of a body that is read slowly
+FAILED = "failed"  # a message of our own, beside ASGI's
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ async def asked(app: ASGIApp, ask: Ask) -> AsyncIterator[Answer]:
 
     task = asyncio.create_task(_run(app, _scope(ask, body, media_type), receive, sent))
     try:
-        head = await sent.get()
+        head = await _next(sent)
         headers = {name.decode(): value.decode("latin-1") for name, value in head["headers"]}
         yield Answer(head["status"], headers, _pieces(sent, task))
     finally:
@@ -89,13 +91,27 @@ async def _requests(body: bytes, pieces: AsyncIterator[bytes] | None) -> AsyncIt
 
 
 async def _run(app: ASGIApp, scope: Any, receive: Any, sent: asyncio.Queue[Message]) -> None:
-    await app(scope, receive, sent.put)
+    """Ends with a message in any case: whoever waits for the next one must not wait for ever."""
+    try:
+        await app(scope, receive, sent.put)
+    except Exception as error:  # noqa: BLE001 raised again where the answer is read
+        # What can't be answered any more, as an answer has begun, comes wrapped.
+        known = isinstance(error.__cause__, MirageError)
+        await sent.put({"type": FAILED, "error": error.__cause__ if known else error})
+
+
+async def _next(sent: asyncio.Queue[Message]) -> Message:
+    """Raises what ended the app before this message."""
+    message = await sent.get()
+    if message["type"] == FAILED:
+        raise message["error"]
+    return message
 
 
 async def _pieces(sent: asyncio.Queue[Message], task: asyncio.Task[None]) -> AsyncIterator[bytes]:
     more = True
     while more:
-        message = await sent.get()
+        message = await _next(sent)
         more = message.get("more_body", False)
         if message.get("body"):
             yield message["body"]

@@ -28,19 +28,27 @@ async def test_what_arrives_while_a_batch_is_on_its_way_goes_in_the_next() -> No
     assert await batches.do(4) == 40
 
 
-async def test_a_batch_that_fails_fails_all_of_its_callers_and_no_other() -> None:
-    down = True
+@pytest.mark.parametrize("error", [ConnectionError("gone"), ValueError("a defect")])
+async def test_a_batch_that_fails_fails_all_of_its_callers_and_no_other(error: Exception) -> None:
+    down, entered = True, asyncio.Event()
 
     async def work(items: Sequence[int]) -> Sequence[int]:
-        if down:
-            raise ConnectionError("gone")
-        return items
+        if not down:
+            return items
+        entered.set()
+        await asyncio.sleep(0.01)
+        raise error
 
     batches = Batches(work)
-    answers = await asyncio.gather(batches.do(1), batches.do(2), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [ConnectionError, ConnectionError]
+    both = asyncio.gather(batches.do(1), batches.do(2), return_exceptions=True)
+    await entered.wait()
+    late = asyncio.create_task(batches.do(3))  # while that one is on its way
+    await asyncio.sleep(0)
+    assert await both == [error, error]
     down = False
-    assert await batches.do(3) == 3
+    (answer,) = await asyncio.gather(asyncio.wait_for(late, 60), return_exceptions=True)
+    assert answer in (3, error)
+    assert await batches.do(4) == 4
 
 
 async def test_a_caller_that_leaves_takes_no_other_with_it() -> None:

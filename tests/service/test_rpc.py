@@ -20,10 +20,12 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from uploads_made import png
 
+from service import keys
 from service.app import create_app
 from service.control import ControlPlane
 from service.convert import plain
 from service.embedded import free_port
+from service.frames import ManifestEntry
 from service.poses import flat
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
@@ -376,3 +378,16 @@ async def test_a_message_holds_all_files_of_a_form(settings: Settings, samples: 
         with pytest.raises(aio.AioRpcError) as error:
             await world_pb2_grpc.WorldStub(one).CreateSession(pb.CreateSessionRequest(**files))
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+
+
+async def test_an_export_that_breaks_off_says_why(served: Served, control: ControlPlane) -> None:
+    session = await served.open()
+    size = {"first_frame": 0, "num_frames": 1, "num_bytes": 1}
+    gone = ManifestEntry(id=f"00000000-w.1-{'0' * 64}", kind="init", branch=1, **size)
+    await control.redis.rpush(keys.manifest(session), gone.model_dump_json())
+    with pytest.raises(aio.AioRpcError) as refused:
+        async with asyncio.timeout(60):
+            async for _ in served.world.Export(pb.ExportRequest(session=session)):
+                pass
+    assert refused.value.code() == grpc.StatusCode.DATA_LOSS
+    assert "segment" in str(refused.value.details())

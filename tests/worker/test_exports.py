@@ -12,14 +12,17 @@ from typing import Any
 
 import httpx
 import pytest
+import safetensors.torch
+import torch
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
 from service.app import create_app
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
-from service.errors import Conflict, InvalidUpload
+from service.errors import Conflict, InvalidUpload, SegmentCorrupt
 from service.objects import sha256
+from service.requests import Generate
 from service.settings import Settings
 
 Files = dict[str, bytes]
@@ -139,6 +142,21 @@ def edit_header(files: Files, change: Callable[[dict[str, object]], object]) -> 
     return edit_world({**files, name: data}, renamed)
 
 
+def edit_tensors(files: Files, change: Callable[[dict[str, torch.Tensor]], object]) -> Files:
+    """Those of the last segment, likewise."""
+    data = files[LAST]
+    (length,) = struct.unpack("<Q", data[:8])
+    tensors = safetensors.torch.load(data)
+    change(tensors)
+    changed = safetensors.torch.save(tensors, json.loads(data[8 : 8 + length])["__metadata__"])
+
+    def renamed(world: dict[str, Any]) -> None:
+        entry = world["manifest"][-1]
+        entry |= {"id": f"{entry['id'][:-64]}{sha256(changed)}", "num_bytes": len(changed)}
+
+    return edit_world({**files, LAST: changed}, renamed)
+
+
 def name(world: dict[str, Any], text: str) -> dict[str, object]:
     """A snapshot of the newest state."""
     tip = world["manifest"][-1]
@@ -235,6 +253,19 @@ async def test_a_file_that_was_tampered_with_is_refused_and_leaves_nothing(
     await control.sweeper.empty_graves()
     assert sorted((settings.data_dir / "segments").rglob("*.*")) == before
     assert len((await control.sessions.list()).items) == 1
+
+
+async def test_what_only_a_worker_sees_fails_the_first_request(
+    control: ControlPlane, settings: Settings, export: bytes
+) -> None:
+    def narrow(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["delta.tokens"] = tensors["delta.tokens"][:, :1].contiguous()
+
+    twin = await control.imports.read(in_pieces(packed(edit_tensors(unpacked(export), narrow))))
+    asked = await control.requests.append(twin.id, Generate(poses=OUT[:1]))
+    async with serving(control, settings):
+        with pytest.raises(SegmentCorrupt, match="no world"):
+            await done(control, twin.id, asked)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 511, 512, 5000, -1])

@@ -24,6 +24,7 @@ from worker.loop import Worker
 from worker.preparer import EMPTY_WORLD_BYTES
 from worker.runner import Encoding, Runner
 from worker.snapshot import unpack_segment
+from worker.world import World
 
 PATIENCE_S = 60.0  # of what takes milliseconds on a quiet machine
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=WIDTH, height=HEIGHT)
@@ -386,3 +387,29 @@ async def test_what_this_worker_cannot_read_costs_only_its_session(
         assert (await control.sessions.get(strange.id)).next_frame == 1
         await control.redis.xdel(keys.log(strange.id), entry)
         assert len(await read_until(control, strange.id, 1)) == 2
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), MemoryError("no room")])
+async def test_a_world_that_cannot_be_restored_is_tried_once(
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    session = await open_session(control)
+    async with serving(control, settings):
+        await read_until(control, session.id, 0)
+    tries = []
+
+    def restore(runner: Runner, *_: object) -> World:
+        tries.append(runner)
+        raise error
+
+    monkeypatch.setattr(Runner, "restore", restore)
+    asked = await control.requests.append(session.id, Generate(poses=[pose(1)]))
+    async with serving(control, settings.model_copy(update={"lease_s": 20.0})):
+
+        async def is_over() -> bool:
+            return (await control.requests.get(session.id, asked.id)).state.is_final
+
+        await until(is_over)
+    failed = (await control.requests.get(session.id, asked.id)).error
+    assert failed and type(error).__name__ in failed["detail"]
+    assert len(tries) == 1
