@@ -1,8 +1,9 @@
 """A live walk over the WebSocket, in protobuf; it reconnects where it broke off.
 
 Poses are sent as often as one likes (the newest counts); frames are iterated over. When the
-connection breaks or the gateway stops, the stream comes back with the number of the last frame it
-has handed out, so none is missed and none comes twice while the service still holds them. What the
+connection breaks or the gateway stops, the stream comes back with the number and branch of the last
+frame it has handed out, so none is missed and none comes twice while the service still holds them,
+and `rewound` says what somebody else has taken back meanwhile. What the
 server decided (deleted, unknown, refused) is raised.
 """
 
@@ -40,6 +41,7 @@ class Stream:
         self._url, self._headers = url, dict(headers)
         self._options = {name: _text(value) for name, value in options.items()}
         self.after = after  # the last frame handed out
+        self.branch: int | None = None  # of that frame
         self.hello: dict[str, Any] = {}
         self.num_connections = 0
         self._socket: websockets.ClientConnection | None = None
@@ -132,14 +134,14 @@ class Stream:
             message = pb.ServerMessage.FromString(data)
             kind = message.WhichOneof("message")
             if kind == "frame":
-                self.after = message.frame.frame
+                self.after, self.branch = message.frame.frame, message.frame.branch
                 yield frame_from(message.frame)
                 continue
             said = plain(getattr(message, kind or "error"))
             if kind == "hello":
                 self.hello = said
             elif kind == "rewound" and self.after is not None:
-                self.after = min(self.after, said["frame"])
+                self.after, self.branch = min(self.after, said["frame"]), said["branch"]
             elif kind == "error":
                 said["problem"] = said["type"]
             yield {**said, "type": kind, "reply_to": message.reply_to}
@@ -154,7 +156,8 @@ class Stream:
         return self._sequence
 
     async def _connect(self) -> None:
-        query = self._options | ({} if self.after is None else {"after": str(self.after)})
+        place = {"after": self.after, "branch": self.branch}
+        query = self._options | {name: str(at) for name, at in place.items() if at is not None}
         self._socket = await websockets.connect(
             f"{self._url}?{urlencode(query)}",
             subprotocols=[SUBPROTOCOL],

@@ -25,12 +25,17 @@ async def list_frames(
     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
 ) -> FrameList:
-    """Frames with a number above `after`, in order; waits up to `wait_s` while there are none."""
+    """Frames with a number above `after`, in order; waits up to `wait_s` while there are none.
+
+    Where the world was rewound to before `after`, `next_after` leads back to where it stands.
+    """
     frames = await gateway.control.frames.read(session_id, after, wait_s=wait_s, limit=limit)
-    return FrameList(
-        frames=[frame_out(frame, session_id) for frame in frames],
-        next_after=frames[-1].frame if frames else after,
-    )
+    if frames:
+        next_after = frames[-1].frame
+    else:
+        next_after = min(after, (await gateway.control.sessions.get(session_id)).next_frame - 1)
+    shown = [frame_out(frame, session_id) for frame in frames]
+    return FrameList(frames=shown, next_after=next_after)
 
 
 @router.get(

@@ -2,9 +2,10 @@
 
 How: tasks fill one short outbox. One listens to the client (handling.py), one follows the frames
 (following.py), one feeds paths piece by piece, one moves cameras while keys are held, one asks
-whether the client may still be here. Frames are numbered, so a client that comes back says `after`
-and nothing is lost while the service still holds it. Trade-off: the outbox is short, so a slow
-client holds back its own reading, never the session, and goes on where it stopped.
+whether the client may still be here. Frames are numbered, so a client that comes back says `after`,
+and the `branch` of that frame, and nothing is lost while the service still holds it. Trade-off: the
+outbox is short, so a slow client holds back its own reading, never the session, and goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from service.stream import answers
 from service.stream.following import follow
 from service.stream.handling import feed_paths, listen, move_cameras
 from service.stream.messages import Incoming, OpenMessage
+from service.stream.resuming import resume_after
 from service.stream.talk import Talk
 from service.tasks import end
 from service.wire import world_pb2 as pb
@@ -37,7 +39,10 @@ async def converse(
     Raises MirageError when the session can't be followed any more (unknown, deleted, frames gone).
     """
     session = await gateway.control.sessions.get(opening.session)
-    talk = Talk(gateway, principal, opening, session)
+    after = await resume_after(gateway.control, session, opening)
+    talk = Talk(gateway, principal, opening, session, after)
+    if opening.after is not None and after < opening.after:
+        await talk.say(rewound=pb.Rewound(frame=after, branch=session.branch))
     works = [
         listen(talk, incoming),
         follow(talk),

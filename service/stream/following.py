@@ -38,9 +38,14 @@ async def follow(talk: Talk) -> None:
             if any(frame.branch > talk.branch for frame in frames):
                 await _look(talk)  # rewound: there may be other frames before these
                 continue
+            branch = talk.branch
             for frame in _worth_sending(talk, frames):
+                while not await talk.player.turn(LOOK_S):
+                    await _look(talk)  # a pause may be long
+                if talk.branch != branch:  # rewound meanwhile: the others are none of it any more
+                    break
                 await _send(talk, frame, figures)
-            if frames:
+            if frames and talk.branch == branch:
                 talk.after = max(talk.after, frames[-1].frame)
             now_s = time.monotonic()
             if not frames or talk.requests or now_s - looked_s > LOOK_S:
@@ -63,7 +68,6 @@ def _worth_sending(talk: Talk, frames: list[Frame]) -> list[Frame]:
 
 
 async def _send(talk: Talk, frame: Frame, figures: Figures) -> None:
-    await talk.player.turn()
     message = answers.frame_message(frame)
     time_s = frame.created_s if not talk.player.is_paced else time.time()
     picture = await talk.pictures.encoded(frame.media_type, frame.image, time_s - talk.started_at_s)
@@ -117,13 +121,14 @@ class Figures:
 async def _look(talk: Talk) -> None:
     """Tell the session's state if it has changed, and how this stream's requests ended."""
     session = await talk.control.sessions.get(talk.session_id)
-    if session.branch != talk.branch:
+    is_rewound = session.branch != talk.branch
+    if is_rewound:
         await _turn(talk, session)
     state = (session.state, session.error)
     if state != talk.told:
         talk.told = state
         await talk.say(state=answers.status(session, talk.player))
-    await _report_requests(talk)
+    await _report_requests(talk, is_rewound)
 
 
 async def _turn(talk: Talk, session: Session) -> None:
@@ -131,24 +136,29 @@ async def _turn(talk: Talk, session: Session) -> None:
     talk.branch = session.branch
     talk.after = min(talk.after, session.branch_first_frame - 1)
     talk.places.clear()
+    if session.branch != talk.sought:
+        await talk.cancel_paths()  # they lead on from where the world no longer is
     rewound = pb.Rewound(frame=session.branch_first_frame - 1, branch=session.branch)
     await talk.say(rewound=rewound)
 
 
-async def _report_requests(talk: Talk) -> None:
-    """Say how the requests of this stream ended; their frames went out before."""
+async def _report_requests(talk: Talk, is_rewound: bool) -> None:
+    """Say how the requests of this stream ended; their frames went out before, but for those that a
+    rewind has taken back.
+    """
     for request_id in list(talk.requests):
         try:
             progress = await talk.control.requests.get(talk.session_id, request_id)
         except UnknownRequest:  # so long ago that its record made room for others
             del talk.requests[request_id]
             continue
-        if _is_over(progress, talk.after):
+        if _is_over(progress, talk.after) or (is_rewound and progress.state.is_final):
             del talk.requests[request_id]
             await _report(talk, progress)
     for path in list(talk.paths.values()):
         if path.is_over and not any(piece in talk.requests for piece in path.pieces):
             del talk.paths[path.id]
+            talk.path_news.set()
             await talk.say(progress=answers.generation(path.progress()))
 
 

@@ -205,10 +205,7 @@ async def _cancel(talk: Talk, message: CancelMessage) -> None:
     if path is None:
         progress = await talk.control.requests.cancel(talk.session_id, message.id)
     else:
-        path.ended = RequestState.CANCELLED
-        for piece in path.pieces:
-            if piece in talk.requests:
-                await talk.control.requests.cancel(talk.session_id, piece)
+        await talk.cancel_path(path)
         progress = path.progress()
     await talk.say(message.sequence, progress=answers.generation(progress))
 
@@ -237,11 +234,17 @@ def _upload(data: bytes) -> UploadFile:
 
 
 async def _seek(talk: Talk, message: SeekMessage) -> None:
-    """Rewind; whoever follows the frames sees the new branch and says so, to every stream."""
+    """Rewind; whoever follows the frames sees the new branch and says so, to every stream.
+
+    What this stream asked for before is cancelled: it leads on from where the world will not be.
+    """
     talk.places.clear()
+    await talk.cancel_paths()
     ask = RewindIn(frame=message.frame)
     progress = await talk.control.branches.rewind(talk.session_id, ask)
-    await _branched(talk, progress)
+    result = await _branched(talk, progress)
+    talk.sought = int(result["branch"])
+    talk.player.interrupt()
 
 
 async def _fork(talk: Talk, message: ForkMessage) -> None:

@@ -55,6 +55,9 @@ class OpenMessage(Closed):
     protocol: int = Field(PROTOCOL, ge=PROTOCOL, description="the newest version the client speaks")
     session: str = ""
     after: int | None = Field(None, ge=-1, le=MAX_INTEGER, description="last frame the client has")
+    branch: int | None = Field(
+        None, ge=0, le=MAX_INTEGER, description="of that frame: what was rewound since is told"
+    )
     cameras: list[Camera] = Field([], description="frames of these only; none: of all")
     format: Format = ""
     quality: int = Field(0, ge=0, le=100, description="of JPEG, WebP, H.264; 0: as the server is")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ class Player:
         self._frames_per_s = frames_per_s
         self.speed, self.paused = 1.0, False
         self._due_s = 0.0
-        self._changed = asyncio.Event()
+        self._changed, self._interrupted = asyncio.Event(), False
 
     @property
     def is_paced(self) -> bool:
@@ -35,18 +36,29 @@ class Player:
         self._due_s = 0.0
         self._changed.set()
 
-    async def turn(self) -> None:
-        """Wait until the next frame may go out."""
-        while (wait_s := self._wait_s()) != 0:
+    def interrupt(self) -> None:
+        """Whoever waits for a turn should look around first."""
+        self._interrupted = True
+        self._changed.set()
+
+    async def turn(self, most_s: float) -> bool:
+        """Wait until the next frame may go out; False: not yet, look around and ask again."""
+        until_s = None
+        while (wait_s := self._wait_s()) != 0 or self._interrupted:
+            now_s = time.monotonic()
+            until_s = now_s + most_s if until_s is None else until_s
+            if self._interrupted or now_s >= until_s:
+                self._interrupted = False
+                return False
             self._changed.clear()
-            try:
-                async with asyncio.timeout(wait_s):
+            with suppress(TimeoutError):
+                left_s = until_s - now_s
+                async with asyncio.timeout(left_s if wait_s is None else min(wait_s, left_s)):
                     await self._changed.wait()
-            except TimeoutError:
-                break
         if self.is_paced:
             now_s = time.monotonic()
             self._due_s = max(self._due_s, now_s) + 1 / (self._frames_per_s * self.speed)
+        return True
 
     def _wait_s(self) -> float | None:
         """0 = go; None = until something changes."""

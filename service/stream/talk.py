@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 from service.auth.principal import Principal
+from service.errors import UnknownRequest
 from service.gateway import Gateway
-from service.requests import Progress
+from service.requests import Progress, RequestState
 from service.schemas import FlatPose
 from service.sessions import Session, SessionState
 from service.stream.budget import LiveBudget
@@ -29,13 +31,18 @@ class Talk:
     """One stream: how it was opened, where it stands, what it waits for."""
 
     def __init__(
-        self, gateway: Gateway, principal: Principal, opening: OpenMessage, session: Session
+        self,
+        gateway: Gateway,
+        principal: Principal,
+        opening: OpenMessage,
+        session: Session,
+        after: int,  # the last frame that the client has
     ) -> None:
         self.gateway, self.principal, self.opening = gateway, principal, opening
         self.control = gateway.control
         self.session_id = session.id
-        self.after = session.next_frame - 1 if opening.after is None else opening.after
-        self.branch = session.branch
+        self.after, self.branch = after, session.branch
+        self.sought = 0  # the branch that this stream's last rewind began
         self.outbox = Outbox(OUTBOX_LENGTH)
         self.told: tuple[SessionState, dict[str, Any] | None] | None = None  # the client knows
 
@@ -56,6 +63,26 @@ class Talk:
         self.trace = current_parent()  # of the stream as a whole; costs as much as a pose to ask
         self.num_sent, self.num_skipped = 0, 0
         self.started_at_s = time.time()  # where a film begins
+
+    async def cancel_path(self, path: Slices) -> None:
+        """Give the worker no more of it; what it has is cancelled."""
+        path.ended = path.ended or RequestState.CANCELLED
+        for piece in path.pieces:
+            await self._cancel(piece)
+
+    async def cancel_paths(self) -> None:
+        """Whatever was asked for and did not arrive."""
+        for path in self.paths.values():
+            await self.cancel_path(path)
+        for request in list(self.requests.values()):
+            if request.kind == "generate":
+                await self._cancel(request.id)
+        self.path_news.set()
+
+    async def _cancel(self, request_id: str) -> None:
+        if request_id in self.requests:
+            with suppress(UnknownRequest):  # its record made room for others
+                await self.control.requests.cancel(self.session_id, request_id)
 
     async def say(self, reply_to: int = 0, **message: Any) -> None:
         """Send one of ServerMessage's kinds, as in say(pong=...)."""

@@ -2317,6 +2317,7 @@ class Open(_message.Message):
     FRAMES_PER_S_FIELD_NUMBER: _builtins.int
     LEAD_FRAMES_FIELD_NUMBER: _builtins.int
     EXTRAPOLATE_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """the newest version the client speaks (this file: 1)"""
     session: _builtins.str
@@ -2333,6 +2334,8 @@ class Open(_message.Message):
     """how far a path may be made ahead of play; 0: the server decides"""
     extrapolate: _builtins.bool
     """render live poses where the camera will be when the frame arrives"""
+    branch: _builtins.int
+    """of the frame `after`: what was rewound since then is told, and sent again from there"""
     @_builtins.property
     def cameras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """frames of these only; empty: all"""
@@ -2353,14 +2356,20 @@ class Open(_message.Message):
         frames_per_s: _builtins.float = ...,
         lead_frames: _builtins.int = ...,
         extrapolate: _builtins.bool = ...,
+        branch: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "after", b"after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_branch", b"_branch", "after", b"after", "branch", b"branch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "adaptive", b"adaptive", "after", b"after", "cameras", b"cameras", "extrapolate", b"extrapolate", "format", b"format", "frames_per_s", b"frames_per_s", "lead_frames", b"lead_frames", "planes", b"planes", "protocol", b"protocol", "quality", b"quality", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_branch", b"_branch", "adaptive", b"adaptive", "after", b"after", "branch", b"branch", "cameras", b"cameras", "extrapolate", b"extrapolate", "format", b"format", "frames_per_s", b"frames_per_s", "lead_frames", b"lead_frames", "planes", b"planes", "protocol", b"protocol", "quality", b"quality", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after: _TypeAlias = _typing.Literal["after"]  # noqa: Y015
     _WhichOneofArgType__after: _TypeAlias = _typing.Literal["_after", b"_after"]  # noqa: Y015
+    _WhichOneofReturnType__branch: _TypeAlias = _typing.Literal["branch"]  # noqa: Y015
+    _WhichOneofArgType__branch: _TypeAlias = _typing.Literal["_branch", b"_branch"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after) -> _WhichOneofReturnType__after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__branch) -> _WhichOneofReturnType__branch | None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
 
@@ -2572,7 +2581,9 @@ Global___Play: _TypeAlias = Play  # noqa: Y015
 
 @_typing.final
 class Seek(_message.Message):
-    """Rewind: the world forgets all after this frame, and goes on in a new branch."""
+    """Rewind: the world forgets all after this frame, and goes on in a new branch. What this stream asked for before and did
+    not get is cancelled. `Rewound` follows.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -18,7 +18,7 @@ from service.control import ControlPlane
 from service.errors import LeaseLost
 from service.frames import Frame
 from service.leases import Commit, Leases, Owned
-from service.requests import Entry, Generate, Observe, Progress, RequestState
+from service.requests import Entry, Generate, Observe, Progress, RequestState, Rewind
 from service.settings import Settings
 from service.wake import WakeQueue
 from service.workers import WorkerRecord
@@ -74,6 +74,9 @@ class FakeWorker:
         """One frame of the first entry, or its failure."""
         await asyncio.sleep(self.step_s)
         message, done, number = entry.message, owned.cursor_done, owned.session.next_frame
+        if isinstance(message, Rewind):
+            await self._rewind(leases, owned, entry, session, lease)
+            return
         poses = message.poses if isinstance(message, Generate) else [message.pose]
         progress = owned.progress.get(entry.id)
         if abs(poses[0][3]) > self.fails_beyond_m or (progress and progress.cancel_requested):
@@ -108,6 +111,23 @@ class FakeWorker:
                 "coverage": 0.5,
                 "weights": "fake@0",
             },
+        )
+        await leases.commit(session, lease, commit)
+
+    async def _rewind(
+        self, leases: Leases, owned: Owned, entry: Entry, session: str, lease: str
+    ) -> None:
+        """To a frame; there is no manifest to cut."""
+        assert isinstance(entry.message, Rewind) and entry.message.frame is not None
+        first, branch = entry.message.frame + 1, owned.session.branch + 1
+        done = {"state": RequestState.DONE, "result": {"branch": branch, "num_frames": first}}
+        commit = Commit(
+            tip=owned.session.tip,
+            cursor=entry.entry,
+            cursor_done=0,
+            request_id=entry.id,
+            progress=owned.progress[entry.id].model_copy(update=done),
+            record={"branch": branch, "branch_first_frame": first, "next_frame": first},
         )
         await leases.commit(session, lease, commit)
 

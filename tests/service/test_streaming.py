@@ -15,7 +15,9 @@ from PIL import Image
 from test_conversation import IDENTITY, Client, gateway, session
 
 from service.auth.principal import LOCAL, Quota
+from service.branches import RewindIn
 from service.control import ControlPlane
+from service.errors import SessionDeleted
 from service.gateway import Gateway
 from service.settings import Settings
 from service.stream.inputs import held
@@ -69,6 +71,73 @@ async def test_a_path_at_a_rate_can_be_cancelled(
         client.send(type="cancel", id=accepted["id"])
         assert (await client.get("progress")).head["state"] == "cancelled"
     await client.close()
+
+
+async def test_seek_while_paused_is_answered_at_once(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    client = Client(gateway, session, after=-1, frames_per_s=50)
+    async with working(FakeWorker(settings)):
+        client.send(type="path", poses=[{"matrix": IDENTITY}] * 60)
+        while (await client.get("frame")).head["frame"] < 6:
+            pass
+        client.send(type="play", paused=True)
+        while not (await client.get("state")).head["paused"]:
+            pass
+        client.send(type="seek", frame=2)
+        rewound = (await client.get("rewound")).head
+        assert (rewound["frame"], rewound["branch"]) == (2, 2)
+        assert (await client.get("progress")).head["state"] == "cancelled"  # it led on from 6
+        client.send(type="play", paused=False)
+        client.send(type="path", poses=[{"matrix": moved(1)}] * 20)
+        heads = [(await client.get("frame")).head for _ in range(20)]
+        assert (await client.get("progress")).head["state"] == "done"
+    assert [(head["frame"], head["branch"]) for head in heads] == [(3 + i, 2) for i in range(20)]
+    assert {head["matrix"][3] for head in heads} == {1.0}
+    await client.close()
+
+
+@pytest.mark.parametrize("frames_per_s", [0, 30])
+async def test_a_path_ends_where_somebody_else_rewinds_the_world(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane, frames_per_s: int
+) -> None:
+    client = Client(gateway, session, after=-1, frames_per_s=frames_per_s, lead_frames=64)
+    async with working(FakeWorker(settings, step_s=0.002)):
+        client.send(type="path", poses=[{"matrix": IDENTITY}] * 200)
+        while (await client.get("frame")).head["frame"] < 12:
+            pass
+        back = await control.branches.rewind(session, RewindIn(frame=3))
+        assert (await control.branches.wait(session, back.id, 60)).result is not None
+        assert (await client.get("rewound")).head["frame"] == 3
+        told = (await client.get("progress")).head["state"]
+        assert told == (
+            "cancelled" if frames_per_s else "done"
+        )  # whole, but not all of it was sent
+        client.send(type="pose", matrix=moved(2))
+        heads = [(await client.get("frame")).head]
+        while heads[-1]["matrix"][3] != 2.0:  # pieces that were on their way may come before
+            heads.append((await client.get("frame")).head)
+    assert [(head["frame"], head["branch"]) for head in heads] == [
+        (4 + i, 2) for i in range(len(heads))
+    ]
+    await client.close()
+
+
+async def test_a_paused_stream_hears_that_its_world_is_gone(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    client = Client(gateway, session, after=-1)
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+        client.send(type="play", paused=True)
+        while not (await client.get("state")).head["paused"]:
+            pass
+        client.send(type="pose", matrix=IDENTITY)
+        while (await control.sessions.get(session)).next_frame < 2:  # noqa: ASYNC110 others' work
+            await asyncio.sleep(0.01)
+        await control.sessions.delete(session)
+        with pytest.raises(SessionDeleted):
+            await client.rest()
 
 
 async def test_frames_go_out_at_the_rate_asked_for(

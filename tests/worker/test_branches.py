@@ -15,6 +15,8 @@ from service.leases import Leases
 from service.requests import Generate, Progress, RequestState
 from service.sessions import Session, SessionState
 from service.settings import Settings
+from service.stream.messages import OpenMessage
+from service.stream.resuming import resume_after
 
 OUT = [pose(i) for i in range(1, 9)]
 BACK = [pose(i) for i in range(8, 0, -1)]
@@ -122,6 +124,33 @@ async def test_a_rewind_keeps_whole_chunks(control: ControlPlane, settings: Sett
         asked = await control.branches.rewind(session.id, RewindIn(frame=5))
         with pytest.raises(Exception, match=r"0 \.\. 4"):
             await done(control, session.id, asked)
+
+
+async def test_a_client_that_comes_back_has_what_rewinds_have_left_of_it(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        session = await open_session(control)
+        ends = []
+        for frame in (8, 4):  # branches 2 and 3 begin behind these
+            await walk(control, session.id, [*OUT, *BACK])
+            back = await control.branches.rewind(session.id, RewindIn(frame=frame))
+            ends.append(int(str((await done(control, session.id, back))["num_frames"])) - 1)
+            now = await control.sessions.get(session.id)
+            seen = OpenMessage(after=16, branch=1)
+            assert await resume_after(control, now, seen) == min(ends)  # and nothing was made yet
+        await walk(control, session.id, OUT)
+    now = await control.sessions.get(session.id)
+    newest = now.next_frame - 1
+    assert now.branch == 3 and min(ends) < newest
+
+    async def resumed(after: int | None, branch: int | None = None) -> int:
+        return await resume_after(control, now, OpenMessage(after=after, branch=branch))
+
+    assert await resumed(None) == newest
+    assert [await resumed(2, branch) for branch in (None, 1, 2, 3, 4)] == [2] * 5
+    assert await resumed(16, 1) == await resumed(16, 2) == min(ends)
+    assert await resumed(newest, 3) == await resumed(newest) == await resumed(999) == newest
 
 
 async def test_a_snapshot_is_there_after_the_world_was_rewound_past_it(

@@ -1,0 +1,23 @@
+"""Where a stream goes on whose client has been here before."""
+
+from __future__ import annotations
+
+from service.control import ControlPlane
+from service.sessions import Session
+from service.stream.messages import OpenMessage
+
+
+async def resume_after(control: ControlPlane, session: Session, opening: OpenMessage) -> int:
+    """The last frame that the client has of this world: what it says, or what rewinds left of it.
+
+    Frames of branches that are newer than the client's are none that it has, whatever their number.
+    """
+    newest = session.next_frame - 1
+    if opening.after is None:
+        return newest
+    after = min(opening.after, newest)
+    if opening.branch is None or opening.branch >= session.branch:
+        return after
+    manifest = await control.frames.manifest(session.id)
+    unseen = (one.first_frame for one in manifest if one.branch > opening.branch)
+    return min(after, min(unseen, default=session.next_frame) - 1)
