@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from viewer_page import VIEWER, needs_node, visit
 
-import service
-
-VIEWER = Path(service.__file__).parent / "viewer"
 MODULES = sorted(VIEWER.glob("*.js"))
 PAGE = (VIEWER / "index.html").read_text()
 CODE = "\n".join(module.read_text() for module in MODULES)
@@ -44,3 +42,36 @@ def test_it_works_offline_and_writes_no_markup(path: Path) -> None:
     assert re.findall(r"https?://|//[\w-]+\.\w+/|@import|url\(", text) == []
     assert re.findall(r"innerHTML|outerHTML|document\.write|eval\(", text) == []
     assert len(text.splitlines()) <= 200
+
+
+CONTROLS = """
+const { Controls } = await import("./controls.js");
+const controls = new Controls(new Place(), null, () => {});
+controls.close(); // no ticks
+const seen = {};
+const held = () => [...controls.held];
+const key = (type, code, more = {}) => page.fire(type, { code, key: code, ...more });
+key("keydown", "KeyW");
+key("keydown", "ControlLeft", { ctrlKey: true });
+seen.before = held();
+key("keyup", "KeyW", { ctrlKey: true });
+key("keyup", "ControlLeft");
+seen.after = held();
+seen.back = key("keydown", "ArrowLeft", { altKey: true }).isPrevented ?? false;
+seen.turn = key("keydown", "ArrowLeft").isPrevented;
+seen.turning = held();
+document.fire("visibilitychange");
+key("keydown", "KeyA");
+key("keyup", "MetaLeft", { key: "Meta" });
+seen.meta = held();
+tell(seen);
+"""
+
+
+@needs_node
+async def test_keys_do_not_stick_and_the_browser_keeps_its_own(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, CONTROLS)
+    assert seen == {
+        "before": ["KeyW"], "after": [], "back": False,
+        "turn": True, "turning": ["ArrowLeft"], "meta": [],
+    }  # fmt: skip
