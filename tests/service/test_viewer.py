@@ -75,3 +75,35 @@ async def test_keys_do_not_stick_and_the_browser_keeps_its_own(tmp_path: Path) -
         "before": ["KeyW"], "after": [], "back": False,
         "turn": True, "turning": ["ArrowLeft"], "meta": [],
     }  # fmt: skip
+
+
+GALLERY = """
+const worlds = (...ids) => ids.map((id) => ({ id, num_frames: 0 }));
+const pages = {
+  "v1/samples": { samples: [] },
+  "v1/sessions": { sessions: worlds("s3", "s2"), next_cursor: "s2" },
+  "v1/sessions?cursor=s2": { sessions: worlds("s1"), next_cursor: null },
+};
+globalThis.fetch = async (path) => answer(pages[path]);
+URL.createObjectURL = URL.revokeObjectURL = () => "";
+const { Gallery } = await import("./gallery.js");
+const { alertUser } = await import("./dom.js");
+const opened = [];
+const gallery = new Gallery((id) => opened.push(id));
+await gallery.show();
+const seen = { first: places.worlds.children.length, more: !places.more.hidden };
+places.more.onclick();
+await until(() => places.more.hidden);
+for (const row of places.worlds.children) row.onclick();
+seen.opened = opened;
+alertUser({ title: "no picture", detail: "" });
+places.file.onchange({ target: { files: [{ name: "good.png", size: 9 }] } });
+seen.alerts = places.alerts.words;
+tell(seen);
+"""
+
+
+@needs_node
+async def test_the_gallery_shows_all_worlds_and_forgets_old_alerts(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, GALLERY)
+    assert seen == {"first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": ""}
