@@ -54,9 +54,13 @@ def page() -> str:
     head = "".join(f"<th>{name}</th>" for name in (*HEAD, "what to do"))
     return (
         "<!doctype html><meta charset=utf-8><title>Errors</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
         "<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
         "td,th{padding:.3rem .6rem;text-align:left;vertical-align:top}"
-        "tr:target{background:#fe8}</style>"
+        "tr:target{background:#fe8}"
+        "@media(max-width:50rem){tr{display:flex;flex-wrap:wrap}"
+        "td:last-child,th:last-child{width:100%}}</style>"
         f"<h1>Errors</h1><p>{html.escape(ABOUT)}</p><table><tr>{head}</tr>{cells}</table>"
         f"<p>{html.escape(ENDINGS)}</p>"
     )

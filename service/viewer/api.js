@@ -4,10 +4,12 @@ import { describe } from "./dom.js";
 import * as key from "./key.js";
 
 export class ApiError extends Error {
-  constructor(title, detail) {
+  constructor(title, detail, status = 0) {
     super(detail);
     this.title = title;
     this.detail = detail;
+    this.status = status; // HTTP's, if there was an answer
+    this.isAsked = status === 401 && !key.isKnown(); // the field for the key says it; nothing went wrong
   }
 }
 
@@ -21,7 +23,8 @@ async function request(path, options = {}) {
   if (response.ok) return response;
   if (response.status === 401) key.ask();
   const problem = await response.json().catch(() => ({}));
-  throw new ApiError(problem.title ?? `HTTP ${response.status}`, describe({ detail: response.statusText, ...problem }));
+  const detail = describe({ detail: response.statusText, ...problem });
+  throw new ApiError(problem.title ?? `HTTP ${response.status}`, detail, response.status);
 }
 
 const json = async (path, options) => (await request(path, options)).json();
@@ -32,20 +35,34 @@ const post = (path, body) => json(path, {
   body: JSON.stringify(body),
 });
 
+const next = (cursor) => (cursor ? `?cursor=${encodeURIComponent(cursor)}` : "");
+
 export const sessionUrl = (id) => `v1/sessions/${encodeURIComponent(id)}`;
 export const frameUrl = (id, frame) => `${sessionUrl(id)}/frames/${frame}`;
 export const videoUrl = (id, generation) => `${sessionUrl(id)}/generations/${generation}/video.mp4`;
 
 export const listSamples = async () => (await json("v1/samples")).samples;
-export const listSessions = async () => (await json("v1/sessions")).sessions;
+/** A page, newest first: {sessions, next_cursor}. */
+export const listSessions = (cursor) => json(`v1/sessions${next(cursor)}`);
 export const getSession = (id) => json(sessionUrl(id));
 export const deleteSession = (id) => request(sessionUrl(id), { method: "DELETE" });
 export const getMemory = (id) => json(`${sessionUrl(id)}/memory`);
-export const listGenerations = async (id) => (await json(`${sessionUrl(id)}/generations`)).generations;
 export const getGeneration = (id, generation) => json(`${sessionUrl(id)}/generations/${generation}`);
 export const cancelGeneration = (id, generation) => post(`${sessionUrl(id)}/generations/${generation}:cancel`, {});
 export const generate = (id, matrices) =>
   post(`${sessionUrl(id)}/generations`, { poses: matrices.map((matrix) => ({ matrix })) });
+
+/** Those that the server still knows, oldest first. */
+export async function listGenerations(id) {
+  const generations = [];
+  let cursor = null;
+  do {
+    const page = await json(`${sessionUrl(id)}/generations${next(cursor)}`);
+    generations.push(...page.generations);
+    cursor = page.next_cursor;
+  } while (cursor);
+  return generations;
+}
 
 /** The frames after one number, in order, page by page; pictures are not fetched. */
 export async function listFrames(id, after) {

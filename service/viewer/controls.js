@@ -32,9 +32,10 @@ export class Controls {
 
   #listen() {
     const signal = this.abort.signal;
-    addEventListener("keydown", (event) => this.#key(event, true), { signal });
-    addEventListener("keyup", (event) => this.#key(event, false), { signal });
+    addEventListener("keydown", (event) => this.#press(event), { signal });
+    addEventListener("keyup", (event) => this.#release(event), { signal });
     addEventListener("blur", () => this.held.clear(), { signal });
+    document.addEventListener("visibilitychange", () => this.held.clear(), { signal });
     this.stage.addEventListener("pointerdown", (event) => this.#dragFrom(event), { signal });
     this.stage.addEventListener("pointermove", (event) => this.#drag(event), { signal });
     for (const button of this.stage.querySelectorAll("[data-code]")) {
@@ -49,12 +50,18 @@ export class Controls {
     }
   }
 
-  #key(event, down) {
+  #press(event) {
     this.fast = event.shiftKey;
-    if (!(event.code in AXES) || event.target.matches("input") || event.ctrlKey || event.metaKey) return;
+    if (!(event.code in AXES) || event.target.matches("input")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's, as Alt+Left is "back"
     event.preventDefault();
-    if (down) this.held.add(event.code);
-    else this.held.delete(event.code);
+    this.held.add(event.code);
+  }
+
+  #release(event) {
+    this.fast = event.shiftKey;
+    this.held.delete(event.code);
+    if (event.key === "Meta") this.held.clear(); // macOS does not tell which keys were let go meanwhile
   }
 
   #dragFrom(event) {

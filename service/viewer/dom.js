@@ -32,15 +32,26 @@ export function alertUser(error) {
 /** What was said last is settled. */
 export const clearAlerts = () => byId("alerts").replaceChildren();
 
+export function report(error) {
+  if (error.isAsked) return;
+  console.error(error);
+  alertUser(error);
+}
+
 /** Run an action of the visitor; what goes wrong is shown instead of lost. */
 export async function guarded(action) {
   try {
     return await action();
   } catch (error) {
-    console.error(error);
-    alertUser(error);
+    report(error);
     return undefined;
   }
+}
+
+export function save(blob, name) {
+  const href = URL.createObjectURL(blob);
+  element("a", { href, download: name }).click();
+  URL.revokeObjectURL(href);
 }
 
 export function formatBytes(count) {

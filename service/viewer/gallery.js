@@ -1,9 +1,14 @@
 // The first page: sample worlds, an upload, and the worlds that already exist.
 
 import { createSession, file, frameUrl, listSamples, listSessions } from "./api.js";
-import { alertUser, byId, element, guarded } from "./dom.js";
+import { alertUser, byId, clearAlerts, element, guarded } from "./dom.js";
 
 const MAX_UPLOAD_BYTES = 20 * 1024 * 1024;
+const NONE_YET = "None yet. They outlive restarts of the server.";
+const UNLISTED = {
+  401: "They are listed once a key is entered above.",
+  403: "A share link opens one world: that of the address it came with.",
+};
 
 export class Gallery {
   constructor(openWorld) {
@@ -27,19 +32,46 @@ export class Gallery {
 
   async show() {
     byId("gallery").hidden = false;
-    await guarded(async () => {
-      const [samples, sessions] = await Promise.all([listSamples(), listSessions()]);
-      fill(byId("samples"), samples.map((sample) => this.#sampleCard(sample)), "No sample worlds are installed.");
-      fill(byId("worlds"), sessions.map((session) => this.#worldRow(session)), "None yet. They outlive restarts of the server.");
-    });
+    await Promise.all([guarded(() => this.#showSamples()), guarded(() => this.#showWorlds())]);
   }
 
   hide() {
     byId("gallery").hidden = true;
   }
 
+  async #showSamples() {
+    const samples = await listSamples();
+    fill(byId("samples"), samples.map((sample) => this.#sampleCard(sample)), "No sample worlds are installed.");
+  }
+
+  /** The newest ones; "More" brings the next page. */
+  async #showWorlds() {
+    try {
+      const { sessions, next_cursor } = await listSessions();
+      fill(byId("worlds"), sessions.map((session) => this.#worldRow(session)), NONE_YET);
+      this.#offerMore(next_cursor);
+    } catch (error) {
+      fill(byId("worlds"), [], UNLISTED[error.status] ?? "They can't be listed now.");
+      this.#offerMore(null);
+      if (error.status !== 403) throw error;
+    }
+  }
+
+  #offerMore(cursor) {
+    const more = byId("more");
+    more.hidden = cursor === null;
+    more.disabled = false;
+    more.onclick = () => guarded(async () => {
+      more.disabled = true;
+      const { sessions, next_cursor } = await listSessions(cursor).finally(() => (more.disabled = false));
+      byId("worlds").append(...sessions.map((session) => this.#worldRow(session)));
+      this.#offerMore(next_cursor);
+    });
+  }
+
   #choose(file) {
     if (!file) return;
+    clearAlerts(); // about the picture before
     if (file.size > MAX_UPLOAD_BYTES) {
       alertUser({ title: "Too large", detail: `${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB; at most 20 MB are accepted.` });
       return;

@@ -2,48 +2,42 @@
 
 import { byId, element, formatBytes } from "./dom.js";
 
-const RATE_WINDOW_MS = 3000;
-const STATES = {
-  waiting: "waiting for a worker",
-  active: "ready",
-  idle: "ready",
-  failed: "failed",
-  deleted: "deleted",
-};
+const RECENT_MS = 3000; // what rate and latency are about
 
 export class Hud {
   constructor() {
-    this.arrivals = [];
-    this.latencies = [];
+    this.arrivals = []; // of recent frames: {time_ms, latency_ms}
     this.values = {};
+    this.situation = {};
   }
 
   /** header: a frame's; latency_ms from sending the pose to receiving its frame, or null if the pose was not ours. */
   frame(header, latency_ms) {
-    const now_ms = performance.now();
-    this.arrivals = [...this.arrivals, now_ms].filter((time) => now_ms - time < RATE_WINDOW_MS);
-    if (latency_ms !== null) this.latencies = [...this.latencies.slice(-14), latency_ms];
-    this.values = { ...this.values, ...header };
+    this.arrivals.push({ time_ms: performance.now(), latency_ms });
+    this.show(header);
+  }
+
+  /** Figures of a frame or of the memory; those that are not named stay. */
+  show(values) {
+    this.values = { ...this.values, ...values };
     this.draw();
   }
 
-  memory(stats) {
-    this.values = { ...this.values, ...stats };
-    this.draw();
-  }
-
-  state(session, connected) {
+  /** Any of {session, connected, isReady, isWalking, mayWalk, ended}; what is not named stays as it was. */
+  state(news) {
+    this.situation = { ...this.situation, ...news };
     const box = byId("state");
-    const error = session.error ? `: ${session.error.detail ?? session.error.title ?? session.error}` : "";
-    box.textContent = connected ? (STATES[session.state] ?? session.state) + error : "reconnecting …";
-    box.dataset.state = connected ? session.state : "waiting";
+    [box.dataset.state, box.textContent] = told(this.situation);
   }
 
   draw() {
     const { frame, coverage, num_points, num_bytes } = this.values;
-    const latency = this.latencies.length ? `${Math.round(median(this.latencies))} ms` : "–";
-    const rate = this.arrivals.length > 1
-      ? ((this.arrivals.length - 1) * 1000) / Math.max(1, this.arrivals.at(-1) - this.arrivals[0]) : 0;
+    const now_ms = performance.now();
+    this.arrivals = this.arrivals.filter((one) => now_ms - one.time_ms < RECENT_MS);
+    const latencies = this.arrivals.map((one) => one.latency_ms).filter((one) => one !== null);
+    const latency = latencies.length ? `${Math.round(median(latencies))} ms` : "–";
+    const rate = this.arrivals.length
+      ? (1000 * this.arrivals.length) / Math.max(1000, now_ms - this.arrivals[0].time_ms) : 0;
     byId("hud").textContent = `frame ${frame ?? "–"}   ${rate.toFixed(1)} frames/s   ${latency}`;
     const rows = {
       "memory points": num_points?.toLocaleString("en") ?? "–",
@@ -54,6 +48,16 @@ export class Hud {
     byId("stats").replaceChildren(...Object.entries(rows).map(([name, value]) =>
       element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
   }
+}
+
+/** [colour, words] for how things stand. */
+function told({ session, connected, isReady, isWalking, mayWalk, ended }) {
+  if (ended) return ["failed", `ended: ${ended}`];
+  if (!connected) return ["waiting", "connecting …"];
+  if (session.state === "failed") return ["failed", `failed: ${session.error?.detail ?? "no reason is known"}`];
+  if (session.state === "waiting" || !isReady) return ["waiting", "waiting for a worker"];
+  if (isWalking) return ["ready", "walking"];
+  return ["ready", mayWalk ? "ready" : "you may look, but not walk"];
 }
 
 function median(values) {

@@ -1,7 +1,7 @@
 // Two pages in one document: the gallery, and a world (#its-id). The address bar says which, so a reload comes back.
 
 import { readiness } from "./api.js";
-import { byId, clearAlerts, guarded } from "./dom.js";
+import { byId, clearAlerts, report } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { onEntered } from "./key.js";
 import { World } from "./world.js";
@@ -14,18 +14,30 @@ async function route() {
   world?.close();
   world = null;
   const id = decodeURIComponent(location.hash.slice(1));
-  if (!id) {
-    await gallery.show();
-    return;
-  }
+  document.title = id ? `${id.slice(0, 8)} · mirage` : "mirage";
+  if (id) await enter(new World(id, () => (location.hash = "")));
+  else await gallery.show();
+}
+
+async function enter(next) {
   gallery.hide();
-  world = new World(id, () => (location.hash = ""));
-  const opened = await guarded(async () => {
+  world = next;
+  try {
     await world.open();
-    return true;
-  });
-  if (opened) clearAlerts();
-  else location.hash = "";
+    clearAlerts();
+  } catch (error) {
+    if (world !== next) return; // the visitor has gone elsewhere
+    report(error);
+    if (error.status === 401) await leaveAjar();
+    else location.hash = "";
+  }
+}
+
+/** The address still names the world, for when there is a key that opens it. */
+async function leaveAjar() {
+  world.close();
+  world = null;
+  await gallery.show();
 }
 
 async function watchServer() {

@@ -4,10 +4,10 @@
 import { sessionUrl, ticketQuery } from "./api.js";
 
 const RETRY_MS = [250, 500, 1000, 2000, 5000];
-const NOT_WORTH_RETRYING = 4000; // close codes from here on are the server's decision
+const REFUSED = 4000; // close codes from here on are the server's decision: 4000 + what HTTP has
 
 export class Stream {
-  /** on: {frame(header, blob), message(object), state(connected)} */
+  /** on: {frame(header, blob), rewound(frame), message(object), state(connected)} */
   constructor(sessionId, lastFrame, on) {
     this.sessionId = sessionId;
     this.lastFrame = lastFrame;
@@ -33,12 +33,14 @@ export class Stream {
   }
 
   async #connect() {
-    const ticket = await ticketQuery(this.sessionId).catch(() => null);
-    if (this.closed) return;
-    if (ticket === null) {
-      this.#retry({ code: 0 });
+    let ticket;
+    try {
+      ticket = await ticketQuery(this.sessionId);
+    } catch (error) {
+      this.#retry({ code: error.status < 500 ? REFUSED + error.status : 0, reason: error.detail });
       return;
     }
+    if (this.closed) return;
     const place = `${sessionUrl(this.sessionId)}/stream?after=${this.lastFrame}${ticket}`;
     const url = new URL(place, location.href.split("#")[0]);
     url.protocol = url.protocol.replace("http", "ws");
@@ -63,17 +65,25 @@ export class Stream {
       return;
     }
     const message = JSON.parse(data);
-    if (message.type === "frame") this.header = message;
-    else this.on.message(message);
+    if (message.type === "frame") {
+      this.header = message;
+      return;
+    }
+    const end = { rewound: message.frame, hello: message.after }[message.type];
+    if (end < this.lastFrame) { // rewound, now or while we were away
+      this.lastFrame = end;
+      this.on.rewound(end);
+    }
+    this.on.message(message);
   }
 
   #retry(event) {
     if (this.closed) return;
-    this.on.state(false);
-    if (event.code >= NOT_WORTH_RETRYING) {
+    if (event.code >= REFUSED) {
       this.on.message({ type: "closed", title: "The server ended the stream", detail: event.reason || `code ${event.code}` });
       return;
     }
+    this.on.state(false);
     const wait_ms = RETRY_MS[Math.min(this.attempts++, RETRY_MS.length - 1)];
     this.timer = setTimeout(() => this.#connect(), wait_ms);
   }

@@ -17,6 +17,14 @@ export class Visits {
     this.poses.push(matrix);
   }
 
+  /** Forget what came after a frame: the world was rewound to it. */
+  cut(frame) {
+    const count = this.frames.filter((one) => one <= frame).length;
+    this.frames.length = count;
+    this.poses.length = count;
+    this.mark = Math.min(this.mark, Math.max(0, count - 1));
+  }
+
   /** The poses from here back to where the recording (or the visit) began, newest first, each place once. */
   wayBack() {
     const walked = this.poses.slice(Math.max(0, this.mark));
@@ -27,9 +35,9 @@ export class Visits {
     return back.slice(1, MAX_BACK + 1);
   }
 
-  /** Number of the first frame that was seen from this pose, among the first `before` ones; null if there is none. */
+  /** Number of the first frame that was seen from this pose, among those before one; null if there is none. */
   firstFrame(matrix, before) {
-    const index = this.poses.slice(0, before).findIndex((pose) => samePlace(pose, matrix));
+    const index = this.poses.findIndex((pose, index) => this.frames[index] < before && samePlace(pose, matrix));
     return index < 0 ? null : this.frames[index];
   }
 }

@@ -3,22 +3,17 @@
 import * as api from "./api.js";
 import { Camera } from "./camera.js";
 import { Controls } from "./controls.js";
-import { alertUser, byId, element, guarded } from "./dom.js";
+import { alertUser, byId, guarded, save } from "./dom.js";
 import { Hud } from "./hud.js";
 import { Stage } from "./stage.js";
 import { Stream } from "./stream.js";
 import { Trace } from "./trace.js";
 import { Visits } from "./visits.js";
+import { isOver, Walk } from "./walk.js";
 
 const REFRESH_MS = 1500;
 const RECALLED_FRAMES = 200; // of an earlier visit
-const FINISHED = ["done", "failed", "cancelled"];
-
-function save(blob, name) {
-  const href = URL.createObjectURL(blob);
-  element("a", { href, download: name }).click();
-  URL.revokeObjectURL(href);
-}
+const FORBIDDEN = "urn:mirage:problem:forbidden";
 
 export class World {
   constructor(id, leave) {
@@ -28,22 +23,26 @@ export class World {
     this.visits = new Visits();
     this.hud = new Hud();
     this.trace = new Trace(byId("trace"));
-    this.walk = null; // {generation, before} while the camera walks back by itself
+    this.walk = null; // while the camera walks by itself
+    this.mayWalk = true; // until the server says no
+    this.isClosed = false;
     this.newestMemory = -1;
-    this.session = { state: "waiting" };
   }
 
   async open() {
     byId("world").hidden = false;
+    scrollTo(0, 0);
     this.stage = new Stage(byId("view"));
     this.inset = new Stage(byId("first-visit").querySelector("canvas"));
-    this.session = await api.getSession(this.id);
+    await this.#look();
     await this.#recall();
+    if (this.isClosed) return;
     this.controls = new Controls(byId("stage"), this.camera, (matrix) => this.#pose(matrix));
     this.stream = new Stream(this.id, this.lastFrame, {
       frame: (header, blob) => guarded(() => this.#frame(header, blob)),
+      rewound: (frame) => guarded(() => this.#rewound(frame)),
       message: (message) => this.#message(message),
-      state: (connected) => this.hud.state(this.session, connected),
+      state: (connected) => this.hud.state({ connected }),
     });
     this.#buttons();
     this.timer = setInterval(() => guarded(() => this.#refresh()), REFRESH_MS);
@@ -52,6 +51,7 @@ export class World {
   }
 
   close() {
+    this.isClosed = true;
     clearInterval(this.timer);
     this.controls?.close();
     this.stream?.close();
@@ -67,14 +67,31 @@ export class World {
     this.lastFrame = Math.max(-1, newest - RECALLED_FRAMES);
     const frames = await api.listFrames(this.id, this.lastFrame);
     for (const frame of frames) this.visits.add(frame.frame, frame.matrix);
-    this.finished = (await api.listGenerations(this.id)).findLast((one) => one.kind === "generate" && one.state === "done")?.id;
+    const paths = (await api.listGenerations(this.id)).filter((one) => one.kind === "generate");
+    this.finished = paths.findLast((one) => one.state === "done")?.id;
+    const underWay = paths.find((one) => !isOver(one));
+    if (underWay) this.walk = new Walk(this.id, underWay, this.session.num_frames);
+    this.hud.draw();
     if (!frames.length) return;
     const last = frames.at(-1);
     this.camera.set(last.matrix);
     this.lastFrame = last.frame;
-    const picture = await api.file(api.frameUrl(this.id, last.frame));
-    if (picture) await this.stage.show(picture);
-    this.hud.frame(last, null);
+    await this.#showKept(last);
+  }
+
+  /** The world now ends with an earlier frame: stand there. */
+  async #rewound(frame) {
+    this.visits.cut(frame);
+    if (this.visits.poses.length) this.camera.set(this.visits.poses.at(-1));
+    this.#redraw();
+    await this.#showKept({ frame });
+  }
+
+  async #showKept(header) {
+    this.hud.show(header);
+    const picture = await api.file(api.frameUrl(this.id, header.frame));
+    const isNewest = !this.stream || this.stream.lastFrame === header.frame;
+    if (picture && isNewest) await this.stage.show(picture);
   }
 
   #pose(matrix) {
@@ -84,33 +101,45 @@ export class World {
 
   async #frame(header, blob) {
     this.visits.add(header.frame, header.matrix);
-    if (this.walk) this.camera.set(header.matrix);
+    if (!this.controls.enabled) this.camera.set(header.matrix);
     this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
     this.#redraw();
     await this.stage.show(blob);
-    if (this.walk) await this.#compare(header.matrix);
-  }
-
-  /** Show, small, what this place looked like when it was first seen (if the server still has that frame). */
-  async #compare(matrix) {
-    const frame = this.visits.firstFrame(matrix, this.walk.before);
-    const picture = frame === null ? null : await api.file(api.frameUrl(this.id, frame));
-    byId("first-visit").hidden = picture === null;
-    if (picture) await this.inset.show(picture);
+    await this.walk?.compare(header.matrix, this.visits, this.inset);
   }
 
   #message(message) {
-    if (message.type === "state") this.hud.state({ ...this.session, ...message }, this.stream.connected);
-    if (message.type === "error" || message.type === "closed") alertUser(message);
+    if (message.type === "state") this.hud.state({ session: message });
+    if (message.problem === FORBIDDEN) this.#stand();
+    else if (message.type === "error" || message.type === "closed") alertUser(message);
+    if (message.type === "closed") this.#end(message.detail);
+  }
+
+  #end(reason) {
+    this.hud.state({ ended: reason });
+    this.#stand();
+  }
+
+  /** Nothing moves the camera but frames that others ask for. */
+  #stand() {
+    this.mayWalk = false;
+    if (this.visits.poses.length) this.camera.set(this.visits.poses.at(-1));
+    this.#redraw();
+  }
+
+  async #look() {
+    const [session, { ready }] = await Promise.all([api.getSession(this.id), api.readiness()]);
+    this.session = session;
+    this.hud.state({ session, isReady: ready });
   }
 
   async #refresh() {
+    this.hud.draw();
     if (!this.stream.connected) return; // the page says that it reconnects; no need to alert as well
-    this.session = await api.getSession(this.id);
-    this.hud.state(this.session, this.stream.connected);
+    await this.#look();
     if (this.newestMemory !== this.stream.lastFrame) {
       this.newestMemory = this.stream.lastFrame;
-      this.hud.memory(await api.getMemory(this.id));
+      this.hud.show(await api.getMemory(this.id));
     }
     if (this.walk) await this.#followWalk();
   }
@@ -118,19 +147,15 @@ export class World {
   async #walkBack() {
     const back = this.visits.wayBack();
     if (!back.length) return;
-    const { id } = await api.generate(this.id, back);
-    this.walk = { generation: id, before: this.visits.poses.length };
-    this.controls.enabled = false;
+    this.walk = new Walk(this.id, await api.generate(this.id, back), this.stream.lastFrame + 1);
     this.#redraw();
   }
 
   async #followWalk() {
-    const { generation } = this.walk;
-    const progress = await api.getGeneration(this.id, generation);
-    if (!FINISHED.includes(progress.state)) return;
+    const progress = await this.walk.look();
+    if (!isOver(progress)) return;
     this.walk = null;
-    this.controls.enabled = true;
-    this.finished = generation;
+    this.finished = progress.id;
     if (progress.error) alertUser({ title: "The walk back stopped", detail: progress.error.detail ?? progress.error });
     this.#redraw();
   }
@@ -142,7 +167,7 @@ export class World {
         this.#redraw();
       },
       "walk-back": () => this.#walkBack(),
-      stop: () => api.cancelGeneration(this.id, this.walk.generation),
+      stop: () => this.walk.cancel(),
       video: async () => {
         const video = await api.file(api.videoUrl(this.id, this.finished));
         if (video === null) throw new api.ApiError("No video", "It could not be made: its frames are no longer kept.");
@@ -160,11 +185,13 @@ export class World {
   }
 
   #redraw() {
+    this.controls.enabled = this.mayWalk && this.walk === null;
+    this.hud.state({ isWalking: this.walk !== null, mayWalk: this.mayWalk });
     const recording = this.visits.mark >= 0;
     byId("record").textContent = recording ? "Forget recording" : "Record path";
     byId("record").classList.toggle("active", recording);
     byId("walk-back").hidden = this.walk !== null;
-    byId("walk-back").disabled = this.visits.poses.length < 2;
+    byId("walk-back").disabled = this.visits.poses.length < 2 || !this.mayWalk;
     byId("stop").hidden = this.walk === null;
     byId("video").disabled = this.finished === undefined;
     this.trace.draw(this.visits.poses, this.visits.mark, this.camera);

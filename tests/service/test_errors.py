@@ -58,6 +58,11 @@ def test_every_row_says_what_to_do_and_has_a_grpc_code() -> None:
         assert problem.grpc in grpc.StatusCode.__members__ and problem.grpc != "OK"
 
 
+def test_the_page_of_errors_is_readable_on_a_phone_and_asks_for_no_icon() -> None:
+    assert '<meta name="viewport" content="width=device-width' in error_page.page()
+    assert '<link rel="icon" href="data:,">' in error_page.page()
+
+
 def test_the_page_of_errors_is_the_table() -> None:
     docs = Path(__file__).parents[2] / "docs" / "errors.md"
     assert docs.read_text() == error_page.markdown(), (

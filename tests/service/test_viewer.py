@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
 import pytest
+from viewer_page import VIEWER, needs_node, visit
 
-import service
-
-VIEWER = Path(service.__file__).parent / "viewer"
 MODULES = sorted(VIEWER.glob("*.js"))
 PAGE = (VIEWER / "index.html").read_text()
 CODE = "\n".join(module.read_text() for module in MODULES)
@@ -44,3 +43,220 @@ def test_it_works_offline_and_writes_no_markup(path: Path) -> None:
     assert re.findall(r"https?://|//[\w-]+\.\w+/|@import|url\(", text) == []
     assert re.findall(r"innerHTML|outerHTML|document\.write|eval\(", text) == []
     assert len(text.splitlines()) <= 200
+
+
+STREAM = """
+const { Stream } = await import("./stream.js");
+const told = [];
+const stream = new Stream("s1", 20, {
+  frame: (header) => told.push(`frame ${header.frame}`),
+  rewound: (frame) => told.push(`rewound ${frame}`),
+  message: (message) => told.push(message.type),
+  state: (connected) => told.push(`connected ${connected}`),
+});
+await until(() => WebSocket.last?.onmessage);
+const socket = WebSocket.last;
+socket.onopen();
+const frame = (number) => {
+  socket.say({ type: "frame", frame: number });
+  socket.onmessage({ data: new Blob() });
+};
+socket.say({ type: "hello", after: 12 });
+frame(13);
+frame(13);
+socket.say({ type: "rewound", frame: 40 });
+socket.say({ type: "rewound", frame: 0 });
+frame(1);
+socket.onclose({ code: 4410, reason: "deleted" });
+tell(told);
+"""
+
+
+@needs_node
+async def test_frames_after_a_rewind_are_new_ones(tmp_path: Path) -> None:
+    assert await visit(tmp_path, STREAM) == [
+        "connected true",
+        "rewound 12", "hello", "frame 13",
+        "rewound", "rewound 0", "rewound", "frame 1",
+        "closed",
+    ]  # fmt: skip
+
+
+REFUSED = """
+sessionStorage.setItem("mirage-key", "mk_1");
+let status = 503;
+globalThis.fetch = async () => answer({ title: "no", detail: "why" }, status);
+const { Stream } = await import("./stream.js");
+const told = [];
+new Stream("s1", 0, {
+  message: (message) => told.push([message.type, message.detail]),
+  state: (connected) => told.push(connected),
+});
+await until(() => told.length === 1);
+status = 410;
+await until(() => told.length === 2);
+tell(told);
+"""
+
+
+@needs_node
+async def test_a_stream_whose_ticket_is_refused_is_not_tried_again(tmp_path: Path) -> None:
+    assert await visit(tmp_path, REFUSED) == [False, ["closed", "why"]]
+
+
+VISITS = """
+const { Visits } = await import("./visits.js");
+const at = (x) => [1, 0, 0, x, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+const visits = new Visits();
+for (const frame of [5, 6, 7, 8]) visits.add(frame, at(frame));
+visits.mark = 2;
+visits.cut(6);
+visits.add(7, at(5));
+tell([visits.frames, visits.mark, visits.firstFrame(at(5), 7), visits.firstFrame(at(8), 9)]);
+"""
+
+
+@needs_node
+async def test_visits_beyond_a_rewind_are_forgotten(tmp_path: Path) -> None:
+    assert await visit(tmp_path, VISITS) == [[5, 6, 7], 1, 5, None]
+
+
+CONTROLS = """
+const { Controls } = await import("./controls.js");
+const controls = new Controls(new Place(), null, () => {});
+controls.close(); // no ticks
+const seen = {};
+const held = () => [...controls.held];
+const key = (type, code, more = {}) => page.fire(type, { code, key: code, ...more });
+key("keydown", "KeyW");
+key("keydown", "ControlLeft", { ctrlKey: true });
+seen.before = held();
+key("keyup", "KeyW", { ctrlKey: true });
+key("keyup", "ControlLeft");
+seen.after = held();
+seen.back = key("keydown", "ArrowLeft", { altKey: true }).isPrevented ?? false;
+seen.turn = key("keydown", "ArrowLeft").isPrevented;
+seen.turning = held();
+document.fire("visibilitychange");
+key("keydown", "KeyA");
+key("keyup", "MetaLeft", { key: "Meta" });
+seen.meta = held();
+tell(seen);
+"""
+
+
+@needs_node
+async def test_keys_do_not_stick_and_the_browser_keeps_its_own(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, CONTROLS)
+    assert seen == {
+        "before": ["KeyW"], "after": [], "back": False,
+        "turn": True, "turning": ["ArrowLeft"], "meta": [],
+    }  # fmt: skip
+
+
+HUD = """
+const { Hud } = await import("./hud.js");
+let now_ms = 0;
+performance.now = () => now_ms;
+const hud = new Hud();
+const states = [];
+const say = (news) => {
+  hud.state(news);
+  states.push([places.state.dataset.state, places.state.textContent]);
+};
+say({ session: { state: "idle" }, isReady: false, mayWalk: true });
+say({ connected: true });
+say({ isReady: true });
+say({ isWalking: true });
+say({ isWalking: false, mayWalk: false });
+say({ session: { state: "failed", error: { detail: "no depth" } } });
+say({ ended: "deleted" });
+hud.frame({ frame: 7 }, 40);
+now_ms = 500;
+hud.frame({ frame: 8 }, 60);
+const moving = places.hud.textContent;
+now_ms = 4000;
+hud.draw();
+const latency = places.stats.children.at(-1).words;
+tell({ states, moving, still: places.hud.textContent, latency });
+"""
+
+
+@needs_node
+async def test_the_page_says_how_things_stand_now(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, HUD)
+    assert seen["states"] == [
+        ["waiting", "connecting …"],
+        ["waiting", "waiting for a worker"],
+        ["ready", "ready"],
+        ["ready", "walking"],
+        ["ready", "you may look, but not walk"],
+        ["failed", "failed: no depth"],
+        ["failed", "ended: deleted"],
+    ]
+    assert seen["moving"].split() == ["frame", "8", "2.0", "frames/s", "60", "ms"]
+    assert seen["still"].split() == ["frame", "8", "0.0", "frames/s", "\u2013"]
+    assert seen["latency"] == "pose to frame \u2013"
+
+
+GALLERY = """
+const worlds = (...ids) => ids.map((id) => ({ id, num_frames: 0 }));
+const pages = {
+  "v1/samples": { samples: [] },
+  "v1/sessions": { sessions: worlds("s3", "s2"), next_cursor: "s2" },
+  "v1/sessions?cursor=s2": { sessions: worlds("s1"), next_cursor: null },
+};
+globalThis.fetch = async (path) => answer(pages[path]);
+URL.createObjectURL = URL.revokeObjectURL = () => "";
+const { Gallery } = await import("./gallery.js");
+const { alertUser } = await import("./dom.js");
+const opened = [];
+const gallery = new Gallery((id) => opened.push(id));
+await gallery.show();
+const seen = { first: places.worlds.children.length, more: !places.more.hidden };
+places.more.onclick();
+await until(() => places.more.hidden);
+for (const row of places.worlds.children) row.onclick();
+seen.opened = opened;
+alertUser({ title: "no picture", detail: "" });
+places.file.onchange({ target: { files: [{ name: "good.png", size: 9 }] } });
+seen.alerts = places.alerts.words;
+tell(seen);
+"""
+
+
+@needs_node
+async def test_the_gallery_shows_all_worlds_and_forgets_old_alerts(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, GALLERY)
+    assert seen == {"first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": ""}
+
+
+RELOAD = """
+const [base, session, generation] = process.argv.slice(2);
+fetchFrom(base);
+location.hash = `#${session}`;
+await import("./main.js");
+await until(() => WebSocket.last?.onopen);
+await until(() => places.stop.onclick);
+WebSocket.last.readyState = WebSocket.OPEN;
+WebSocket.last.onopen();
+const seen = { title: document.title, top: page.scrolledTo, stop: !places.stop.hidden };
+seen.state = places.state.textContent;
+places.stop.onclick();
+const { getGeneration } = await import("./api.js");
+await until(async () => (await getGeneration(session, generation)).cancel_requested);
+tell(seen);
+"""
+
+
+@needs_node
+async def test_a_walk_that_is_under_way_can_be_stopped_after_a_reload(
+    http: httpx.AsyncClient, server_url: str, session: str, tmp_path: Path
+) -> None:
+    path = {"actions": [{"forward_m": 1.0}]}
+    walk = (await http.post(f"/v1/sessions/{session}/generations", json=path)).json()["id"]
+    seen = await visit(tmp_path, RELOAD, server_url, session, walk)
+    assert seen == {
+        "title": f"{session[:8]} · mirage", "top": [0, 0],
+        "stop": True, "state": "waiting for a worker",
+    }  # fmt: skip

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import shutil
 from pathlib import Path
 
 import httpx
-import pytest
 from tenants import NewKey
+from viewer_page import needs_node, visit
 
-import service
 from service.auth.principal import Scope
 
-VIEWER = Path(service.__file__).parent / "viewer"
-VISIT = """
+CALLS = """
 const [base, credential, session] = process.argv.slice(2);
-const places = {};
-const stored = {};
-const place = () => ({ hidden: true, focus() {}, replaceChildren() {} });
-globalThis.document = { getElementById: (id) => (places[id] ??= place()) };
-globalThis.sessionStorage = {
-  getItem: (name) => stored[name] ?? null,
-  setItem: (name, value) => (stored[name] = value),
-};
-const plain = fetch;
-const sent = [];
-globalThis.fetch = (path, options) => {
-  sent.push(options?.headers?.authorization ?? "");
-  return plain(new URL(path, base), options);
-};
+const sent = fetchFrom(base);
 const api = await import("./api.js");
 const key = await import("./key.js");
 const seen = { anonymous: await api.listSessions().catch((error) => error.title), entered: false };
@@ -43,26 +25,66 @@ seen.picture = (await api.file("/v1/samples/attic.png")).type;
 seen.missing = await api.file("/v1/samples/none.png");
 seen.query = await api.ticketQuery(session);
 seen.sent = sent;
-console.log(JSON.stringify(seen));
+tell(seen);
+"""
+VISIT = """
+const [base, session, wrong, ...credentials] = process.argv.slice(2);
+fetchFrom(base);
+location.hash = `#${session}`;
+await import("./main.js");
+const enter = (text) => {
+  places["key-text"].value = text;
+  places.key.onsubmit({ preventDefault() {} });
+};
+const look = () => ({
+  hash: location.hash, alerts: places.alerts?.words ?? "", worlds: places.worlds.words,
+  samples: places.samples.children.length, inside: !places.world.hidden, asked: !places.key.hidden,
+});
+const seen = {};
+await until(() => places.samples?.children.length && places.worlds?.children.length);
+seen.first = look();
+enter(wrong);
+await until(() => places.alerts.words && !places.gallery.hidden);
+seen.refused = look();
+for (const credential of credentials) {
+  enter(credential);
+  await until(() => places.gallery.hidden && WebSocket.last?.onopen);
+  (seen.entered ??= []).push(look());
+  WebSocket.last = null;
+}
+location.hash = "";
+page.fire("hashchange");
+await until(() => places.worlds.words.includes("share"));
+seen.left = look();
+tell(seen);
 """
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+@needs_node
 async def test_the_viewer_asks_for_a_key_sends_it_and_gets_tickets(
     address: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "viewer"
-    shutil.copytree(VIEWER, folder, ignore=shutil.ignore_patterns("samples"))
-    (folder / "package.json").write_text('{"type": "module"}')
-    (folder / "visit.js").write_text(VISIT)
     credential = await new_key("ann", Scope.READ)
-    command = ("node", str(folder / "visit.js"), f"http://{address}", credential, anns)
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    words, _ = await process.communicate()
-    assert process.returncode == 0
-    seen = json.loads(words)
+    seen = await visit(tmp_path, CALLS, f"http://{address}", credential, anns)
     assert seen["asked"] and seen["entered"] and isinstance(seen["anonymous"], str)
     assert seen["samples"] == ["attic"] and seen["picture"] == "image/png"
     assert seen["missing"] is None
     assert seen["sent"][0] == "" and set(seen["sent"][1:]) == {f"Bearer {credential}"}
     assert seen["query"].startswith("&ticket=")
+
+
+@needs_node
+async def test_the_address_of_a_world_waits_for_the_key_that_opens_it(
+    address: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    share = (await ann.post(f"/v1/sessions/{anns}/shares", json={"may": "look"})).json()
+    keys = (await new_key("ann"), share["credential"])
+    seen = await visit(tmp_path, VISIT, f"http://{address}", anns, "mk_wrong", *keys)
+    first, refused = seen["first"], seen["refused"]
+    assert first["asked"] and first["samples"] == 1 and first["alerts"] == ""
+    assert "key is entered" in first["worlds"] and not first["inside"]
+    assert "This is not a key" in refused["alerts"] and not refused["inside"]
+    for entered in seen["entered"]:
+        assert entered["inside"] and entered["alerts"] == ""
+    assert {one["hash"] for one in (first, refused, *seen["entered"])} == {f"#{anns}"}
+    assert seen["left"]["samples"] == 1 and seen["left"]["alerts"] == ""
