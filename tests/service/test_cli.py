@@ -67,6 +67,11 @@ def test_mistakes_are_one_line_and_a_code(
     assert capsys.readouterr().err.startswith(f"mirage: {server} does not answer")
     with pytest.raises(SystemExit):
         main(["walk"])
+    with pytest.raises(SystemExit):
+        main(["demo", "--sample", "library", "--image", str(picture)])
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert main(["demo", "--fov-deg", "70"]) == 1
+    assert "--fov-deg is of --image" in capsys.readouterr().err
 
 
 def environment(**variables: str) -> dict[str, str]:
