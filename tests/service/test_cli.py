@@ -79,6 +79,29 @@ def environment(**variables: str) -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", **variables}
 
 
+def test_ctrl_c_while_the_command_is_imported_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "httpx.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from service.__main__ import main; sys.exit(main())"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+
+
+def test_the_command_is_a_module_too() -> None:
+    command = [sys.executable, "-m", "service", "up", "--help"]
+    assert "--data-dir" in subprocess.run(command, check=True, stdout=-1, text=True).stdout
+
+
 def start(*flags: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "service.cli", *flags],
