@@ -64,12 +64,14 @@ clean:  ## remove .venv, caches and out/
 
 # torch goes first, so that nothing else chooses another one. The stamp makes later runs free.
 $(INSTALLED): pyproject.toml deploy/constraints.txt
-	@echo "Installing into $(VENV) (once; torch takes a minute or two) ..."
+	@echo "Installing 3 GB (with torch for CUDA more) into $(VENV), once: about four minutes on a fast line."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python >= 3.11 is needed; '$(PYTHON)' is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "1 of 3: torch, the largest part ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt torch
+	@echo "2 of 3: everything else, Triton and SciPy among it ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,eval,inspect,dev]'
-	@echo "Compiling the memory's kernels (once; 15 seconds) ..."
+	@echo "3 of 3: compiling the memory's kernels (15 seconds) ..."
 	@$(BIN)/python -c 'from worker.memory.warm import warm_up; warm_up()'
 	@touch $@

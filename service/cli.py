@@ -20,15 +20,16 @@ import httpx
 import structlog
 
 from service import demo, demo_source
+from service.addresses import check_ports
 from service.app import create_app
 from service.auth.commands import add_keys_command
 from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
 from service.control import ControlPlane
-from service.errors import MirageError, Unavailable
+from service.errors import InvalidRequest, MirageError, Unavailable
 from service.operators import add_operators_commands
 from service.runtime import settle_heap
-from service.server import check_port, serve
+from service.server import serve
 from service.settings import Settings, load_settings
 from service.stack import environment, running_stack, tell
 from service.telemetry import configure_logging
@@ -62,8 +63,9 @@ def parser() -> argparse.ArgumentParser:
     up.set_defaults(run=run_up)
 
     show = commands.add_parser("demo", help="walk away and back, with and without memory")
-    show.add_argument("--image", type=Path, help="your own picture; without it a sample world")
-    show.add_argument("--sample", help="a sample world's name")
+    place = show.add_mutually_exclusive_group()
+    place.add_argument("--image", type=Path, help="your own picture; without it a sample world")
+    place.add_argument("--sample", help="a sample world's name")
     show.add_argument("--fov-deg", type=float, help="horizontal field of view of --image")
     show.add_argument("--output", type=Path, default=Path("out/demo"))
     show.add_argument("--seed", type=int, default=7)
@@ -119,6 +121,8 @@ async def _up(settings: Settings) -> int:
 def run_demo(options: argparse.Namespace) -> int:
     if options.image is not None:
         source = demo_source.from_image(options.image, options.fov_deg)
+    elif options.fov_deg is not None:
+        raise InvalidRequest("--fov-deg is of --image; a sample world has a lens of its own")
     else:
         source = demo_source.from_sample(options.sample)
     place = options.output / "data"
@@ -133,7 +137,10 @@ async def _demo(settings: Settings, options: demo.DemoOptions) -> int:
         timeout = httpx.Timeout(DEMO_TIMEOUT_S)
         async with httpx.AsyncClient(base_url=stack.url, timeout=timeout) as client:
             report = await demo.walk_and_write(client, options)
-    print(f"\n{demo.format_report(report)}")
+    print(f"\n{demo.format_report(report)}\n")
+    for name in demo.FILES:
+        print(options.output / name)
+    print(f"{settings.data_dir} (data and logs of the service that ran; you may remove it)")
     return 0
 
 
@@ -155,8 +162,7 @@ def run_gateway(options: argparse.Namespace) -> int:
 
 async def _check(settings: Settings) -> None:
     """Say what is missing in one line rather than in a traceback of the server."""
-    if settings.grpc_port:
-        check_port(settings.host, settings.grpc_port)
+    check_ports(settings)
     control = await ControlPlane.open(settings)
     await control.close()
 

@@ -192,7 +192,8 @@ def format_report(report: dict[str, Any]) -> str:
     for stage in {stage: None for walk in walks for stage in walk["stage_ms_per_frame"]}:
         times_ms = (walk["stage_ms_per_frame"].get(stage, 0.0) for walk in walks)
         rows.append((f"  {stage}", *(f"{time_ms / 1000:.3f} s" for time_ms in times_ms)))
-    rows.append(("memory", *(f"{walk['memory']['num_bytes']:,} bytes" for walk in walks)))
+    sizes = (f"{walk['memory']['num_bytes']:,} bytes" for walk in walks)
+    rows.append(("memory and latest frames", *sizes))
     rows.append(("points remembered", *(f"{walk['memory']['num_points']:,}" for walk in walks)))
     return "\n".join(_line(row) for row in rows)
 

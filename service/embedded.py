@@ -2,7 +2,7 @@
 
 Append-only file in `data_dir`, a unix socket or a free port of the loopback. The child dies with
 this process, whatever ends it (Linux: the kernel's parent-death signal; elsewhere only an orderly
-stop ends it).
+stop ends it). Its socket stays then; the next start on the same data removes it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service.orphans import ends_with_parent
 
 READY_S = 10.0
 STOP_S = 10.0
+SOCKET = "valkey.sock"
 
 
 class EmbeddedValkey:
@@ -45,7 +46,7 @@ class EmbeddedValkey:
     def url(self) -> str:
         if self._socket_dir is None:
             return f"redis://127.0.0.1:{self._port}/0"
-        return f"unix://{self._socket_dir.name}/valkey.sock"
+        return f"unix://{self._socket_dir.name}/{SOCKET}"
 
     @property
     def pid(self) -> int | None:
@@ -68,6 +69,7 @@ class EmbeddedValkey:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         try:
             self._lock = lock = self._take_lock()
+            self._remove_dead_socket()
             self._process = process = self._spawn(lock)
             await self._wait_ready(process)
             (self.data_dir / "url").write_text(self.url)
@@ -86,6 +88,21 @@ class EmbeddedValkey:
                 f"{self.data_dir} is in use by another server; stop it or set MIRAGE_DATA_DIR"
             ) from None
         return lock
+
+    def _remove_dead_socket(self) -> None:
+        """That of the last server here, if it was killed. A copied folder may name one that lives:
+        nobody may listen.
+        """
+        with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+            path = Path((self.data_dir / "url").read_text().removeprefix("unix://"))
+            if path.name != SOCKET:
+                return
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                path.parent.rmdir()
 
     def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
         """In the calling thread: the parent-death signal is sent when that thread ends."""

@@ -14,7 +14,8 @@
     ├── SessionDeleted           it existed, and was deleted or expired
     ├── FramesGone               no longer kept; `first_available` names the first that is
     ├── Conflict                 the session changed meanwhile, or its state does not allow this
-    │   └── VersionConflict      it is no longer at the version that the client named
+    │   ├── VersionConflict      it is no longer at the version that the client named
+    │   └── NotSetUp             a setting of this server does not allow this
     ├── TooManyRequests          a cap of this session or key; `retry_after_s`
     ├── Unavailable              the service can't accept this now; `retry_after_s`
     │   ├── ControlPlaneDown     Redis does not answer
@@ -118,6 +119,10 @@ class Conflict(MirageError):
 
 
 class VersionConflict(Conflict):
+    pass
+
+
+class NotSetUp(Conflict):
     pass
 
 
@@ -259,6 +264,11 @@ PROBLEMS: dict[type[MirageError], Problem] = {
         412, 4412, "ABORTED", "version-conflict",
         "The session has changed meanwhile",
         "Read the session again, and repeat the request with its new ETag.",
+    ),
+    NotSetUp: Problem(
+        409, 4409, "FAILED_PRECONDITION", "not-set-up",
+        "This server is not set up for this",
+        "Do without it, or ask an operator to change the setting that the message names.",
     ),
     TooManyRequests: Problem(
         429, 4429, "RESOURCE_EXHAUSTED", "too-many-requests",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from service.errors import InvalidRequest
 from service.fsck import Findings, Fsck
-from service.reach import reached
-from service.settings import Settings, load_settings
-from service.telemetry import configure_logging
+from service.reach import command_settings, reached
+from service.settings import Settings
 
 READ_BYTES = 1 << 20
 WRONG = 1  # exit code
@@ -46,9 +46,7 @@ def add_operators_commands(commands: Any) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     given = {} if options.data_dir is None else {"data_dir": options.data_dir}
-    settings = load_settings(**given)
-    configure_logging(settings.log_level)
-    return settings
+    return command_settings(**given)
 
 
 async def _fsck(options: argparse.Namespace) -> int:
@@ -77,6 +75,9 @@ def _text(found: Findings) -> str:
 
 
 async def _export(options: argparse.Namespace) -> int:
+    folder = options.file.parent
+    if not folder.is_dir():
+        raise InvalidRequest(f"there is no folder {folder} for {options.file.name}: make it first")
     async with reached(_settings(options)) as control:
         export = await control.exports.open(options.session, options.snapshot)
         partial = options.file.with_name(f"{options.file.name}.part")
@@ -92,6 +93,7 @@ async def _import(options: argparse.Namespace) -> int:
     async with reached(_settings(options), create=True) as control:
         session = await control.imports.read(_chunks(options.file), options.owner)
     print(session.id)
+    print(f"the id of the session that {options.file} has become", file=sys.stderr)
     return 0
 
 

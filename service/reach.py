@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, running_url
 from service.errors import ConfigurationError
-from service.settings import Settings
+from service.settings import Settings, load_settings
+from service.telemetry import configure_logging
+
+
+def command_settings(**given: Any) -> Settings:
+    """`load_settings` for a command, which says in words what it did: it logs warnings and worse,
+    unless MIRAGE_LOG_LEVEL asks for more.
+    """
+    settings = load_settings(**given)
+    is_asked = "log_level" in settings.model_fields_set
+    configure_logging(settings.log_level if is_asked else "warning")
+    return settings
 
 
 @asynccontextmanager

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from service.errors import ConfigurationError
 from service.gateway import Gateway
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.settings import Settings
@@ -69,19 +67,6 @@ def serve(app: FastAPI, settings: Settings) -> bool:
 def _tells_no_address(record: logging.LogRecord) -> bool:
     """uvicorn repeats the address of each WebSocket, tickets included; our log has its path."""
     return '"WebSocket' not in str(record.msg)
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises ConfigurationError if nobody may listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ConfigurationError(
-            f"port {port} of {host} can't be listened on ({why}): stop what uses it, or choose "
-            "another (MIRAGE_GRPC_PORT; 0: no gRPC)"
-        ) from error
 
 
 def listening(config: uvicorn.Config, untaken_ms: int = UNTAKEN_MS) -> socket.socket:

@@ -2,8 +2,9 @@
 
 How: this process only supervises. Children get SIGTERM when it ends, however it ends (Linux: the
 kernel's parent-death signal), and are stopped in order: worker, gateway, Valkey. What they print
-goes to files in `data_dir/logs`; the last lines are shown when one dies. A worker that dies when it
-was ready is started again; its worlds are restored from their segments.
+goes to files in `data_dir/logs` (`*.log.1`: of the run before); a child's last lines are shown when
+it dies. A worker that dies when it was ready is started again; its worlds are restored from their
+segments.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import httpx
 
+from service.addresses import address, check_ports
+from service.client.retries import problem_of
 from service.embedded import EmbeddedValkey, free_port
 from service.errors import Unavailable
 from service.orphans import ends_with_parent
@@ -29,6 +32,7 @@ READY_S = 180.0  # weights may have to be read from a slow disk
 STOP_S = 15.0
 POLL_S = 0.1
 LAST_LINES = 15
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # -> one of them
 
 
 def tell(words: str) -> None:
@@ -44,17 +48,19 @@ class Child:
     name: str
     process: asyncio.subprocess.Process
     log: Path
+    log_begin: int  # where its own words begin
 
     @property
     def died(self) -> bool:
         return self.process.returncode is not None
 
     def obituary(self) -> Unavailable:
-        lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        words = "\n  ".join(lines) or "nothing"
+        code = self.process.returncode or 0
+        how = signal.Signals(-code).name if code < 0 else code
+        lines = self.log.read_bytes()[self.log_begin :].decode(errors="replace").splitlines()
+        words = "\n  ".join(lines[-LAST_LINES:]) or "nothing"
         return Unavailable(
-            f"the {self.name} ended with {self.process.returncode}; its last words ({self.log}):"
-            f"\n  {words}"
+            f"the {self.name} ended with {how}; its last words ({self.log}):\n  {words}"
         )
 
     async def stop(self) -> None:
@@ -75,17 +81,19 @@ class Stack:
     def __init__(self, settings: Settings, worker_command: Sequence[str] = ("worker",)) -> None:
         """`settings.redis_url` and `settings.port` are final; `worker_command`: module, flags."""
         self.settings, self._worker_command = settings, worker_command
+        self._logs = settings.data_dir / "logs"
         self.gateway: Child | None = None
         self.worker: Child | None = None
 
     @property
     def url(self) -> str:
-        host = self.settings.host
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        return f"http://{shown}:{self.settings.port}"
+        host = EVERY_ADDRESS.get(self.settings.host, self.settings.host)
+        return f"http://{address(host, self.settings.port)}"
 
     async def start(self) -> None:
         """Wait until work is accepted; raises Unavailable with a child's last words."""
+        for log in self._logs.glob("*.log"):
+            log.replace(log.with_name(f"{log.name}.1"))
         self.gateway = await self._spawn("gateway", "service.cli", "gateway")
         self.worker = await self._spawn("worker", *self._worker_command)
         await self._until_ready()
@@ -124,14 +132,15 @@ class Stack:
                     answer = await client.get("/readyz")
                     if answer.status_code == 200:
                         return
-                    reason = answer.json()["detail"]
+                    reason = problem_of(answer).get("detail", reason)
                 await asyncio.sleep(POLL_S)
         raise Unavailable(f"the service was not ready within {READY_S:g} s: {reason}")
 
     async def _spawn(self, name: str, *module: str) -> Child:
-        log = self.settings.data_dir / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        log = self._logs / f"{name}.log"
+        with log.open("ab") as output:
+            begin = output.tell()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -143,7 +152,7 @@ class Stack:
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
                 preexec_fn=ends_with_parent(signal.SIGTERM),
             )
-        return Child(name, process, log)
+        return Child(name, process, log, begin)
 
 
 @asynccontextmanager
@@ -151,15 +160,17 @@ async def running_stack(
     settings: Settings, worker_command: Sequence[str] = ("worker",)
 ) -> AsyncIterator[Stack]:
     """The service runs and accepts work inside the block. Port 0 becomes a free one; without a
-    `redis_url` an embedded Valkey is started first and stopped last."""
+    `redis_url` an embedded Valkey is started first and stopped last. Raises ConfigurationError for
+    a port that is taken, before anything starts."""
     async with AsyncExitStack() as stack:
-        found: dict[str, object] = {"port": settings.port or free_port()}
-        if not settings.port and settings.grpc_port:  # a free one too
-            found["grpc_port"] = free_port()
+        if not settings.port:
+            grpc_port = settings.grpc_port and free_port()
+            settings = settings.model_copy(update={"port": free_port(), "grpc_port": grpc_port})
+        check_ports(settings)
         if not settings.redis_url:
-            valkey = EmbeddedValkey(settings.data_dir)
-            found["redis_url"] = await stack.enter_async_context(valkey)
-        running = Stack(settings.model_copy(update=found), worker_command)
+            url = await stack.enter_async_context(EmbeddedValkey(settings.data_dir))
+            settings = settings.model_copy(update={"redis_url": url})
+        running = Stack(settings, worker_command)
         stack.push_async_callback(running.stop)
         await running.start()
         yield running

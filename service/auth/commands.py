@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from pydantic import ValidationError
 
 from service.auth.keyring import OWNER_IN_WORDS, ApiKey, Keyring
 from service.auth.principal import KEY_SCOPES, Scope
+from service.control import ControlPlane
 from service.errors import InvalidRequest
-from service.reach import reached
-from service.settings import load_settings
-from service.telemetry import configure_logging
+from service.reach import command_settings, reached
 
 DAY_S = 86_400.0
+MAX_DAYS = 36_500.0
 PLACE = ("data_dir", "redis_url")
 DEFAULT_SCOPES = [Scope.READ.value, Scope.WALK.value, Scope.WRITE.value]
 
@@ -76,8 +77,11 @@ async def _create(options: argparse.Namespace) -> int:
     scopes = frozenset(Scope(name) for name in options.scope or DEFAULT_SCOPES)
     quotas = ("label", "requests_per_s", "frames_per_day", "max_sessions")
     fields = {name: getattr(options, name) for name in quotas}
-    lifetime_s = None if options.expires_days is None else options.expires_days * DAY_S
-    async with _control(options) as control:
+    days = options.expires_days
+    if days is not None and not 0 < days <= MAX_DAYS:
+        raise InvalidRequest(f"--expires-days {days:g}: must be more than 0, at most {MAX_DAYS:g}")
+    lifetime_s = None if days is None else days * DAY_S
+    async with _control(options, create=True) as control:
         try:
             key, text = await Keyring(control.redis, control.kept).create(
                 options.owner, scopes, lifetime_s=lifetime_s, **fields
@@ -98,8 +102,11 @@ def run_list(options: argparse.Namespace) -> int:
 
 async def _list(options: argparse.Namespace) -> int:
     async with _control(options) as control:
-        for key in await Keyring(control.redis, control.kept).list():
-            print(_line(key))
+        found = await Keyring(control.redis, control.kept).list()
+    for key in found:
+        print(_line(key))
+    if not found:
+        print("no keys; `mirage keys create` makes one", file=sys.stderr)
     return 0
 
 
@@ -114,11 +121,11 @@ async def _revoke(options: argparse.Namespace) -> int:
     return 0
 
 
-def _control(options: argparse.Namespace) -> Any:
+def _control(
+    options: argparse.Namespace, *, create: bool = False
+) -> AbstractAsyncContextManager[ControlPlane]:
     given = {name: value for name, value in vars(options).items() if name in PLACE}
-    settings = load_settings(**given)
-    configure_logging(settings.log_level)
-    return reached(settings, create=True)
+    return reached(command_settings(**given), create=create)
 
 
 def _line(key: ApiKey) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from service.auth.grants import Grant
 from service.auth.principal import PrincipalDep, Scope, requires
-from service.errors import Conflict, Forbidden
+from service.errors import Forbidden, NotSetUp
 from service.gateway import GatewayDep
 from service.rest.problems import RESPONSES
 from service.schemas import Closed
@@ -18,7 +18,10 @@ from service.schemas import Closed
 router = APIRouter(tags=["access"], responses=RESPONSES)
 
 MAX_SHARE_S = 90 * 86_400
-NO_KEYS = "This server needs no keys: whoever reaches it may do everything."
+NO_KEYS = (
+    "This server needs no keys (MIRAGE_REQUIRE_KEYS=false), so it makes no share links or "
+    "tickets: whoever reaches it may do everything."
+)
 
 
 class TicketOut(Closed):
@@ -55,7 +58,7 @@ async def create_ticket(session_id: str, gateway: GatewayDep, principal: Princip
     """Browsers can't send a key with a WebSocket; a ticket stands in its URL instead, works once
     and only within half a minute."""
     if principal.is_local:
-        raise Conflict(NO_KEYS)
+        raise NotSetUp(NO_KEYS)
     grant, text = await gateway.guard.grants.ticket(principal, session_id)
     return TicketOut(ticket=text, expires_at=_moment(grant))
 
@@ -65,7 +68,7 @@ async def create_ticket(session_id: str, gateway: GatewayDep, principal: Princip
 async def get_webhook_secret(gateway: GatewayDep, principal: PrincipalDep) -> WebhookSecretOut:
     """What to check the signatures of your webhooks with."""
     if not gateway.settings.webhook_targets:
-        raise Conflict("This server sends no webhooks: MIRAGE_WEBHOOK_TARGETS is empty.")
+        raise NotSetUp("This server sends no webhooks: MIRAGE_WEBHOOK_TARGETS is empty.")
     return WebhookSecretOut(secret=gateway.webhooks.secret_of(principal.owner))
 
 
@@ -76,7 +79,7 @@ async def create_share(
 ) -> NewShareOut:
     """Let others see (or walk in) this one world for a while, without a key of their own."""
     if principal.is_local:
-        raise Conflict(NO_KEYS)
+        raise NotSetUp(NO_KEYS)
     scopes = {Scope.READ, Scope.WALK} if share.may == "walk" else {Scope.READ}
     if not scopes <= principal.scopes:
         raise Forbidden(f"A key without the scope `{Scope.WALK}` can't hand it on.")

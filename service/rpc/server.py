@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from starlette.types import ASGIApp
 
+from service.addresses import address
 from service.errors import ConfigurationError
 from service.gateway import Gateway
 from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES
@@ -53,16 +54,15 @@ class RpcServer:
         await self._server.stop(GRACE_S)
 
     def _bind(self) -> None:
-        host = self._settings.host
-        address = f"{f'[{host}]' if ':' in host else host}:{self._settings.grpc_port}"
+        place = address(self._settings.host, self._settings.grpc_port)
         try:
             credentials = _credentials(self._settings)
             if credentials is None:
-                self._server.add_insecure_port(address)
+                self._server.add_insecure_port(place)
             else:
-                self._server.add_secure_port(address, credentials)
+                self._server.add_secure_port(place, credentials)
         except (RuntimeError, OSError) as error:
-            raise ConfigurationError(f"gRPC can't listen on {address}: {error}") from error
+            raise ConfigurationError(f"gRPC can't listen on {place}: {error}") from error
 
 
 def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any]:

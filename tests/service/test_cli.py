@@ -67,11 +67,39 @@ def test_mistakes_are_one_line_and_a_code(
     assert capsys.readouterr().err.startswith(f"mirage: {server} does not answer")
     with pytest.raises(SystemExit):
         main(["walk"])
+    with pytest.raises(SystemExit):
+        main(["demo", "--sample", "library", "--image", str(picture)])
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert main(["demo", "--fov-deg", "70"]) == 1
+    assert "--fov-deg is of --image" in capsys.readouterr().err
 
 
 def environment(**variables: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MIRAGE_")}
     return {**clean, "OMP_NUM_THREADS": "1", **variables}
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "httpx.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from service.__main__ import main; sys.exit(main())"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+
+
+def test_the_command_is_a_module_too() -> None:
+    command = [sys.executable, "-m", "service", "up", "--help"]
+    assert "--data-dir" in subprocess.run(command, check=True, stdout=-1, text=True).stdout
 
 
 def start(*flags: str, **variables: str) -> subprocess.Popen[str]:

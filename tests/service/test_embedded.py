@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +63,24 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     while is_running(int(parent.stdout)):
         assert time.monotonic() < deadline, "the server outlived its parent"
         time.sleep(0.02)
+    left = Path((tmp_path / "valkey" / "url").read_text().removeprefix("unix://"))
+    assert left.is_socket()
+    asyncio.run(start_and_stop(tmp_path))
+    assert not left.parent.exists()
+
+
+async def start_and_stop(data_dir: Path) -> None:
+    async with EmbeddedValkey(data_dir):
+        pass
+
+
+async def test_the_socket_of_a_server_that_lives_stays(tmp_path: Path) -> None:
+    async with EmbeddedValkey(tmp_path / "data") as url:
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")  # a backup, whose lock is free
+        await start_and_stop(tmp_path / "copy")
+        redis = Redis.from_url(url)
+        assert await redis.ping()
+        await redis.aclose()
 
 
 async def test_a_server_that_cannot_start_says_its_last_words(tmp_path: Path) -> None:

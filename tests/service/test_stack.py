@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,12 @@ from pathlib import Path
 import pytest
 from uploads_made import png
 
+from service import stack
 from service.client import Mirage
+from service.embedded import free_port
+from service.errors import Unavailable
+from service.settings import Settings
+from service.stack import Child, Stack
 
 TESTS = Path(__file__).parent
 # found before the real one, as the working directory comes first in the path of `python -m worker`
@@ -24,6 +31,13 @@ from fake_worker import FakeWorker
 from service.settings import load_settings
 asyncio.run(FakeWorker(load_settings()).run())
 """
+ONLY_ONCE = """
+import os, sys
+if os.path.exists("ran"):
+    sys.exit("the second one's words")
+open("ran", "w").close()
+print("the first one's words", flush=True)
+"""
 
 
 class NeverReady(Exception):
@@ -33,16 +47,8 @@ class NeverReady(Exception):
 class Up:
     """A running `mirage up` and the processes it started."""
 
-    def __init__(self, folder: Path) -> None:
-        clean = {key: text for key, text in os.environ.items() if not key.startswith("MIRAGE_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data-dir", "data"],
-            cwd=folder,
-            env={**clean, "MIRAGE_LEASE_S": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.process = start(folder, "up", "--port", "0", "--data-dir", "data", *flags)
         assert self.process.stdout is not None
         self.words = ""
         while "ready: " not in self.words:
@@ -65,6 +71,19 @@ class Up:
         self.process.send_signal(how)
         self.process.communicate(timeout=60)
         return self.process.returncode
+
+
+def start(folder: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
+    """`mirage` with the worker package of `folder`."""
+    clean = {key: text for key, text in os.environ.items() if not key.startswith("MIRAGE_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *flags],
+        cwd=folder,
+        env={**clean, "MIRAGE_LEASE_S": "1", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def children(pid: int) -> list[int]:
@@ -140,3 +159,104 @@ def test_a_worker_that_cannot_start_stops_everything(folder: Path) -> None:
     (folder / "worker" / "__main__.py").write_text(words)
     with pytest.raises(NeverReady, match=r"the worker ended with 1; its last words(.|\n)* missing"):
         Up(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_the_dead_said_is_kept_and_told_apart(folder: Path) -> None:
+    (folder / "worker" / "__main__.py").write_text(ONLY_ONCE + WORKER.format(tests=str(TESTS)))
+    up = Up(folder)
+    os.kill(up.child("-m worker"), signal.SIGKILL)
+    words, _ = up.process.communicate(timeout=60)  # the second one can't run
+    first, _, second = words.partition("starting another one")
+    assert "the worker ended with SIGKILL" in first and "the first one's words" in first
+    assert "the worker ended with 1;" in second and "the second one's words" in second
+    assert "the first one's words" not in second
+    logs = folder / "data" / "logs"
+    kept = (logs / "worker.log").read_text()
+    assert kept.index("the first one's words") < kept.index("the second one's words")
+
+    with pytest.raises(NeverReady):
+        Up(folder)
+    assert (logs / "worker.log.1").read_text() == kept
+    assert "the first one's words" not in (logs / "worker.log").read_text()
+
+
+@pytest.mark.parametrize("setting", ["MIRAGE_PORT", "MIRAGE_GRPC_PORT"])
+def test_up_with_a_port_that_is_taken_starts_nothing(folder: Path, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        free = {"MIRAGE_PORT": str(free_port()), "MIRAGE_GRPC_PORT": str(free_port())}
+        process = start(folder, "up", "--data-dir", "data", **(free | {setting: str(port)}))
+        words, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    _, told = words.splitlines()
+    assert told.startswith(f"mirage: port {port} of 127.0.0.1 can't be listened on")
+    assert setting in told
+    assert not (folder / "data").exists()
+
+
+def test_http_and_grpc_on_one_port_are_refused(folder: Path) -> None:
+    port = str(free_port())
+    process = start(folder, "up", "--port", port, MIRAGE_GRPC_PORT=port)
+    words, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and f"port {port} " in words and "MIRAGE_GRPC_PORT" in words
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not has_ipv6(), reason="no IPv6 here")
+def test_up_on_an_ipv6_address(folder: Path) -> None:
+    up = Up(folder, "--host", "::1")
+    assert up.url.startswith("http://[::1]:")
+    with Mirage(up.url) as mirage:
+        assert mirage.create(png()).info["num_frames"] == 0
+    assert up.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("fe80::1", "http://[fe80::1]:80"),
+        ("box", "http://box:80"),
+    ],
+)
+def test_where_it_can_be_reached(host: str, url: str) -> None:
+    assert Stack(Settings(host=host, port=80)).url == url
+
+
+async def test_a_stranger_that_answers_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def page(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello")
+        writer.close()
+
+    monkeypatch.setattr(stack, "READY_S", 1.0)
+    async with await asyncio.start_server(page, "127.0.0.1", 0) as stranger:
+        port = stranger.sockets[0].getsockname()[1]
+        service = Stack(Settings(port=port, data_dir=tmp_path))
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=-1)
+        service.gateway = service.worker = Child("gateway", process, tmp_path / "log", 0)
+        with pytest.raises(Unavailable, match="not ready within 1 s: HTTP 404"):
+            await service._until_ready()
+        await service.gateway.stop()
+
+
+def test_the_demo_says_where_its_pictures_are(folder: Path) -> None:
+    (folder / "photo.png").write_bytes(png())
+    process = start(folder, "demo", "--image", "photo.png", "--output", "out")
+    words, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, words
+    *files, data = words.splitlines()[-4:]
+    assert files == ["out/walk.mp4", "out/sheet.png", "out/report.json"]
+    assert all((folder / file).is_file() for file in files)
+    assert data.startswith("out/data (") and (folder / "out" / "data").is_dir()

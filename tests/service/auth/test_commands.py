@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,42 @@ async def test_the_place_stands_before_the_verb_or_behind_it(
     assert f"{key.id}  ann" in await keys("list")
     await keys("revoke", key.id)
     assert await keys("list") == ""
+    assert await asyncio.to_thread(main, ["keys", "list", *place]) == 0
+    assert capsys.readouterr().err.startswith("no keys")
+
+
+async def test_a_new_key_is_told_in_words_alone(
+    settings: Settings, control: ControlPlane, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--data-dir", str(settings.data_dir), "--redis-url", settings.redis_url]
+    assert await asyncio.to_thread(main, ["keys", *place, "create", "--owner", "ann"]) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.endswith("of ann; it is not shown again")
+
+
+@pytest.mark.parametrize("days", ["-1", "0", "nan", "inf", "1e9"])
+async def test_a_key_that_never_opens_or_never_ends_is_refused(
+    settings: Settings, control: ControlPlane, capsys: pytest.CaptureFixture[str], days: str
+) -> None:
+    place = ["--data-dir", str(settings.data_dir), "--redis-url", settings.redis_url]
+    command = ["keys", *place, "create", "--owner", "ann", "--expires-days", days]
+    assert await asyncio.to_thread(main, command) == 1
+    assert f"--expires-days {float(days):g}: must be more than 0" in capsys.readouterr().err
+    assert await Keyring(control.redis, control.kept).list() == []
+
+
+@pytest.mark.parametrize("words", [["list"], ["revoke", "2561bfe9c19e"]])
+def test_a_folder_without_data_is_named_and_not_made(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    place = tmp_path / "nowhere"
+    assert main(["keys", *words, "--data-dir", str(place)]) == 1
+    assert f"there is no data folder {place}" in capsys.readouterr().err
+    assert not place.exists()
 
 
 async def test_an_owner_that_can_be_none_is_refused_in_words(

@@ -79,6 +79,8 @@ async def test_without_keys_there_is_nothing_to_share(
 ) -> None:
     answer = await http.post(f"/v1/sessions/{session}/shares", json={})
     assert answer.status_code == 409 and "needs no keys" in answer.json()["detail"]
+    assert answer.json()["type"] == "urn:mirage:problem:not-set-up"
+    assert "setting that the message names" in answer.json()["hint"]
 
 
 async def test_tickets_are_no_keys(ann: httpx.AsyncClient, anns: str, client_of: Connect) -> None:
