@@ -11,6 +11,7 @@ export class Stream {
   constructor(sessionId, lastFrame, on) {
     this.sessionId = sessionId;
     this.lastFrame = lastFrame;
+    this.branch = null; // of that frame
     this.on = on;
     this.attempts = 0;
     this.closed = false;
@@ -41,7 +42,8 @@ export class Stream {
       return;
     }
     if (this.closed) return;
-    const place = `${sessionUrl(this.sessionId)}/stream?after=${this.lastFrame}${ticket}`;
+    const branch = this.branch === null ? "" : `&branch=${this.branch}`;
+    const place = `${sessionUrl(this.sessionId)}/stream?after=${this.lastFrame}${branch}${ticket}`;
     const url = new URL(place, location.href.split("#")[0]);
     url.protocol = url.protocol.replace("http", "ws");
     this.socket = new WebSocket(url);
@@ -61,6 +63,7 @@ export class Stream {
       this.header = null;
       if (header === null || header.frame <= this.lastFrame) return;
       this.lastFrame = header.frame;
+      this.branch = header.branch;
       this.on.frame(header, data);
       return;
     }
@@ -72,6 +75,7 @@ export class Stream {
     const end = { rewound: message.frame, hello: message.after }[message.type];
     if (end < this.lastFrame) { // rewound, now or while we were away
       this.lastFrame = end;
+      this.branch = message.branch;
       this.on.rewound(end);
     }
     this.on.message(message);
