@@ -15,7 +15,8 @@
     ├── FramesGone               no longer kept; `first_available` names the first that is
     ├── Conflict                 the session changed meanwhile, or its state does not allow this
     │   └── VersionConflict      it is no longer at the version that the client named
-    ├── TooManyRequests          a cap of this session or key; `retry_after_s`
+    ├── TooManyRequests          a cap of this session or key; `retry_after_s` where waiting helps
+    │   └── OverQuota            more at once than the key may ever use: waiting does not help
     ├── Unavailable              the service can't accept this now; `retry_after_s`
     │   ├── ControlPlaneDown     Redis does not answer
     │   └── StoreDown            the segment store does not answer
@@ -123,9 +124,18 @@ class VersionConflict(Conflict):
 
 class TooManyRequests(MirageError):
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, limit: str = "rate"
+        self,
+        detail: str,
+        *,
+        fields: tuple[FieldProblem, ...] = (),
+        retry_after_s: float | None = None,
+        limit: str = "rate",
     ) -> None:
-        super().__init__(detail, retry_after_s=retry_after_s, limit=limit)
+        super().__init__(detail, fields=fields, retry_after_s=retry_after_s, limit=limit)
+
+
+class OverQuota(TooManyRequests):
+    pass
 
 
 class Unavailable(MirageError):
@@ -263,7 +273,13 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     TooManyRequests: Problem(
         429, 4429, "RESOURCE_EXHAUSTED", "too-many-requests",
         "Too many requests",
-        "Wait `retry_after_s`, then send the request again.",
+        "Wait `retry_after_s` and send the request again; without one, make room as the message "
+        "says.",
+    ),
+    OverQuota: Problem(
+        422, 4422, "INVALID_ARGUMENT", "over-quota",
+        "More at once than this key may use",
+        "Ask for no more at once than `errors` allow, or use another key.",
     ),
     Unavailable: Problem(
         503, 1013, "UNAVAILABLE", "unavailable",
