@@ -369,7 +369,7 @@ def problem_of(error: MirageError) -> Problem:
 
 def problem_document(error: MirageError) -> dict[str, Any]:
     """The body of an application/problem+json answer (RFC 9457), without request_id."""
-    document = problem_of(error).document(error.detail)
+    document = problem_of(error).document(_detail(error))
     if error.fields:
         document["errors"] = [vars(field) for field in error.fields]
     if error.retry_after_s is not None:
@@ -377,6 +377,15 @@ def problem_document(error: MirageError) -> dict[str, Any]:
     if isinstance(error, FramesGone):
         document["first_available"] = error.first_available
     return document
+
+
+def _detail(error: MirageError) -> str:
+    """With what the first field allows: gRPC's `details()` shows nothing else of the document."""
+    first = next(iter(error.fields), None)
+    if first is None or first.allowed in error.detail:
+        return error.detail
+    got = "" if first.seen in error.detail else f"; got {first.seen}"
+    return f"{error.detail} {first.field}: {first.allowed}{got}."
 
 
 def error_of(document: dict[str, Any]) -> MirageError:
