@@ -8,6 +8,7 @@ objects in the store go with the next sweep.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # a head holds what a session is opened with
 
 LOG = structlog.get_logger()
 FULL_KEY = "this key may have {} sessions at once; delete one, or wait until one expires"
+SESSION_ID = re.compile(r"s[0-9a-f]{23}")
 IDENTITY: list[float] = [float(i % 5 == 0) for i in range(16)]
 
 
@@ -130,6 +132,11 @@ class Page(BaseModel):
 def new_session_id() -> str:
     """Sorts by time of creation (milliseconds), then at random."""
     return f"s{int(time.time() * 1000):011x}{secrets.token_hex(6)}"
+
+
+def is_session_id(text: str) -> bool:
+    """Whether it has the form of one; the session itself may be gone."""
+    return SESSION_ID.fullmatch(text) is not None
 
 
 def parse_record(fields: Mapping[bytes, bytes]) -> Session:
