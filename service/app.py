@@ -37,8 +37,10 @@ from service.rest import (
     worlds,
 )
 from service.rest.body_limit import BodyLimit
+from service.rest.head_method import HeadAsGet
 from service.rest.openapi import completed
 from service.rest.problems import add_handlers
+from service.rest.queries import KNOWN_QUERY
 from service.rpc.server import RpcServer
 from service.samples import SAMPLES, Samples
 from service.settings import Settings
@@ -140,7 +142,8 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     app.keyed = settings.require_keys
     add_handlers(app)
     for router in ROUTERS:
-        app.include_router(router)
+        is_probe = "health" in router.tags  # whose callers may add what they like
+        app.include_router(router, dependencies=[] if is_probe else [KNOWN_QUERY])
     _add_pages(app)
     pages = [route for route in app.routes if getattr(route, "path", None) in PAGES]
     app.behind_gate = [*pages, *(route for router in ROUTERS for route in router.routes)]
@@ -150,6 +153,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     )
     if settings.allowed_origins:
         _add_cors(app, settings)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Telemetry, metrics=metrics)
     return app
 

@@ -16,7 +16,8 @@
     ├── Conflict                 the session changed meanwhile, or its state does not allow this
     │   ├── VersionConflict      it is no longer at the version that the client named
     │   └── NotSetUp             a setting of this server does not allow this
-    ├── TooManyRequests          a cap of this session or key; `retry_after_s`
+    ├── TooManyRequests          a cap of this session or key; `retry_after_s` where waiting helps
+    │   └── OverQuota            more at once than the key may ever use: waiting does not help
     ├── Unavailable              the service can't accept this now; `retry_after_s`
     │   ├── ControlPlaneDown     Redis does not answer
     │   └── StoreDown            the segment store does not answer
@@ -128,9 +129,18 @@ class NotSetUp(Conflict):
 
 class TooManyRequests(MirageError):
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, limit: str = "rate"
+        self,
+        detail: str,
+        *,
+        fields: tuple[FieldProblem, ...] = (),
+        retry_after_s: float | None = None,
+        limit: str = "rate",
     ) -> None:
-        super().__init__(detail, retry_after_s=retry_after_s, limit=limit)
+        super().__init__(detail, fields=fields, retry_after_s=retry_after_s, limit=limit)
+
+
+class OverQuota(TooManyRequests):
+    pass
 
 
 class Unavailable(MirageError):
@@ -273,7 +283,13 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     TooManyRequests: Problem(
         429, 4429, "RESOURCE_EXHAUSTED", "too-many-requests",
         "Too many requests",
-        "Wait `retry_after_s`, then send the request again.",
+        "Wait `retry_after_s` and send the request again; without one, make room as the message "
+        "says.",
+    ),
+    OverQuota: Problem(
+        422, 4422, "INVALID_ARGUMENT", "over-quota",
+        "More at once than this key may use",
+        "Ask for no more at once than `errors` allow, or use another key.",
     ),
     Unavailable: Problem(
         503, 1013, "UNAVAILABLE", "unavailable",
@@ -363,7 +379,7 @@ def problem_of(error: MirageError) -> Problem:
 
 def problem_document(error: MirageError) -> dict[str, Any]:
     """The body of an application/problem+json answer (RFC 9457), without request_id."""
-    document = problem_of(error).document(error.detail)
+    document = problem_of(error).document(_detail(error))
     if error.fields:
         document["errors"] = [vars(field) for field in error.fields]
     if error.retry_after_s is not None:
@@ -371,6 +387,15 @@ def problem_document(error: MirageError) -> dict[str, Any]:
     if isinstance(error, FramesGone):
         document["first_available"] = error.first_available
     return document
+
+
+def _detail(error: MirageError) -> str:
+    """With what the first field allows: gRPC's `details()` shows nothing else of the document."""
+    first = next(iter(error.fields), None)
+    if first is None or first.allowed in error.detail:
+        return error.detail
+    got = "" if first.seen in error.detail else f"; got {first.seen}"
+    return f"{error.detail} {first.field}: {first.allowed}{got}."
 
 
 def error_of(document: dict[str, Any]) -> MirageError:

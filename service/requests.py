@@ -357,4 +357,5 @@ class RequestLog:
 
 def _progress(value: bytes, cancel: object) -> Progress:
     progress = Progress.model_validate_json(value)
-    return progress.model_copy(update={"cancel_requested": bool(cancel)})
+    is_asked = bool(cancel) or progress.state is RequestState.CANCELLED  # then the flag is gone
+    return progress.model_copy(update={"cancel_requested": is_asked})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
 
 from service.limits import MAX_ACTIONS, MAX_CAMERAS
 from service.poses import (
@@ -29,6 +29,9 @@ Axes = Literal["opencv", "opengl", "unity", "unreal", "ros"]
 Metres = Annotated[float, Field(ge=-1000, le=1000)]
 Degrees = Annotated[float, Field(ge=-3600, le=3600)]
 Camera = Annotated[int, Field(ge=0, lt=MAX_CAMERAS)]
+POSE_FORM = (
+    '{"matrix": [16 numbers, row by row]} or {"position": [x, y, z], "quaternion": [x, y, z, w]}'
+)
 FlatPose = list[float]  # 16 numbers, row-major world_from_camera, OpenCV axes, metres
 
 
@@ -38,16 +41,41 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _joined_rows(matrix: object) -> object:
+    """Four rows of four, as numpy's `tolist` writes them, as 16 numbers."""
+    rows = matrix if isinstance(matrix, list) else []
+    if not any(isinstance(row, list) for row in rows):
+        return matrix
+    if len(rows) != 4 or any(not isinstance(row, list) or len(row) != 4 for row in rows):
+        raise ValueError("16 numbers, row by row, or 4 rows of 4 numbers")
+    return [number for row in rows for number in row]
+
+
+Matrix = Annotated[
+    list[float] | None,
+    FailFast(),
+    BeforeValidator(_joined_rows, json_schema_input_type=list[float] | list[list[float]] | None),
+]
+
+
 class PoseIn(Closed):
     """A camera: `matrix`, or `position` with `quaternion`."""
 
-    matrix: list[float] | None = Field(
-        None, fail_fast=True, description="16 numbers, row-major 4x4 world_from_camera, metres"
+    matrix: Matrix = Field(
+        None,
+        description="16 numbers, row-major 4x4 world_from_camera, metres; also 4 rows of 4",
     )
     position: list[float] | None = Field(None, fail_fast=True, description="x, y, z in metres")
     quaternion: list[float] | None = Field(
         None, fail_fast=True, description="x, y, z, w of unit length"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _object(cls, value: object) -> object:
+        if isinstance(value, list):
+            raise ValueError(POSE_FORM)
+        return value
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -8,6 +8,7 @@ objects in the store go with the next sweep.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:  # a head holds what a session is opened with
     from service.heads import Head, Heads
 
 LOG = structlog.get_logger()
+FULL_KEY = "this key may have {} sessions at once; delete one, or wait until one expires"
+SESSION_ID = re.compile(r"s[0-9a-f]{23}")
 IDENTITY: list[float] = [float(i % 5 == 0) for i in range(16)]
 
 
@@ -129,6 +132,11 @@ class Page(BaseModel):
 def new_session_id() -> str:
     """Sorts by time of creation (milliseconds), then at random."""
     return f"s{int(time.time() * 1000):011x}{secrets.token_hex(6)}"
+
+
+def is_session_id(text: str) -> bool:
+    """Whether it has the form of one; the session itself may be gone."""
+    return SESSION_ID.fullmatch(text) is not None
 
 
 def parse_record(fields: Mapping[bytes, bytes]) -> Session:
@@ -229,18 +237,12 @@ class Sessions:
         return settings.max_sessions_per_key if owner else settings.max_sessions  # "" is no key
 
     def _full_key(self, owner: str) -> TooManyRequests:
-        return TooManyRequests(
-            f"this key has {self._most_per_key(owner)} sessions already; delete one",
-            retry_after_s=30.0,
-            limit="sessions_per_key",
-        )
+        return TooManyRequests(FULL_KEY.format(self._most_per_key(owner)), limit="sessions_per_key")
 
     async def check_quota(self, owner: str, most: int | None) -> None:
         """Raises TooManyRequests if `owner` has `most` sessions; None = any number."""
         if most is not None and await self._redis.zcard(keys.index(owner)) >= most:
-            raise TooManyRequests(
-                f"this key may have {most} sessions; delete one first", limit="sessions_per_key"
-            )
+            raise TooManyRequests(FULL_KEY.format(most), limit="sessions_per_key")
 
     async def _prune_index(self, owner: str) -> None:
         """Forget sessions whose creation was never finished."""

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from service.control import ControlPlane
-from service.errors import GenerationFailed, LeaseLost, MirageError
+from service.errors import GenerationFailed, LeaseLost, MirageError, problem_of
 from service.heads import is_due
 from service.leases import Commit
 from worker import commits, heads
@@ -190,7 +190,8 @@ class Publisher:
             LOG.error("step failed", session=task.held.session, trace=trace)
             seen = f"{type(error).__name__}: {error}"
             error = GenerationFailed(f"the model could not do this: {seen}")
-        LOG.error("request failed", session=task.held.session, error=error.detail)
+        log = LOG.warning if problem_of(error).status < 500 else LOG.error  # the client's, or ours
+        log("request failed", session=task.held.session, error=error.detail)
         self._metrics.failures.inc()
         problem = error
         await self._end(task, lambda job: commits.failed(job, problem), before)

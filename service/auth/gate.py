@@ -90,6 +90,7 @@ class Gate:
                 return route, _session(child["path_params"])
             allowed |= set(getattr(route, "methods", None) or ())
         if allowed:
+            allowed |= {"HEAD"} if "GET" in allowed else set()
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
         raise HTTPException(404)
 

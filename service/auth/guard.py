@@ -22,6 +22,7 @@ from service.errors import (
     FieldProblem,
     Forbidden,
     InvalidRequest,
+    OverQuota,
     TooManyRequests,
     Unauthenticated,
     UnknownSession,
@@ -118,10 +119,18 @@ class Guard:
         raise InvalidRequest(detail, fields=(problem,))
 
     async def spend_frames(self, principal: Principal, num_frames: int) -> None:
-        """Take frames from the key's day; raises TooManyRequests."""
+        """Take frames from the key's day; raises TooManyRequests, and OverQuota for more than a
+        day has."""
         most = principal.quota.frames_per_day
-        if most is not None:
-            await self._spend(principal, "frames", num_frames, most / DAY_S, most)
+        if most is None:
+            return
+        if num_frames > most:
+            allowed = f"at most {most:,} frames, which is what this key gets a day"
+            problem = FieldProblem("path", f"{num_frames:,} frames", allowed)
+            detail = f"A path of {problem.seen} is too long: {allowed}."
+            raise OverQuota(detail, fields=(problem,))
+        gets = f"{most:,} a day, a few at a time"
+        await self._spend(principal, "frames", gets, num_frames, most / DAY_S, most)
 
     async def _granted(self, kind: str, name: str, digest: str) -> Principal:
         grant = await self.grants.recognise(kind, name, digest)
@@ -136,17 +145,17 @@ class Guard:
     async def _spend_request(self, principal: Principal) -> None:
         rate = principal.quota.requests_per_s
         if rate is not None:
-            await self._spend(principal, "requests", 1, rate, max(1.0, rate * BURST_S))
+            full = max(1.0, rate * BURST_S)
+            await self._spend(principal, "requests", f"{rate:g} a second", 1, rate, full)
 
     async def _spend(
-        self, principal: Principal, unit: str, count: int, per_s: float, full: float
+        self, principal: Principal, unit: str, gets: str, count: int, per_s: float, full: float
     ) -> None:
         bucket = keys.bucket(principal.key_id, unit)
         wait_ms = int(await scripts.run(self._redis, "rate", [bucket], [count, per_s, full]))
         if wait_ms:
             raise TooManyRequests(
-                f"This key's {unit} are used up: {count} asked for, a bucket of {full:g} refills "
-                f"at {per_s:g} per second.",
+                f"This key's {unit} are used up: {count:,} asked for; it gets {gets}.",
                 retry_after_s=wait_ms / 1000,
             )
 

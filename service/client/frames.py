@@ -28,6 +28,7 @@ class ServiceError(Exception):
             + ("" if one["seen"] in detail else f"got {one['seen']}, ")
             + f"allowed: {one['allowed']}"
             for one in problem.get("errors") or []
+            if one["allowed"] not in detail
         ]
         super().__init__("; ".join([detail, *fields]))
         self.problem = dict(problem)

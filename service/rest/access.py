@@ -38,6 +38,9 @@ class ShareIn(Closed):
     lifetime_s: int = Field(86_400, ge=1, le=MAX_SHARE_S)
 
 
+TO_LOOK = ShareIn.model_validate({})  # what a share without a body is
+
+
 class ShareOut(Closed):
     id: str
     may: Literal["look", "walk"]
@@ -75,7 +78,7 @@ async def get_webhook_secret(gateway: GatewayDep, principal: PrincipalDep) -> We
 @router.post("/v1/sessions/{session_id}/shares", status_code=201)
 @requires(Scope.WRITE)
 async def create_share(
-    session_id: str, share: ShareIn, gateway: GatewayDep, principal: PrincipalDep
+    session_id: str, gateway: GatewayDep, principal: PrincipalDep, share: ShareIn = TO_LOOK
 ) -> NewShareOut:
     """Let others see (or walk in) this one world for a while, without a key of their own."""
     if principal.is_local:

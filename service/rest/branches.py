@@ -27,6 +27,7 @@ router = APIRouter(prefix="/v1", tags=["branches"], responses=RESPONSES)
 
 WaitS = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="for it to be done")]
 DEFAULT_WAIT_S = 5.0
+AS_IT_STANDS = ForkIn.model_validate({})  # what a fork without a body asks for
 ANSWERS: dict[int | str, dict[str, object]] = {
     202: {"model": GenerationOut, "description": "not done yet; follow Location"}
 }
@@ -42,9 +43,9 @@ class SharedForkIn(ForkIn):
 @requires(Scope.WRITE)
 async def fork_session(
     session_id: str,
-    ask: ForkIn,
     gateway: GatewayDep,
     principal: PrincipalDep,
+    ask: ForkIn = AS_IT_STANDS,
     wait_s: WaitS = DEFAULT_WAIT_S,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:

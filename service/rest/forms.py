@@ -14,7 +14,7 @@ from service.errors import FieldProblem, InvalidUpload
 from service.gateway import Gateway
 from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.rest.problems import invalid_request
-from service.schemas import Axes, PoseIn
+from service.schemas import POSE_FORM, Axes, PoseIn
 from service.segments import Upload
 from service.sessions import Intrinsics
 from service.uploads.images import Files, FourNumbers, Observation, observation_from
@@ -92,8 +92,7 @@ class ObservationForm(PictureForm):
     image: UploadFile = Field(description="PNG, JPEG or WebP")
     pose: str = Field(
         max_length=2000,
-        description='JSON: {"matrix": [16 numbers]} or {"position": [x, y, z], "quaternion": '
-        "[x, y, z, w]}, world_from_camera, metres",
+        description=f"JSON: {POSE_FORM}, world_from_camera, metres",
     )
     axes: Axes = Field("opencv", description="the convention of `pose`")
 

@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.frames import Frame
 from service.gateway import Gateway, GatewayDep
-from service.limits import MAX_PAGE, RETURN_S
+from service.limits import MAX_INTEGER, MAX_PAGE, RETURN_S
 from service.paths import path_request
 from service.requests import Generate, Progress, new_request_id
 from service.rest.answers import frame_out, generation_out
@@ -142,7 +142,7 @@ async def follow_generation(
     generation_id: str,
     gateway: GatewayDep,
     last_event_id: Annotated[
-        str | None, Header(pattern=r"^\d{1,15}$", description="number of the last frame seen")
+        int | None, Header(ge=0, le=MAX_INTEGER, description="number of the last frame seen")
     ] = None,
 ) -> StreamingResponse:
     """Server-sent events: `progress` whenever it changes, `frame` for each new frame (without its
@@ -152,7 +152,7 @@ async def follow_generation(
     that is still kept."""
     progress = await gateway.control.requests.get(session_id, generation_id)
     session = await gateway.control.sessions.get(session_id)
-    after = session.next_frame - 1 if last_event_id is None else int(last_event_id)
+    after = session.next_frame - 1 if last_event_id is None else last_event_id
     events = _events(gateway, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)

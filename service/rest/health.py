@@ -19,7 +19,10 @@ LIMITS = (
     "max_sessions", "max_sessions_per_key", "max_backlog", "max_path_poses", "max_upload_bytes",
     "max_import_bytes", "max_image_pixels", "frames_kept", "session_idle_s", "collect_grace_s",
 )  # fmt: skip
-NO_WORKER = "No worker is alive: sessions can be opened, but they wait. Start `mirage worker`."
+NO_WORKER = (
+    "No worker is alive: sessions can be opened, but they wait. Start `mirage worker`, or wait: "
+    "`mirage up` starts one."
+)
 
 
 @router.get("/livez")

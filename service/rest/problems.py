@@ -1,21 +1,20 @@
 """Every error as a problem document (RFC 9457): ours, the validator's, the router's and the
 unforeseen.
 
-`seen` repeats the refused value, cut short, so that a client sees what arrived rather than what it
-believes it sent. An answer names a few fields at most: it must cost less than the request did.
+An answer names a few fields at most: it must cost less than the request did.
 """
 
 from __future__ import annotations
 
 import http
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
@@ -31,14 +30,14 @@ from service.errors import (
     Unauthenticated,
     problem_document,
 )
-from service.limits import MAX_FIELD_PROBLEMS, MAX_SEEN_CHARS
+from service.limits import MAX_FIELD_PROBLEMS
+from service.rest.findings import field_problem, shown
 from service.schemas import ProblemOut
 
 LOG = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 JSON, FORM = "application/json", "multipart/form-data"
 ACCEPTED = {JSON: (JSON,), FORM: (FORM, "application/x-www-form-urlencoded")}
-LOCATIONS = ("body", "query", "path", "header", "form")
 RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {"description": "A problem (RFC 9457)", "model": ProblemOut},
 }
@@ -59,7 +58,7 @@ def invalid_request(
     """A validator's findings in our words: each field with what was seen and what is allowed.
     `within`: the field that holds what was validated."""
     found = error.errors()
-    fields = tuple(_field(item, within) for item in found[:MAX_FIELD_PROBLEMS])
+    fields = tuple(field_problem(item, within) for item in found[:MAX_FIELD_PROBLEMS])
     names = ", ".join(dict.fromkeys(field.field for field in fields))
     more = len(found) - len(fields)
     others = f" and {more:,} more" if more else ""
@@ -80,49 +79,19 @@ def control_plane_down(error: Exception) -> ControlPlaneDown:
 
 def answer(
     request: Request, document: dict[str, Any], headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+) -> Response:
     """A problem document as a response; it carries the request's id."""
-    return JSONResponse(
-        document | {"request_id": request.state.request_id},
-        status_code=document["status"],
-        headers=headers,
-        media_type=MEDIA_TYPE,
-    )
+    text = json.dumps(document | {"request_id": request.state.request_id}, ensure_ascii=False)
+    body = text.encode(errors="backslashreplace")  # half a character becomes JSON's escape of it
+    return Response(body, document["status"], headers, media_type=MEDIA_TYPE)
 
 
-def _field(item: Any, within: str) -> FieldProblem:
-    location = item["loc"][1:] if item["loc"] and item["loc"][0] in LOCATIONS else item["loc"]
-    if item["type"] == "json_invalid" and location:  # FastAPI's: where the parser stopped
-        problem = f"{item['ctx']['error']} at character {location[0]}"
-        return FieldProblem("body", problem, "valid JSON")
-    path = within
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    allowed = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        allowed = "no such field"
-    elif item["type"] == "missing":
-        return FieldProblem(path or "body", "nothing", "required")
-    elif allowed.startswith("Expected UploadFile"):
-        allowed = "a file, not text (curl: `-F name=@file`)"
-    return FieldProblem(path or "body", _cut(item.get("input")), allowed)
-
-
-def _cut(value: object) -> str:
-    if isinstance(value, Mapping):  # the names that were given say more than their values
-        names = [str(name) for name, one in value.items() if one is not None]
-        text = ", ".join(names[:MAX_FIELD_PROBLEMS]) or "nothing"
-    else:
-        text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= MAX_SEEN_CHARS else f"{text[:MAX_SEEN_CHARS]} ..."
-
-
-async def answer_of(request: Request, error: Exception) -> JSONResponse:
+async def answer_of(request: Request, error: Exception) -> Response:
     """What a layer in front of the endpoints answers; a RedisError is translated before."""
     return await (_ours if isinstance(error, MirageError) else _http)(request, error)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, MirageError)
     gateway, headers = request.app.state.gateway, {}
     told: MirageError = await gateway.control.rebuild.doubted(error)
@@ -134,11 +103,11 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
     return answer(request, problem_document(told), headers)
 
 
-async def _redis(request: Request, error: Exception) -> JSONResponse:
+async def _redis(request: Request, error: Exception) -> Response:
     return await _ours(request, control_plane_down(error))
 
 
-async def _validation(request: Request, error: Exception) -> JSONResponse:
+async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return await _ours(request, _another_type(request) or invalid_request(error))
 
@@ -147,23 +116,31 @@ def _another_type(request: Request) -> InvalidRequest | None:
     """That the body is of a media type which the endpoint does not read, if so."""
     wanted = body_type(request.scope)
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not sent or wanted is None or sent in ACCEPTED[wanted] or sent.endswith("+json"):
+    if wanted is None or sent in ACCEPTED[wanted] or sent.endswith("+json"):
         return None
-    problem = FieldProblem("Content-Type", _cut(sent), wanted)
-    return InvalidRequest(f"The body can't be read as {sent}.", fields=(problem,))
+    if not sent and not _has_body(request):
+        return None
+    problem = FieldProblem("Content-Type", shown(sent or "nothing"), wanted)
+    how = f"as {sent}" if sent else "without the header Content-Type"
+    return InvalidRequest(f"The body can't be read {how}.", fields=(problem,))
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+def _has_body(request: Request) -> bool:
+    headers = request.headers
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+async def _http(request: Request, error: Exception) -> Response:
     """What routing and the limits raise: 400, 404, 405, 413, 416."""
     assert isinstance(error, HTTPException)
     request.app.state.gateway.metrics.refused(error)
     phrase = http.HTTPStatus(error.status_code).phrase
-    where = f"{phrase}: {request.method} {_cut(request.url.path)}"
+    where = f"{phrase}: {request.method} {shown(request.url.path)}"
     detail = where if error.detail == phrase else error.detail
     return answer(request, BY_STATUS[error.status_code].document(detail), error.headers)
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+async def _unforeseen(request: Request, error: Exception) -> Response:
     """A defect: the log has the traceback (Starlette raises it again), the client the id."""
     structlog.get_logger("mirage.gateway").error("unforeseen", error=repr(error))
     detail = "This is a defect of the server; its log has the details under the request id."

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Header, Query, Response
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.errors import FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
 from service.rest.answers import etag, session_out
@@ -16,7 +17,7 @@ from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import MemoryOut, SessionList, SessionOut, UploadOut
-from service.sessions import Intrinsics, NewSession
+from service.sessions import Intrinsics, NewSession, is_session_id
 from service.uploads.images import Observation
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=RESPONSES)
@@ -49,9 +50,14 @@ async def list_sessions(
     gateway: GatewayDep,
     principal: PrincipalDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
-    cursor: Annotated[str | None, Query(max_length=100, pattern=r"^[\w-]+$")] = None,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
 ) -> SessionList:
     """Newest first; pass `next_cursor` as `cursor` for the next page."""
+    if cursor is not None and not is_session_id(cursor):
+        problem = FieldProblem("cursor", cursor, "a `next_cursor`, as a page before it gave it")
+        raise InvalidRequest(
+            "The cursor can't be used: start again without one.", fields=(problem,)
+        )
     page = await gateway.control.sessions.list(principal.owner, limit, cursor)
     return SessionList(
         sessions=[session_out(session) for session in page.items], next_cursor=page.next_cursor

@@ -27,7 +27,7 @@ from service.rest.problems import RESPONSES, invalid_request
 from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.rest.sessions import open_session
 from service.schemas import Axes, Closed, PathIn
-from service.sessions import Session, SessionState
+from service.sessions import Session, SessionState, is_session_id
 from service.words import parse_actions
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=RESPONSES)
@@ -43,7 +43,7 @@ STATES = {
     RequestState.FAILED: "failed",
     RequestState.CANCELLED: "failed",
 }
-POSES: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(Annotated[list[dict[str, Any]], FailFast()])
+ITEMS: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Any], FailFast()])
 
 
 class VideoForm(BaseModel):
@@ -53,7 +53,9 @@ class VideoForm(BaseModel):
 
     input_reference: UploadFile = Field(description="PNG, JPEG or WebP")
     actions: str | None = Field(
-        None, max_length=20_000, description="as in `forward 1.5, yaw 30`: metres and degrees"
+        None,
+        max_length=20_000,
+        description="as in `forward 1.5, yaw 30`: metres and degrees; or JSON, as of a generation",
     )
     poses: str | None = Field(
         None, max_length=1_000_000, description="JSON list of poses, as of a generation"
@@ -73,7 +75,7 @@ class VideoForm(BaseModel):
 
     def session_form(self) -> SessionForm:
         """Raises InvalidRequest."""
-        names = ("depth", "fov_deg", "scale_m", "seed")
+        names = {"depth", "fov_deg", "scale_m", "seed"} & self.model_fields_set
         try:
             given = {name: getattr(self, name) for name in names}
             return SessionForm(image=self.input_reference, **given)
@@ -82,15 +84,26 @@ class VideoForm(BaseModel):
 
     def path(self) -> PathIn:
         """Raises InvalidRequest."""
+        given: dict[str, Any] = self.model_dump(include={"axes"}, exclude_unset=True)
+        if self.poses is not None:
+            given["poses"] = _items(self.poses, "poses")
+        if self.actions is not None:
+            is_json = self.actions.lstrip().startswith("[")
+            given["actions"] = (
+                _items(self.actions, "actions") if is_json else parse_actions(self.actions)
+            )
         try:
-            poses = None if self.poses is None else POSES.validate_json(self.poses)
-        except ValidationError as error:
-            raise invalid_request(error, within="poses") from None
-        try:
-            actions = None if self.actions is None else parse_actions(self.actions)
-            return PathIn.model_validate({"poses": poses, "actions": actions, "axes": self.axes})
+            return PathIn.model_validate(given)
         except ValidationError as error:
             raise invalid_request(error) from None
+
+
+def _items(text: str, field: str) -> list[Any]:
+    """A JSON list; raises InvalidRequest."""
+    try:
+        return ITEMS.validate_json(text)
+    except ValidationError as error:
+        raise invalid_request(error, within=field) from None
 
 
 class VideoProblem(Closed):
@@ -101,7 +114,7 @@ class VideoProblem(Closed):
 class VideoOut(Closed):
     id: str
     object: Literal["video"] = "video"
-    model: str
+    model: str | None = Field(description="its weights; null until a worker has opened the world")
     status: Literal["queued", "in_progress", "completed", "failed"]
     progress: int = Field(description="percent")
     created_at: int = Field(description="seconds since 1970")
@@ -164,11 +177,16 @@ async def list_videos(
     gateway: GatewayDep,
     principal: PrincipalDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
-    after: Annotated[str | None, Query(max_length=100, pattern=r"^video_[\w-]+$")] = None,
+    after: Annotated[str | None, Query(max_length=100)] = None,
 ) -> VideoList:
     """Newest first; pass `last_id` as `after` for the next page."""
     found: list[VideoOut] = []
-    cursor = None if after is None else after.removeprefix(PREFIX)
+    if after is not None and not (after.startswith(PREFIX) and is_session_id(session_of(after))):
+        problem = FieldProblem("after", after, "a `last_id`, as a page before it gave it")
+        raise InvalidRequest(
+            "The cursor can't be used: start again without one.", fields=(problem,)
+        )
+    cursor = None if after is None else session_of(after)
     while len(found) <= limit:
         page = await gateway.control.sessions.list(principal.owner, MAX_PAGE, cursor)
         every = await _kept(gateway, [session.id for session in page.items])
@@ -261,7 +279,7 @@ def _check_fixed(form: VideoForm, gateway: Gateway) -> None:
     width, height = gateway.frame_size
     fixed = {"size": f"{width}x{height}", "model": gateway.settings.backbone}
     problems = tuple(
-        FieldProblem(name, str(getattr(form, name)), f"{ours!r}, or leave it out")
+        FieldProblem(name, str(getattr(form, name)), f"{ours}, or leave it out")
         for name, ours in fixed.items()
         if getattr(form, name) not in (None, ours)
     )
@@ -280,16 +298,22 @@ def _frames_per_s(seconds: float | None, num_frames: int) -> int:
 
 
 async def _found(gateway: Gateway, video_id: str) -> tuple[Session, Progress, Kept]:
-    session = await gateway.control.sessions.get(session_of(video_id))
+    unknown = UnknownSession(f"there is no video {video_id!r}")
+    if not video_id.startswith(PREFIX):
+        raise unknown
+    try:
+        session = await gateway.control.sessions.get(session_of(video_id))
+    except UnknownSession:
+        raise unknown from None
     (kept,) = await _kept(gateway, [session.id])
     if kept is None:
-        raise UnknownSession(f"there is no video {video_id!r}")
+        raise unknown
     return session, await _progress(gateway, session.id), kept
 
 
 def session_of(video_id: str) -> str:
-    """The session behind a video's id; an id of another form names a session that never was."""
-    return video_id.removeprefix(PREFIX) if video_id.startswith(PREFIX) else f"?{video_id}"
+    """The session behind a video's id."""
+    return video_id.removeprefix(PREFIX)
 
 
 async def _kept(gateway: Gateway, sessions: Sequence[str]) -> list[Kept | None]:
@@ -318,7 +342,7 @@ def _video_out(session: Session, progress: Progress, kept: Kept) -> VideoOut:
     return VideoOut.model_validate(
         {
             "id": f"{PREFIX}{session.id}",
-            "model": session.weights or "waiting for a worker",
+            "model": session.weights or None,
             "status": status,
             "progress": 100 * progress.done // progress.total,
             "created_at": int(session.created_s),

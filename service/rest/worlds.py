@@ -63,7 +63,7 @@ async def import_session(
     """Open a session on an exported world: the file is the body. Everything in it is checked; a
     worker that has not got the weights it needs says which."""
     if content_type != MEDIA_TYPE:
-        problem = FieldProblem("Content-Type", str(content_type)[:60], MEDIA_TYPE)
+        problem = FieldProblem("Content-Type", (content_type or "nothing")[:60], MEDIA_TYPE)
         raise InvalidRequest("An import is one tar file as the body.", fields=(problem,))
 
     async def work() -> tuple[SessionOut, dict[str, str]]:

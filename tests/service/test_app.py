@@ -26,6 +26,7 @@ async def test_alive_without_a_worker_but_not_ready(
     answer = await http.get("/readyz")
     assert answer.status_code == 503
     assert "No worker is alive" in answer.json()["detail"]
+    assert "or wait: `mirage up` starts one" in answer.json()["detail"]
     assert answer.headers["retry-after"] == "5"
     async with working(FakeWorker(settings)):
         while (answer := await http.get("/readyz")).status_code != 200:

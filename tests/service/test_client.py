@@ -64,7 +64,7 @@ async def test_an_observation_may_bring_a_mask(server_url: str, settings: Settin
             world = mirage.create(png())
             nothing = encoded(Image.new("L", (96, 64)), "PNG")
             assert world.observe(png(), np.eye(4), mask=nothing).wait()["state"] == "done"
-            with pytest.raises(ServiceError, match="; mask: allowed"):
+            with pytest.raises(ServiceError, match=r"mask: .*PNG"):
                 world.observe(png(), np.eye(4), mask=b"hello")
 
     async with working(FakeWorker(settings)):
@@ -74,9 +74,7 @@ async def test_an_observation_may_bring_a_mask(server_url: str, settings: Settin
 async def test_errors_carry_the_problem(server_url: str, settings: Settings) -> None:
     def refused() -> None:
         with Mirage(server_url) as mirage:
-            with pytest.raises(
-                ServiceError, match=r"5 bytes.*; image: allowed: a complete PNG"
-            ) as caught:
+            with pytest.raises(ServiceError, match=r"5 bytes.*image: a complete PNG") as caught:
                 mirage.create(b"hello")
             assert caught.value.problem["status"] == 422
             with pytest.raises(ServiceError, match="no session"):

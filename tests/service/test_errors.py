@@ -38,7 +38,7 @@ def test_the_document_says_what_was_seen_and_what_is_allowed() -> None:
     error = errors.InvalidRequest("no", fields=(FieldProblem("poses", "[]", "at least one"),))
     document = errors.problem_document(error)
     assert document["type"] == "urn:mirage:problem:invalid-request"
-    assert document["status"] == 422 and document["detail"] == "no"
+    assert document["status"] == 422 and document["detail"] == "no poses: at least one; got []."
     assert document["errors"] == [{"field": "poses", "seen": "[]", "allowed": "at least one"}]
 
 

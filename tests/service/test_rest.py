@@ -183,7 +183,7 @@ async def test_cancel_keeps_the_frames_that_exist(
         cancelled = await http.post(f"{url}:cancel")
         assert cancelled.json()["cancel_requested"] is True
         progress = await finished(http, session, path["id"])
-    assert progress["state"] == "cancelled"
+    assert progress["state"] == "cancelled" and progress["cancel_requested"]
     assert 3 <= progress["done"] < 200
     with av.open(io.BytesIO((await http.get(f"{url}/video.mp4")).content)) as container:
         assert len(list(container.decode(video=0))) == progress["done"]
@@ -298,6 +298,11 @@ async def test_work_for_another_version_is_refused(
     assert kinds == ["init", "generate", "observe"]
 
 
+async def test_a_fork_needs_no_body(http: httpx.AsyncClient, session: str) -> None:
+    answer = await http.post(f"/v1/sessions/{session}:fork?wait_s=0")
+    assert answer.status_code == 202 and answer.json()["kind"] == "fork"
+
+
 async def test_keep_alive_moves_the_expiry(http: httpx.AsyncClient, session: str) -> None:
     url = f"/v1/sessions/{session}"
     before = (await http.get(url)).json()["expires_at"]
@@ -343,7 +348,7 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
     "field of view": (
         {"files": {"image": png()}, "data": {"fov_deg": "200"}},
         "fov_deg",
-        "less than or equal to 170",
+        "at most 170",
     ),
     "field of view as text": (
         {"files": {"image": png()}, "data": {"fov_deg": "wide"}},
@@ -366,10 +371,14 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
     "lens that is no number": (
         {"files": {"image": png()}, "data": {"fx": "nan", "fy": "50", "cx": "48", "cy": "32"}},
         "fx",
-        "greater than 0",
+        "above 0",
     ),
-    "negative seed": ({"files": {"image": png()}, "data": {"seed": "-1"}}, "seed", "greater"),
-    "seed too large": ({"files": {"image": png()}, "data": {"seed": str(2**63)}}, "seed", "less"),
+    "negative seed": ({"files": {"image": png()}, "data": {"seed": "-1"}}, "seed", "at least 0"),
+    "seed too large": (
+        {"files": {"image": png()}, "data": {"seed": str(2**63)}},
+        "seed",
+        "below 9007199254740992",
+    ),
     "unknown memory": ({"files": {"image": png()}, "data": {"memory": "clay"}}, "memory", "latent"),
     "a key with spaces": (
         {"files": {"image": png()}, "headers": {"Idempotency-Key": "a b"}},
@@ -395,7 +404,7 @@ GENERATIONS = "/v1/sessions/{id}/generations"
 # method, path, body, status, the field that is named, a part of what is allowed
 BAD_REQUESTS: dict[str, tuple[str, str, Any, int, str, str]] = {
     "no body": ("POST", GENERATIONS, None, 422, "body", "required"),
-    "a list": ("POST", GENERATIONS, [1], 422, "body", "dictionary"),
+    "a list": ("POST", GENERATIONS, [1], 422, "body", "a JSON object"),
     "neither": ("POST", GENERATIONS, {}, 422, "body", "either"),
     "scaled": (
         "POST",
@@ -429,12 +438,46 @@ BAD_REQUESTS: dict[str, tuple[str, str, Any, int, str, str]] = {
         "axes",
         "opengl",
     ),
-    "limit": ("GET", "/v1/sessions?limit=0", None, 422, "limit", "greater"),
-    "cursor": ("GET", "/v1/sessions?cursor=%00", None, 422, "cursor", "pattern"),
-    "after": ("GET", "/v1/sessions/{id}/frames?after=-2", None, 422, "after", "greater"),
-    "wait": ("GET", "/v1/sessions/{id}/frames?wait_s=1e9", None, 422, "wait_s", "less"),
-    "wait nan": ("GET", "/v1/sessions/{id}/frames?wait_s=nan", None, 422, "wait_s", "equal"),
-    "frame": ("GET", "/v1/sessions/{id}/frames/first", None, 422, "frame", "integer"),
+    "limit": ("GET", "/v1/sessions?limit=0", None, 422, "limit", "at least 1"),
+    "cursor": ("GET", "/v1/sessions?cursor=%00", None, 422, "cursor", "next_cursor"),
+    "cursor never given": ("GET", "/v1/sessions?cursor=foo", None, 422, "cursor", "next_cursor"),
+    "query": ("GET", "/v1/sessions/{id}/frames?aftr=0", None, 422, "aftr", "one of after, wait_s"),
+    "no query": ("GET", "/v1/sessions/{id}?x=1", None, 422, "x", "no query"),
+    "snapshot name": (
+        "POST",
+        "/v1/sessions/{id}:snapshot",
+        {"name": "!"},
+        422,
+        "name",
+        "letters, digits, spaces and _ . : -",
+    ),
+    "list of poses": (
+        "POST",
+        GENERATIONS,
+        {"poses": [IDENTITY]},
+        422,
+        "poses[0]",
+        '{"matrix": [16 numbers, row by row]}',
+    ),
+    "three rows": (
+        "POST",
+        GENERATIONS,
+        {"poses": [{"matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]}]},
+        422,
+        "poses[0].matrix",
+        "16 numbers, row by row, or 4 rows of 4",
+    ),
+    "after": ("GET", "/v1/sessions/{id}/frames?after=-2", None, 422, "after", "at least -1"),
+    "wait": ("GET", "/v1/sessions/{id}/frames?wait_s=1e9", None, 422, "wait_s", "at most 20"),
+    "wait nan": (
+        "GET",
+        "/v1/sessions/{id}/frames?wait_s=nan",
+        None,
+        422,
+        "wait_s",
+        "a number of at",
+    ),
+    "frame": ("GET", "/v1/sessions/{id}/frames/first", None, 422, "frame", "whole number"),
     "frame not made": ("GET", "/v1/sessions/{id}/frames/7", None, 404, "", ""),
     "unknown generation": ("GET", GENERATIONS + "/r_1", None, 404, "", ""),
     "video of nothing": ("GET", GENERATIONS + "/r_1/video.mp4", None, 404, "", ""),
@@ -506,6 +549,65 @@ async def test_a_body_of_another_type_is_told_by_name(
     answer = await http.post("/v1/sessions", files={"image": png()}, data={"sample": "attic"})
     check_problem(answer, 422, "body", "either `image` or `sample`")
     assert answer.json()["errors"][0]["seen"] == "image, sample"
+    bare = await http.post(generations, content=b'{"actions": [{"yaw_deg": 1}]}')
+    check_problem(bare, 422, "Content-Type", "application/json")
+    assert "without the header Content-Type" in bare.json()["detail"]
+    bare = await http.post("/v1/sessions", content=b"image=x")
+    check_problem(bare, 422, "Content-Type", "multipart/form-data")
+    bare = await http.post("/v1/sessions:import", content=b"x")
+    check_problem(bare, 422, "Content-Type", "application/x-tar")
+    assert bare.json()["errors"][0]["seen"] == "nothing"
+
+
+async def test_a_file_that_nobody_asked_for_is_told_by_name(http: httpx.AsyncClient) -> None:
+    files = {"image": png(), "picture": ("p.jpg", png())}
+    answer = await http.post("/v1/sessions", files=files)
+    check_problem(answer, 422, "picture", "no such field")
+    assert answer.json()["errors"][0]["seen"] == "the file p.jpg"
+
+
+async def test_detail_alone_says_what_to_do(http: httpx.AsyncClient, session: str) -> None:
+    answer = await http.post(f"/v1/sessions/{session}/generations", json={"axes": "maya"})
+    detail = answer.json()["detail"]
+    assert "axes: opencv, opengl, unity, unreal or ros; got maya." in detail
+
+
+async def test_half_a_character_is_refused_like_any_other(
+    http: httpx.AsyncClient, session: str
+) -> None:
+    url, headers = f"/v1/sessions/{session}/generations", {"Content-Type": "application/json"}
+    answer = await http.post(url, content='{"axes": "\\ud800"}', headers=headers)
+    check_problem(answer, 422, "axes", "text of whole characters")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/v1/sessions", "/v1/sessions/{id}", "/livez"])
+async def test_head_is_get_without_its_body(
+    http: httpx.AsyncClient, session: str, path: str
+) -> None:
+    url = path.replace("{id}", session)
+    whole, head = await http.get(url), await http.head(url)
+    assert (head.status_code, head.content) == (200, b"")
+    changing = {"x-request-id", "date"}
+    assert {name: head.headers[name] for name in head.headers if name not in changing} == {
+        name: whole.headers[name] for name in whole.headers if name not in changing
+    }
+    refused = await http.head("/v1/sessions/s1")
+    assert refused.status_code == 404 and not refused.content
+    assert "HEAD" in (await http.put(url)).headers["allow"]
+    assert (await http.head("/v1/forks")).status_code == 405
+
+
+async def test_head_does_not_wait_for_a_stream_to_end(
+    http: httpx.AsyncClient, session: str
+) -> None:
+    path = await walk(http, session, poses=[{"matrix": IDENTITY}])  # there is no worker
+    url = f"/v1/sessions/{session}/generations/{path['id']}/events"
+    head = await asyncio.wait_for(http.head(url), 60)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"].startswith("text/event-stream")
+    text = (await http.get("/metrics")).text
+    assert 'method="HEAD",route="/v1/sessions/{session_id}/generations/{generation_id}/ev' in text
+    assert "mirage_streams_active 0.0" in text
 
 
 async def test_bodies_are_bounded_by_what_arrives(http: httpx.AsyncClient, session: str) -> None:

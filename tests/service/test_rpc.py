@@ -263,6 +263,7 @@ async def test_what_is_wrong_with_a_request_is_told(served: Served) -> None:
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     problem = problem_of_call(refused.value)
     assert problem.errors[0].field == "image" and problem.request_id
+    assert "PNG" in (refused.value.details() or "")  # what is allowed
     session = await served.open()
     for message, code in (
         (pb.DeleteSessionRequest(session=session, if_version=77), "ABORTED"),

@@ -12,7 +12,7 @@ from service.errors import InvalidRequest
 from service.poses import flat
 from service.rest.problems import invalid_request
 from service.schemas import PathIn
-from service.stream.messages import CLIENT_MESSAGE, PathMessage, PoseMessage
+from service.stream.messages import CLIENT_MESSAGE, PathMessage, PoseMessage, from_text
 
 IDENTITY = flat(np.eye(4))
 
@@ -27,6 +27,12 @@ def test_poses_of_both_forms_in_one_path() -> None:
     poses = path.flat_poses(np.eye(4), 10)
     assert poses[0] == IDENTITY
     assert np.reshape(poses[1], (4, 4))[:3, 3].tolist() == [0, 0, 1]
+
+
+def test_a_matrix_may_come_as_rows() -> None:
+    rows = np.eye(4).tolist()
+    path = PathIn.model_validate_json(json.dumps({"poses": [{"matrix": rows}]}))
+    assert path.flat_poses(np.eye(4), 10) == [IDENTITY]
 
 
 def test_actions_continue_from_where_they_are_told() -> None:
@@ -44,14 +50,16 @@ def test_actions_continue_from_where_they_are_told() -> None:
         ({"poses": []}, "poses", "at least 1"),
         ({"poses": [{}]}, "poses[0]", "either `matrix`"),
         ({"poses": [{"matrix": IDENTITY, "position": [0, 0, 0]}]}, "poses[0]", "either `matrix`"),
-        ({"poses": [{"matrix": "abc"}]}, "poses[0].matrix", "list"),
+        ({"poses": [{"matrix": "abc"}]}, "poses[0].matrix", "a list"),
+        ({"poses": [IDENTITY]}, "poses[0]", '{"matrix": [16 numbers, row by row]}'),
+        ({"poses": [{"matrix": [IDENTITY[:4]] * 3}]}, "poses[0].matrix", "4 rows of 4"),
         ({"poses": [{"matrx": IDENTITY}]}, "poses[0].matrx", "no such field"),
         ({"poses": [{"matrix": IDENTITY}], "speed": 3}, "speed", "no such field"),
-        ({"poses": [{"matrix": IDENTITY}], "axes": "blender"}, "axes", "'opencv'"),
+        ({"poses": [{"matrix": IDENTITY}], "axes": "blender"}, "axes", "opencv, opengl"),
         ({"actions": [{}]}, "actions[0]", "at least one of forward_m"),
-        ({"actions": [{"forward_m": 1e9}]}, "actions[0].forward_m", "less than or equal to 1000"),
-        ({"actions": [{"forward_m": float("nan")}]}, "actions[0].forward_m", "equal to"),
-        ({"actions": [{"forward_m": 1}], "step_m": 0}, "step_m", "greater than or equal"),
+        ({"actions": [{"forward_m": 1e9}]}, "actions[0].forward_m", "at most 1000"),
+        ({"actions": [{"forward_m": float("nan")}]}, "actions[0].forward_m", "a number of at"),
+        ({"actions": [{"forward_m": 1}], "step_m": 0}, "step_m", "at least 0.001"),
     ],
 )
 def test_what_is_wrong_is_named(body: dict[str, object], field: str, allowed: str) -> None:
@@ -60,6 +68,27 @@ def test_what_is_wrong_is_named(body: dict[str, object], field: str, allowed: st
     fields = {one.field: one for one in invalid_request(caught.value).fields}
     assert field in fields, fields
     assert allowed in fields[field].allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "seen", "allowed"),
+    [
+        ("{}", "type", "nothing", 'as in "pose"'),
+        ('{"type": "jump"}', "type", "jump", "open, pose, input, path, action"),
+        ("{", "body", "{", "valid JSON (EOF"),
+        ("[1, null]", "body", "[1, null]", "a JSON object"),
+        ('{"type": "play", "paused": "perhaps"}', "play.paused", "perhaps", "true or false"),
+        ('{"type": "input", "keys": 3}', "input.keys", "3", "a list"),
+        ('{"type": "observe", "image": 3, "pose": {}}', "observe.image", "3", "a file"),
+    ],
+)
+def test_what_can_not_be_read_on_a_stream_is_named(
+    text: str, field: str, seen: str, allowed: str
+) -> None:
+    refused = from_text(text)
+    assert isinstance(refused, InvalidRequest)
+    problem = next(one for one in refused.fields if one.field == field)
+    assert problem.seen == seen and allowed in problem.allowed
 
 
 def test_long_values_are_cut() -> None:

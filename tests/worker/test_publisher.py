@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from test_loop import open_session, pose, read_until, running, serving, until
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone
 from service.control import ControlPlane
 from service.errors import StoreDown
-from service.requests import Generate, RequestState
+from service.requests import Generate, RequestState, Rewind
 from service.segments import SegmentStore
 from service.settings import Settings
 from worker.engine import Engine, EngineConfig
@@ -74,6 +75,13 @@ async def test_the_next_step_does_not_wait_for_the_store_and_one_chunk_runs_ahea
         frames = await read_until(control, session.id, 24)
     assert [frame.frame for frame in frames] == list(range(25))
     assert store.most_ahead == 1
+
+
+class BrokenBackbone(NoopBackbone):
+    """Opens Worlds and can do nothing in them."""
+
+    def denoise(self, condition, noise):  # type: ignore[no-untyped-def]
+        raise RuntimeError("broken")
 
 
 class FlakyStore(SegmentStore):
@@ -158,3 +166,26 @@ async def test_cameras_of_one_world_see_what_was_made_for_the_other(
     assert frames[5].coverage > frames[1].coverage  # what camera 0 was shown is remembered
     last = [await control.frames.last(session.id, camera) for camera in range(2)]
     assert [one and one.frame for one in last] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("message", "level"),
+    [
+        (Rewind(snapshot="never taken"), "warning"),  # the client's mistake
+        (Generate(poses=[pose(1)], camera=1), "error"),
+    ],
+)
+async def test_only_our_own_failures_are_errors_in_the_log(
+    control: ControlPlane, settings: Settings, message: Rewind | Generate, level: str
+) -> None:
+    session = await open_session(control)
+    with capture_logs() as logs:
+        async with serving(control, settings, BrokenBackbone()):
+            await read_until(control, session.id, 0)
+            request = await control.requests.append(session.id, message)
+
+            async def failed() -> bool:
+                return (await control.requests.get(session.id, request.id)).state == "failed"
+
+            await until(failed)
+    assert [one["log_level"] for one in logs if one["event"] == "request failed"] == [level]

@@ -163,8 +163,29 @@ async def test_a_quota_of_sessions(client_of: Connect, new_key: NewKey) -> None:
     client = client_of(await new_key("ann", max_sessions=1))
     made = [await client.post("/v1/sessions", files={"image": png()}) for _ in range(2)]
     assert [answer.status_code for answer in made] == [201, 429]
+    assert "retry-after" not in made[1].headers  # nobody knows when one is deleted
+    assert "1 sessions at once; delete one" in made[1].json()["detail"]
     assert (await client.delete(made[0].headers["location"])).status_code == 204
     assert (await client.post("/v1/sessions", files={"image": png()})).status_code == 201
+
+
+async def test_a_path_of_more_frames_than_a_day_has_is_refused_for_good(
+    client_of: Connect, new_key: NewKey
+) -> None:
+    client = client_of(await new_key("ann", frames_per_day=10))
+    opened = await client.post("/v1/sessions", files={"image": png()})
+    url = f"{opened.headers['location']}/generations"
+    refused = await client.post(url, json={"actions": [{"yaw_deg": 1}] * 23})
+    assert refused.status_code == 422 and "retry-after" not in refused.headers
+    assert refused.json()["type"] == "urn:mirage:problem:over-quota"
+    (problem,) = refused.json()["errors"]
+    assert (problem["field"], problem["seen"]) == ("path", "23 frames")
+    assert "at most 10 frames" in problem["allowed"]
+    accepted = await client.post(url, json={"actions": [{"yaw_deg": 1}] * 10})
+    assert accepted.status_code == 202  # nothing was taken for what was refused
+    later = await client.post(url, json={"actions": [{"yaw_deg": 1}]})
+    assert later.status_code == 429 and int(later.headers["retry-after"]) > 8000
+    assert "it gets 10 a day" in later.json()["detail"]
 
 
 @pytest.mark.parametrize(

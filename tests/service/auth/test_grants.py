@@ -28,6 +28,7 @@ async def test_a_share_shows_one_world_and_no_more(
     ann: httpx.AsyncClient, anns: str, client_of: Connect
 ) -> None:
     other = (await ann.post("/v1/sessions", files={"image": png()})).json()["id"]
+    assert (await ann.post(f"/v1/sessions/{anns}/shares")).json()["may"] == "look"
     guest = client_of((await shared(ann, anns))["credential"])
     assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 200
     walk = await guest.post(f"/v1/sessions/{anns}/generations", json={"actions": [{"yaw_deg": 5}]})

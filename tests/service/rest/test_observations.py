@@ -106,6 +106,7 @@ async def test_it_is_done_once_and_followed_like_a_path(
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no pose": ({"image": png(), "pose": ""}, "pose"),
+    "a pose that is a list": ({"image": png(), "pose": json.dumps(flat(np.eye(4)))}, "pose"),
     "half a pose": ({"image": png(), "pose": '{"position": [0, 0, 0]}'}, "pose"),
     "scaled": ({"image": png(), "pose": json.dumps({"matrix": [2.0] * 16})}, "pose.matrix"),
     "too long": ({"image": png(), "pose": " " * 3000}, "pose"),

@@ -34,7 +34,7 @@ async def test_a_world_without_a_frame_is_an_empty_cloud(
         ({"format": "glb", "axes": "unity"}, "axes", "opengl"),
         ({"max_points": 0}, "max_points", "1"),
         ({"max_points": MAX_POINTS + 1}, "max_points", str(MAX_POINTS)),
-        ({"max_points": "all"}, "max_points", "integer"),
+        ({"max_points": "all"}, "max_points", "whole number"),
     ],
 )
 async def test_what_can_not_be_made_is_explained(

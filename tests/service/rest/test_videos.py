@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import av
 import httpx
@@ -41,11 +42,13 @@ async def test_ask_poll_fetch_delete(http: httpx.AsyncClient, settings: Settings
     answer = await asked(http, prompt="an attic", seconds="0.7", size="64x32", model="mini")
     job = answer.json()
     assert (answer.status_code, job["status"], job["object"]) == (200, "queued", "video")
+    assert job["model"] is None  # until a worker has opened the world
     assert answer.headers["location"] == f"{URL}/{job['id']}"
     assert (await http.get(f"{URL}/{job['id']}/content")).status_code == 409
     async with working(FakeWorker(settings)):
         done = await finished(http, job["id"])
     assert (done["status"], done["progress"], done["seconds"]) == ("completed", 100, "0.70")
+    assert done["model"] == "fake@0"
     video = await http.get(f"{URL}/{job['id']}/content")
     with av.open(io.BytesIO(video.content)) as container:
         assert len(list(container.decode(video=0))) == 7
@@ -66,6 +69,27 @@ async def test_poses_do_as_well(http: httpx.AsyncClient) -> None:
     assert job["seconds"] == "0.20"
 
 
+async def test_actions_may_be_those_of_a_generation(http: httpx.AsyncClient) -> None:
+    actions = json.dumps([{"forward_m": 0.5}, {"yaw_deg": 8}])
+    assert (await asked(http, actions=actions)).json()["seconds"] == "0.47"  # 7 frames at 15
+
+
+async def test_what_nobody_sent_is_not_seen(http: httpx.AsyncClient) -> None:
+    (problem,) = (await asked(http, actions=None)).json()["errors"]
+    assert (problem["field"], problem["seen"]) == ("body", "nothing")
+
+
+async def test_head_tells_the_size_of_a_video(http: httpx.AsyncClient, settings: Settings) -> None:
+    job = (await asked(http)).json()
+    async with working(FakeWorker(settings)):
+        await finished(http, job["id"])
+    url = f"{URL}/{job['id']}/content"
+    head, video = await http.head(url), await http.get(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) == len(video.content)
+    assert head.headers["accept-ranges"] == "bytes"
+
+
 async def test_pages(http: httpx.AsyncClient, session: str) -> None:
     made = [(await asked(http)).json()["id"] for _ in range(3)]
     first = (await http.get(f"{URL}?limit=2")).json()
@@ -80,6 +104,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no path": ({"actions": None}, "body"),
     "two paths": ({"poses": "[]"}, "poses"),
     "words": ({"actions": "jump 3"}, "actions"),
+    "JSON that is no list": ({"actions": "[{"}, "actions"),
+    "JSON of nothing": ({"actions": "[1]"}, "actions[0]"),
     "no words": ({"actions": "forward far"}, "actions"),
     "infinite": ({"actions": "forward inf"}, "actions[0].forward_m"),
     "no JSON": ({"actions": None, "poses": "["}, "poses"),
@@ -107,5 +133,7 @@ async def test_a_bad_video_is_explained_and_leaves_nothing(
 @pytest.mark.parametrize("video", ["video_s1", "video_", "video_%00", "sora", "video_video_s1"])
 async def test_no_such_video(http: httpx.AsyncClient, video: str) -> None:
     for url in (f"{URL}/{video}", f"{URL}/{video}/content"):
-        assert (await http.get(url)).status_code == 404
+        answer = await http.get(url)
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == f"there is no video {unquote(video)!r}"
     assert (await http.delete(f"{URL}/{video}")).status_code == 404
