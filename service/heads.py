@@ -10,6 +10,7 @@ JSON: mostly checksums, about 60 bytes per segment.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from service.sessions import NewSession, Session, parse_record
 
 LOG = structlog.get_logger()
 SUFFIX = ".json.z"
+HEAD_ID = re.compile(r"\d{12}-[0-9a-f]{64}", re.ASCII)
 LONG = 512  # entries: packing them is worth waking a thread
 MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
 
@@ -197,8 +199,7 @@ class Heads:
 
     async def ids(self, session: str) -> list[str]:
         """Ids of the heads that lie in the store, oldest first."""
-        found = await self._objects.below(f"sessions/{session}/heads")
-        return sorted(one.path.rpartition("/")[2].removesuffix(SUFFIX) for one in found)
+        return await self._objects.names(f"sessions/{session}/heads", HEAD_ID, SUFFIX)
 
     async def get(self, session: str, name: str) -> Head:
         """Raises SegmentMissing, SegmentCorrupt."""

@@ -30,7 +30,7 @@ from service.frames import ManifestEntry
 from service.heads import Head, Heads
 from service.limits import MAX_INTEGER
 from service.objects import sha256
-from service.segments import SegmentHeader, SegmentStore, parse_segment
+from service.segments import SEGMENT_ID, SegmentHeader, SegmentStore, parse_segment
 from service.sessions import Session, Sessions, new_session_id
 from service.settings import Settings
 
@@ -39,7 +39,6 @@ MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
 MAX_BRANCH = 2**31
 NAME = re.compile(SNAPSHOT_NAME)
-SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})")
 FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
 
 
