@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from service import keys, scripts
@@ -31,7 +31,7 @@ from service.errors import (
     UnknownSession,
     UnknownSnapshot,
 )
-from service.frames import ManifestEntry
+from service.frames import ManifestEntry, parse_manifest
 from service.objects import ObjectStore, sha256
 from service.requests import Init
 from service.sessions import NewSession, Session, parse_record
@@ -40,7 +40,6 @@ LOG = structlog.get_logger()
 SUFFIX = ".json.z"
 HEAD_ID = re.compile(r"\d{12}-[0-9a-f]{64}", re.ASCII)
 LONG = 512  # entries: packing them is worth waking a thread
-MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
 
 
 class Name(BaseModel):
@@ -271,8 +270,3 @@ def _head(
         init_request=session.init_request,
         created_s=session.created_s,
     )
-
-
-def parse_manifest(entries: Sequence[bytes]) -> list[ManifestEntry]:
-    """Entries as Redis holds them, parsed at once: a long manifest has thousands."""
-    return MANIFEST.validate_json(b"[" + b",".join(entries) + b"]")
