@@ -129,6 +129,11 @@ def pack(head: Head) -> bytes:
     return zlib.compress(head.model_dump_json(exclude_defaults=True).encode(), 1)  # ids are noise
 
 
+async def _packed(head: Head) -> bytes:
+    is_long = len(head.manifest) >= LONG
+    return await asyncio.to_thread(pack, head) if is_long else pack(head)
+
+
 def unpack(data: bytes) -> Head:
     """Raises SegmentCorrupt."""
     try:
@@ -174,8 +179,7 @@ class Heads:
 
     async def write(self, head: Head) -> str:
         """Store a head as its session's newest; its id."""
-        is_long = len(head.manifest) >= LONG
-        data = await asyncio.to_thread(pack, head) if is_long else pack(head)
+        data = await _packed(head)
         name = f"{head.version:012d}-{sha256(data)}"
         await self._objects.put(head_path(head.session, name), data)
         return name
@@ -207,7 +211,7 @@ class Heads:
 
     async def put_snapshot(self, head: Head) -> str:
         """Store a head that is named; its id."""
-        data = pack(head.model_copy(update={"names": {}}))
+        data = await _packed(head.model_copy(update={"names": {}}))
         name = sha256(data)
         await self._objects.put(snapshot_path(head.session, name), data)
         return name

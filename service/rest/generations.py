@@ -39,7 +39,7 @@ router = APIRouter(
     prefix="/v1/sessions/{session_id}/generations", tags=["generations"], responses=RESPONSES
 )
 
-SPAN, SPANS_AT_ONCE = 16, 8  # frames of a video that are read together
+SPAN, SPANS_AT_ONCE = 16, 8  # of a video: frames read in turn, and how many such together
 EVENT_WAIT_S = 1.0  # less than a gateway that stops has for goodbyes
 
 
