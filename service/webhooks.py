@@ -4,8 +4,8 @@ How: who asks for a generation names a target, which must lie under one that the
 redirect is followed, so nobody can be sent elsewhere. A due list in Redis holds what is to be told;
 every gateway takes from it, looks whether the generation is final, and delivers. Messages are
 signed as Standard Webhooks says, with a secret of the owner's that follows from the server's.
-Trade-off: at least once, not exactly once, within a second; `webhook-id` is the same for every try,
-so a receiver can tell.
+Trade-off: at least once, not exactly once; `webhook-id` is the same for every try, so a receiver
+can tell. Within a second, or TIMEOUT_S while another receiver is slow: a round ends with its last.
 """
 
 from __future__ import annotations
