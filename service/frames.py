@@ -7,10 +7,11 @@ segment holds a frame that left the stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import from_json
 from redis.asyncio import Redis
 
@@ -41,6 +42,14 @@ class ManifestEntry(BaseModel):
 
     def holds(self, frame: int) -> bool:
         return self.first_frame <= frame < self.next_frame
+
+
+MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
+
+
+def parse_manifest(entries: Sequence[bytes]) -> list[ManifestEntry]:
+    """Entries as Redis holds them, parsed at once: a long manifest has thousands."""
+    return MANIFEST.validate_json(b"[" + b",".join(entries) + b"]")
 
 
 class Frame(FrameMeta):
@@ -123,8 +132,12 @@ class FrameBus:
 
     async def manifest(self, session: str) -> list[ManifestEntry]:
         """The World's segments in order."""
-        entries = await self._redis.lrange(keys.manifest(session), 0, -1)
-        return [ManifestEntry.model_validate_json(entry) for entry in entries]
+        return parse_manifest(await self._redis.lrange(keys.manifest(session), 0, -1))
+
+    async def segment_of(self, session: str, frame: int) -> ManifestEntry | None:
+        """The segment that holds a frame, without the others: a long World has thousands."""
+        entry = await scripts.run(self._pipelined, "find", [keys.manifest(session)], [frame])
+        return None if entry is None else ManifestEntry.model_validate_json(entry)
 
     async def _position(self, session: str) -> _Position:
         state, current, next_frame = await self._pipelined.execute_command(
@@ -167,24 +180,17 @@ class FrameBus:
 
     async def _from_segments(self, session: str, frame: int, limit: int) -> list[Frame]:
         """Frames that left the stream, up to the end of the segment that holds the first."""
-        entries = await self.manifest(session)
-        at = next((i for i, entry in enumerate(entries) if entry.holds(frame)), None)
-        if at is None:
-            raise FramesGone(f"frame {frame} is no longer kept", self._first(entries, frame))
-        home = entries[at].home or session
+        entry = await self.segment_of(session, frame)
+        if entry is None:  # rewound just now
+            raise FramesGone(f"frame {frame} is no longer kept", frame + 1)
         try:
-            header, images = parse_segment(await self._store.get(home, entries[at].id))
+            data = await self._store.get(entry.home or session, entry.id)
         except SegmentMissing as error:
-            first = self._first(entries[at + 1 :], frame)
-            raise FramesGone(f"frame {frame} is no longer kept: {error.detail}", first) from error
+            detail = f"frame {frame} is no longer kept: {error.detail}"
+            raise FramesGone(detail, entry.next_frame) from error
+        header, images = parse_segment(data)
         frames = [_whole(*pair) for pair in zip(header.frames, images, strict=True)]
         return [one for one in frames if one.frame >= frame][:limit]
-
-    @staticmethod
-    def _first(entries: list[ManifestEntry], frame: int) -> int:
-        """The first frame after `frame` that a segment of the manifest shows."""
-        later = [one.first_frame for one in entries if one.num_frames and one.first_frame > frame]
-        return min(later, default=frame + 1)
 
 
 class _Position(NamedTuple):

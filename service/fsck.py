@@ -26,7 +26,7 @@ from service.heads import Head
 from service.objects import Listed
 from service.rebuild import Report as Rebuilt
 from service.rebuild import extended
-from service.segments import segment_path
+from service.segments import PARSE_ERRORS, segment_path
 from service.sessions import deleted_path
 
 
@@ -66,8 +66,9 @@ class Fsck:
 
     async def check(self) -> Findings:
         """Look at everything and change nothing. Raises StoreDown, ControlPlaneDown."""
-        store = self._control.segments.objects
-        self._objects = {one.path: one for one in await store.below("sessions")}
+        listed = await self._control.segments.objects.below("sessions")
+        # a session is a folder: what else lies there is a file system's or a copy's
+        self._objects = {one.path: one for one in listed if one.path.count("/") > 1}
         known = [name async for name in self._known()]
         for session in known:
             await self._session(session)
@@ -121,10 +122,15 @@ class Fsck:
     async def _session(self, session: str) -> None:
         """One session that Redis has."""
         try:
-            head = await self._control.heads.current(session)
-            record = await self._control.sessions.get(session)
+            await self._look(session)
         except (UnknownSession, SessionDeleted):
             return  # being made, or on its way out
+        except PARSE_ERRORS as error:
+            self.findings.inconsistent[session] = f"it can't be read: {error}"
+
+    async def _look(self, session: str) -> None:
+        head = await self._control.heads.current(session)
+        record = await self._control.sessions.get(session)
         self.findings.num_sessions += 1
         self.findings.num_segments += len(head.manifest)
         if record.tip != head.tip or record.num_segments != len(head.manifest):

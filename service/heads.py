@@ -10,13 +10,14 @@ JSON: mostly checksums, about 60 bytes per segment.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 
 from service import keys, scripts
@@ -30,15 +31,15 @@ from service.errors import (
     UnknownSession,
     UnknownSnapshot,
 )
-from service.frames import ManifestEntry
+from service.frames import ManifestEntry, parse_manifest
 from service.objects import ObjectStore, sha256
 from service.requests import Init
 from service.sessions import NewSession, Session, parse_record
 
 LOG = structlog.get_logger()
 SUFFIX = ".json.z"
+HEAD_ID = re.compile(r"\d{12}-[0-9a-f]{64}", re.ASCII)
 LONG = 512  # entries: packing them is worth waking a thread
-MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
 
 
 class Name(BaseModel):
@@ -128,6 +129,11 @@ def pack(head: Head) -> bytes:
     return zlib.compress(head.model_dump_json(exclude_defaults=True).encode(), 1)  # ids are noise
 
 
+async def _packed(head: Head) -> bytes:
+    is_long = len(head.manifest) >= LONG
+    return await asyncio.to_thread(pack, head) if is_long else pack(head)
+
+
 def unpack(data: bytes) -> Head:
     """Raises SegmentCorrupt."""
     try:
@@ -173,8 +179,7 @@ class Heads:
 
     async def write(self, head: Head) -> str:
         """Store a head as its session's newest; its id."""
-        is_long = len(head.manifest) >= LONG
-        data = await asyncio.to_thread(pack, head) if is_long else pack(head)
+        data = await _packed(head)
         name = f"{head.version:012d}-{sha256(data)}"
         await self._objects.put(head_path(head.session, name), data)
         return name
@@ -197,8 +202,7 @@ class Heads:
 
     async def ids(self, session: str) -> list[str]:
         """Ids of the heads that lie in the store, oldest first."""
-        found = await self._objects.below(f"sessions/{session}/heads")
-        return sorted(one.path.rpartition("/")[2].removesuffix(SUFFIX) for one in found)
+        return await self._objects.names(f"sessions/{session}/heads", HEAD_ID, SUFFIX)
 
     async def get(self, session: str, name: str) -> Head:
         """Raises SegmentMissing, SegmentCorrupt."""
@@ -207,7 +211,7 @@ class Heads:
 
     async def put_snapshot(self, head: Head) -> str:
         """Store a head that is named; its id."""
-        data = pack(head.model_copy(update={"names": {}}))
+        data = await _packed(head.model_copy(update={"names": {}}))
         name = sha256(data)
         await self._objects.put(snapshot_path(head.session, name), data)
         return name
@@ -270,8 +274,3 @@ def _head(
         init_request=session.init_request,
         created_s=session.created_s,
     )
-
-
-def parse_manifest(entries: Sequence[bytes]) -> list[ManifestEntry]:
-    """Entries as Redis holds them, parsed at once: a long manifest has thousands."""
-    return MANIFEST.validate_json(b"[" + b",".join(entries) + b"]")

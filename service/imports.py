@@ -4,7 +4,8 @@ How: the tar is read as it arrives, one member after the other, each of them nam
 `world.json`, the first one, says. A segment is stored once its checksum, its table, its place in
 the chain and its pictures agree with that; the session exists only after the last. What an import
 that fails has stored is removed. What the tensors mean only a worker can judge: it restores the
-World before it makes a frame, and refuses one that is none.
+World before it makes a frame, and refuses one that is none. A few are read at a time, as each may
+hold hundreds of megabytes; others wait unread, so who sends too slowly is refused.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import math
 import re
 import tarfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from PIL import Image
 from pydantic import ValidationError
+from pydantic_core import from_json
 from safetensors import SafetensorError, deserialize
 
 from service import keys
@@ -26,20 +30,21 @@ from service.auth.audit import audit
 from service.branches import SNAPSHOT_NAME
 from service.errors import FieldProblem, InvalidUpload, SegmentCorrupt
 from service.exports import BLOCK, WORLD, member_name
-from service.frames import ManifestEntry
+from service.frames import MANIFEST, ManifestEntry
 from service.heads import Head, Heads
-from service.limits import MAX_INTEGER
+from service.limits import MAX_IMPORTS, MAX_INTEGER
 from service.objects import sha256
-from service.segments import SegmentHeader, SegmentStore, parse_segment
+from service.segments import SEGMENT_ID, SegmentHeader, SegmentStore, parse_segment
 from service.sessions import Session, Sessions, new_session_id
 from service.settings import Settings
 
-MAX_WORLD_BYTES = 64 << 20  # world.json
+MAX_WORLD_BYTES = 64 << 20  # world.json: 240 to 300 bytes for each of the most segments
 MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
 MAX_BRANCH = 2**31
 NAME = re.compile(SNAPSHOT_NAME)
-SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})")
+PART = 1000  # entries of a manifest that are checked without a pause for other threads
+PATIENCE_S, MIN_BYTES_PER_S = 30.0, 64 << 10  # of what is sent; our own work does not count
 FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
 
 
@@ -49,15 +54,20 @@ class Imports:
     ) -> None:
         self._store, self._sessions, self._heads = store, sessions, heads
         self._max_bytes = settings.max_import_bytes
+        self._turns = asyncio.Semaphore(MAX_IMPORTS)
 
     async def read(self, chunks: AsyncIterator[bytes], owner: str = "") -> Session:
         """A new session of `owner` from the bytes of an export.
 
         Raises InvalidUpload, TooManyRequests, StoreDown.
         """
+        async with self._turns:
+            return await self._read(chunks, owner)
+
+    async def _read(self, chunks: AsyncIterator[bytes], owner: str) -> Session:
         await self._sessions.check_room(owner)
         members = Members(chunks, self._max_bytes)
-        head = parse_world(await members.next(WORLD, MAX_WORLD_BYTES))
+        head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
         session = new_session_id()
         await self._sessions.reserve(session, owner)
         done = False
@@ -98,7 +108,8 @@ class Members:
     """The members of a tar as they arrive, nothing but plain files, and no more than a limit."""
 
     def __init__(self, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
-        self._chunks, self._left = chunks, max_bytes
+        self._chunks, self._max_bytes = chunks, max_bytes
+        self._num_bytes, self._waited_s = 0, 0.0
         self._buffer = bytearray()
 
     async def next(self, name: str, most: int) -> bytes:
@@ -130,14 +141,15 @@ class Members:
             if not await self._more():
                 seen = f"{len(self._buffer):,} bytes"
                 raise refused(name, f"the end of the file after {seen}", f"{size:,} bytes")
-        taken = bytes(self._buffer[:size])
+        with memoryview(self._buffer) as view:
+            taken = bytes(view[:size])
         del self._buffer[:size]
         return taken
 
     async def _more(self) -> bool:
-        async for chunk in self._chunks:
-            self._left -= len(chunk)
-            if self._left < 0:
+        while (chunk := await self._next()) is not None:
+            self._num_bytes += len(chunk)
+            if self._num_bytes > self._max_bytes:
                 raise refused(
                     "file", "more than is allowed", "a file within MIRAGE_MAX_IMPORT_BYTES"
                 )
@@ -145,6 +157,19 @@ class Members:
             if chunk:
                 return True
         return False
+
+    async def _next(self) -> bytes | None:
+        """What arrives next, None at the end."""
+        allowed_s = PATIENCE_S + self._num_bytes / MIN_BYTES_PER_S
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(allowed_s - self._waited_s):
+                chunk = await anext(self._chunks, None)
+        except TimeoutError:
+            seen = f"{self._num_bytes:,} bytes in {allowed_s:.0f} s"
+            raise refused("file", seen, f"{MIN_BYTES_PER_S:,} bytes a second or more") from None
+        self._waited_s += time.monotonic() - started_s
+        return chunk
 
 
 def refused(field: str, seen: str, allowed: str) -> InvalidUpload:
@@ -155,13 +180,15 @@ def refused(field: str, seen: str, allowed: str) -> InvalidUpload:
 
 
 def parse_world(data: bytes) -> Head:
-    """`world.json`; raises InvalidUpload."""
+    """`world.json`; raises InvalidUpload. Takes seconds for the longest, on a thread."""
     try:
-        head = Head.model_validate_json(data, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or WORLD
-        raise refused(f"{WORLD}: {where}", repr(first.get("input"))[:80], first["msg"]) from None
+        world = from_json(data)
+    except ValueError as error:
+        raise refused(WORLD, str(error)[:100], "JSON") from None
+    entries = world.pop("manifest", []) if isinstance(world, dict) else []
+    with _refusing(WORLD):
+        head = Head.model_validate(world, strict=True)
+    head = head.model_copy(update={"manifest": _manifest(entries)})
     _check_manifest(head.manifest)
     _check_names(head)
     _check_numbers(WORLD, head.num_points, head.world_bytes)
@@ -171,9 +198,33 @@ def parse_world(data: bytes) -> Head:
     return head
 
 
+def _manifest(entries: Any) -> list[ManifestEntry]:
+    """In parts, between which other threads have their turn; `entries` are taken away."""
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_SEGMENTS:
+        seen = f"{len(entries)} entries" if isinstance(entries, list) else repr(entries)[:80]
+        raise refused(f"{WORLD}: manifest", seen, f"1 to {MAX_SEGMENTS:,} entries")
+    manifest: list[ManifestEntry] = []
+    while entries:
+        with _refusing(f"{WORLD}: manifest", len(manifest)):
+            manifest += MANIFEST.validate_python(entries[:PART], strict=True)
+        del entries[:PART]
+    return manifest
+
+
+@contextmanager
+def _refusing(where: str, first: int = 0) -> Iterator[None]:
+    """Say what pydantic found, in our words; `first`: the number of the first item of a list."""
+    try:
+        yield
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        path = [str(one + first if isinstance(one, int) else one) for one in found["loc"]]
+        raise refused(
+            ".".join([where, *path]), repr(found.get("input"))[:80], found["msg"]
+        ) from None
+
+
 def _check_manifest(manifest: list[ManifestEntry]) -> None:
-    if not 1 <= len(manifest) <= MAX_SEGMENTS:
-        raise refused(f"{WORLD}: manifest", f"{len(manifest)} entries", f"1 to {MAX_SEGMENTS:,}")
     next_frame = 0
     for index, entry in enumerate(manifest):
         where = f"{WORLD}: manifest.{index}"

@@ -35,6 +35,7 @@ BACK_OFFS_S = (0.05, 0.2, 0.8)  # between tries; each is stretched by up to a ha
 REMOTE_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=15)}
 # What leads nowhere else and needs no escapes
 PLAIN = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+NAMED = 10  # strays in a line of the log
 BRIEF_S = 0.002  # for a few files: less than waking a thread and waiting for its end
 ASIDE = itertools.count(random.getrandbits(62))  # no other process' names
 T = TypeVar("T")
@@ -164,6 +165,17 @@ class ObjectStore:
             ]
 
         return await _persist(once, f"{prefix} can't be listed")
+
+    async def names(self, folder: str, form: re.Pattern[str], suffix: str) -> list[str]:
+        """Names without suffix of the objects in a folder that have this form, sorted; what else a
+        file system or a copy left there is passed over.
+        """
+        found = [one.path.rpartition("/")[2] for one in await self.below(folder)]
+        stems = {name: name.removesuffix(suffix) for name in found}
+        ours = {name for name in found if name != stems[name] and form.fullmatch(stems[name])}
+        if strays := sorted(set(found) - ours):
+            LOG.warning("strays in the store", folder=folder, names=strays[:NAMED])
+        return sorted(stems[name] for name in ours)
 
     async def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below a folder, sorted."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import time
 import zipfile
@@ -29,6 +30,7 @@ FRAMES = "frames"  # uint8, every encoded image one after the other
 COLOURS = "colours"  # (t, h, w, 3) uint8, cells of an observation that is not among the frames
 SIZES = "frame_sizes"  # int64, bytes of each
 SUFFIX = ".safetensors"
+SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})", re.ASCII)
 Bytes = TypeVar("Bytes", bytes, memoryview)
 Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
 PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
@@ -216,8 +218,7 @@ class SegmentStore:
 
     async def ids(self, session: str) -> list[str]:
         """Ids of all segments that lie in the store, orphans among them, in order of index."""
-        found = await self.objects.below(f"sessions/{session}/segments")
-        return sorted(one.path.rpartition("/")[2].removesuffix(SUFFIX) for one in found)
+        return await self.objects.names(f"sessions/{session}/segments", SEGMENT_ID, SUFFIX)
 
 
 def segment_path(session: str, segment: str) -> str:

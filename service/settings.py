@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service.errors import ConfigurationError, FieldProblem
+from service.keys import REQUESTS_KEPT
 
 PREFIX = "MIRAGE_"
 # read by `python -m worker` alone (to die at a named point in tests of survival) and by clients
@@ -82,7 +83,7 @@ class Settings(BaseModel):
     frames_kept: int = Field(256, ge=1)  # in Redis, per session; older ones come from segments
     max_sessions: int = Field(10_000, ge=1)
     max_sessions_per_key: int = Field(1_000, ge=1)
-    max_backlog: int = Field(64, ge=1)  # requests waiting in one session
+    max_backlog: int = Field(64, ge=1, lt=REQUESTS_KEPT)  # requests waiting in one session
     max_path_poses: int = Field(1024, ge=1)
     max_upload_bytes: int = Field(20 << 20, ge=1024)
     max_import_bytes: int = Field(4 << 30, ge=1 << 20)

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from httpx import ASGITransport
+from redis.exceptions import OutOfMemoryError
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
@@ -30,6 +31,7 @@ from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, free_port
 from service.errors import ConfigurationError
+from service.fsck import Fsck
 from service.rebuild import MARKER
 from service.requests import Generate, RequestState
 from service.segments import segment_id
@@ -226,6 +228,54 @@ async def test_what_the_store_has_lost_too_is_reported(
     report = await plane.rebuild.ensure()
     assert report is not None and report.rebuilt == []
     assert report.lost == {session.id: "no head object lies in the store"}
+
+
+async def test_strays_in_the_store_are_in_nobodys_way(
+    plane: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(plane)
+    await plane.heads.checkpoint(session.id)
+    folder = settings.data_dir / "segments" / "sessions"
+    for place in ("segments", "heads", "snapshots", "blobs"):
+        for name in (".nfs0001", "~stray"):  # before and after all others in order
+            path = folder / session.id / place / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"stray")
+    (folder / ".DS_Store").write_bytes(b"stray")
+    heads = await plane.heads.ids(session.id)
+    assert len(heads) == keys.HEADS_KEPT
+    await plane.heads.prune(session.id)
+    assert await plane.heads.ids(session.id) == heads
+    assert (await Fsck(plane).check()).is_whole
+    await plane.redis.delete(keys.MARKER, keys.record(session.id))
+    report = await plane.rebuild.ensure()
+    assert report is not None and report.rebuilt == [session.id] and report.lost == {}
+
+
+async def test_a_full_redis_becomes_empty_again(plane: ControlPlane, settings: Settings) -> None:
+    deleted, *expired = [await open_session(plane) for _ in range(4)]
+    for one in (deleted, *expired):
+        for _ in range(10):
+            await plane.redis.xadd(keys.frames(one.id), {"image": bytes(100_000)})
+    for one in expired:
+        await plane.redis.hset(keys.record(one.id), "expires_s", "1")
+        await plane.redis.zadd(keys.EXPIRY, {one.id: 1})
+
+    async def fill(num_bytes: int) -> None:
+        """This much has to go before there is room for anything."""
+        used = (await plane.redis.info("memory"))["used_memory"]
+        await plane.redis.config_set("maxmemory", used - num_bytes)
+        with pytest.raises(OutOfMemoryError):
+            await plane.redis.set("anything", "")
+
+    await fill(200_000)
+    await plane.sessions.delete(deleted.id)
+    await fill(1_500_000)  # more than the first that expires gives back
+    for _ in range(2):
+        await plane.sweeper.sweep()
+    assert await plane.redis.zcard(keys.EXPIRY) == await plane.redis.zcard(keys.GRAVES) == 0
+    await plane.redis.set("anything", "")
+    assert list((settings.data_dir / "segments").rglob("*.npz")) == []
 
 
 async def test_a_redis_of_another_service_is_refused(

@@ -138,7 +138,8 @@ class Engine:
                 hidden = masked_cells(mask[None].to(own.device), self.grid)
             guess = Guess(own, confidence, hidden)
         elif self.backbone.sees_motion:
-            measured = pool_depth(depth[None].to(latents.device), self.finer_grid).half()
+            measured = pool_depth(depth[None].to(latents.device), self.finer_grid)
+            measured = measured.clamp(max=torch.finfo(torch.half).max).half()
         return Sight(guess, measured, latents, camera, world.next_source)
 
     def _write_measured(

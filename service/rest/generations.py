@@ -19,7 +19,6 @@ from service.errors import (
     InvalidRequest,
     MirageError,
     Unavailable,
-    UnknownFrame,
     problem_document,
 )
 from service.frames import Frame
@@ -40,7 +39,7 @@ router = APIRouter(
     prefix="/v1/sessions/{session_id}/generations", tags=["generations"], responses=RESPONSES
 )
 
-FETCHED_AT_ONCE = 16
+SPAN, SPANS_AT_ONCE = 16, 8  # of a video: frames read in turn, and how many such together
 EVENT_WAIT_S = 1.0  # less than a gateway that stops has for goodbyes
 
 
@@ -192,7 +191,8 @@ async def video_of(
         )
     if progress.first_frame is None or progress.last_frame is None:
         raise Conflict(f"The generation is {progress.state} and made no frame.")
-    key = (session_id, progress.id, progress.first_frame, frames_per_s)
+    branch = (await gateway.control.sessions.get(session_id)).branch  # a rewind may drop some
+    key = (session_id, branch, progress.id, progress.first_frame, frames_per_s)
     video = gateway.videos.get(key)
     if video is None:
         async with gateway.heavy:
@@ -216,14 +216,11 @@ async def _images(gateway: Gateway, session_id: str, progress: Progress) -> list
     """
     assert progress.first_frame is not None and progress.last_frame is not None
     numbers, images = range(progress.first_frame, progress.last_frame + 1), list[bytes]()
-    try:
-        for start in range(0, len(numbers), FETCHED_AT_ONCE):
-            some = numbers[start : start + FETCHED_AT_ONCE]
-            reads = (gateway.control.frames.get(session_id, number) for number in some)
-            frames = await asyncio.gather(*reads)
+    spans = [numbers[at : at + SPAN] for at in range(0, len(numbers), SPAN)]
+    for at in range(0, len(spans), SPANS_AT_ONCE):
+        some = spans[at : at + SPANS_AT_ONCE]
+        for frames in await asyncio.gather(*(_span(gateway, session_id, one) for one in some)):
             images += [frame.image for frame in frames if frame.request_id == progress.id]
-    except UnknownFrame:
-        images.clear()  # the world has fewer frames now
     if len(images) < progress.done:
         session = await gateway.control.sessions.get(session_id)
         raise FramesGone(
@@ -232,6 +229,18 @@ async def _images(gateway: Gateway, session_id: str, progress: Progress) -> list
             session.branch_first_frame,
         )
     return images
+
+
+async def _span(gateway: Gateway, session_id: str, numbers: range) -> list[Frame]:
+    """These frames, up to where the world ends now; each segment is read once."""
+    frames = list[Frame]()
+    while len(frames) < len(numbers):
+        after, left = numbers[len(frames)] - 1, len(numbers) - len(frames)
+        some = await gateway.control.frames.read(session_id, after, limit=left)
+        if not some:
+            break
+        frames += some
+    return frames
 
 
 async def _events(

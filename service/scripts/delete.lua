@@ -6,8 +6,8 @@ if not state then return {'unknown'} end
 if state == 'deleted' then return {'deleted', owner} end
 if ARGV[1] ~= '' and ARGV[1] ~= version then return {'version', version} end
 if ARGV[2] ~= '' and tonumber(expires) > tonumber(ARGV[2]) then return {'alive', expires} end
+redis.call('DEL', unpack(KEYS, 2))  -- first: a full Redis takes nothing new but from a script that has removed something
 redis.call('HSET', KEYS[1], 'state', 'deleted', 'version', tonumber(version) + 1)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('DEL', unpack(KEYS, 2))
 redis.call('PUBLISH', KEYS[5], '')
 return {'ok', owner}

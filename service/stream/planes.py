@@ -40,8 +40,7 @@ class Planes:
 
     async def _read(self, frame: Frame) -> None:
         self._chunk = {}
-        entries = await self._control.frames.manifest(self._session)
-        entry = next((one for one in reversed(entries) if one.holds(frame.frame)), None)
+        entry = await self._control.frames.segment_of(self._session, frame.frame)
         if entry is None:
             return
         try:

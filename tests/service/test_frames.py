@@ -97,6 +97,27 @@ async def test_what_no_longer_exists_names_the_first_that_does(control: ControlP
     assert caught.value.first_available == 4
 
 
+async def test_a_frames_segment_is_found_without_the_others(control: ControlPlane) -> None:
+    session = await new_session(control)
+    sizes, first = [4, 0, 1, 0, 0, 3, 1, 1, 0], 0
+    entries = []
+    for at, size in enumerate(sizes):
+        one = ManifestEntry(
+            id=f"segment-{at}", kind="generate", branch=1, first_frame=first, num_frames=size,
+            num_bytes=1,
+        )  # fmt: skip
+        entries.append(one)
+        first += size
+        await control.redis.rpush(keys.manifest(session.id), one.model_dump_json())
+    assert await control.frames.manifest(session.id) == entries
+    await control.redis.config_resetstat()
+    for number in range(-1, first + 2):
+        expected = next((one for one in entries if one.holds(number)), None)
+        assert await control.frames.segment_of(session.id, number) == expected
+    assert await control.frames.segment_of("nobody", 0) is None
+    assert "cmdstat_lrange" not in await control.redis.info("commandstats")
+
+
 @pytest.mark.parametrize("number", [-1, 4, 99])
 async def test_a_frame_that_was_not_made_is_unknown(control: ControlPlane, number: int) -> None:
     session = await new_session(control)

@@ -83,6 +83,15 @@ async def test_deleting_leaves_no_object_and_no_directory(
     assert find(tmp_path, "sessions/s") == []
 
 
+async def test_strays_of_a_file_system_are_no_segments(store: SegmentStore, tmp_path: Path) -> None:
+    name = segment_id(0, "w1.1", b"x")
+    await store.put("s", name, b"x")
+    (folder,) = find(tmp_path, "segments/sessions/s/segments")
+    for stray in (".nfs0001", ".DS_Store", f".{name}.safetensors.Xy12Zz", f"{name}~", name, "~"):
+        (folder / stray).write_bytes(b"stray")
+    assert await store.ids("s") == [name]
+
+
 async def test_the_same_upload_is_one_blob(store: SegmentStore) -> None:
     blob = await store.put_upload("s", UPLOAD)
     assert await store.put_upload("s", UPLOAD) == blob

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from service import keys
 from service.errors import ConfigurationError
 from service.settings import Settings, load_settings
 
@@ -38,6 +39,13 @@ def test_every_unknown_or_malformed_variable_is_named_with_what_was_seen() -> No
 def test_an_empty_number_is_malformed_not_a_default() -> None:
     with pytest.raises(ConfigurationError):
         load_settings({"MIRAGE_PORT": ""})
+
+
+def test_what_waits_is_never_more_than_what_is_remembered() -> None:
+    """Else the oldest that wait could be neither followed nor cancelled."""
+    assert load_settings({"MIRAGE_MAX_BACKLOG": "255"}).max_backlog == keys.REQUESTS_KEPT - 1
+    with pytest.raises(ConfigurationError, match="less than 256"):
+        load_settings({"MIRAGE_MAX_BACKLOG": "256"})
 
 
 def test_the_fault_of_a_worker_is_no_setting() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hmac
 import json
 from pathlib import Path
@@ -17,6 +19,7 @@ from service import keys
 from service.app import create_app
 from service.control import ControlPlane
 from service.errors import InvalidRequest
+from service.requests import Progress, RequestState
 from service.settings import Settings, load_settings
 from service.webhooks import Errand, Webhooks
 
@@ -153,6 +156,65 @@ async def test_what_is_not_final_waits_and_what_is_gone_is_forgotten(
     await control.redis.zadd(keys.WEBHOOKS, {errand.model_dump_json(): 0})
     await webhooks.deliver_due()
     assert await control.redis.zcard(keys.WEBHOOKS) == 0 and receiver.got == []
+
+
+async def final(control: ControlPlane, name: str, target: str) -> None:
+    """An errand of a session of this name whose request is done."""
+    done = Progress(
+        id="r", kind="generate", state=RequestState.DONE, total=1, done=1, created_s=1.0
+    )
+    await control.redis.hset(keys.record(name), "state", "idle")
+    await control.redis.hset(keys.requests(name), "r", done.model_dump_json())
+    errand = Errand(session=name, request="r", target=target, owner=name)
+    await control.redis.zadd(keys.WEBHOOKS, {errand.model_dump_json(): 0})
+
+
+async def test_a_receiver_that_drips_holds_nobody_up(
+    telling: Settings, control: ControlPlane
+) -> None:
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A header without end; each read of it is in time."""
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        await final(control, "s1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        webhooks = Webhooks(control, telling, timeout_s=0.5)
+        await asyncio.wait_for(webhooks.deliver_due(), 60)
+        (again,) = await control.redis.zrange(keys.WEBHOOKS, 0, -1)
+        assert Errand.model_validate_json(again).tries == 1
+        server.close()
+
+
+async def test_an_errand_that_can_t_be_read_costs_no_other(
+    telling: Settings, control: ControlPlane
+) -> None:
+    receiver = Receiver()
+    webhooks = Webhooks(control, telling, httpx.MockTransport(receiver))
+    await control.redis.zadd(keys.WEBHOOKS, {'{"of": "another version"}': 0})
+    await final(control, "s1", TARGET)
+    await webhooks.deliver_due()
+    assert len(receiver.got) == 1
+
+
+async def test_deliveries_go_on_whatever_went_wrong(
+    telling: Settings, control: ControlPlane
+) -> None:
+    class Stumbling(Webhooks):
+        rounds = 0
+
+        async def deliver_due(self) -> None:
+            self.rounds += 1
+            raise ValueError("nobody foresaw this")
+
+    webhooks = Stumbling(control, telling)
+    async with webhooks.running(), asyncio.timeout(60):
+        while webhooks.rounds < 2:  # noqa: ASYNC110 a task of its own counts
+            await asyncio.sleep(0.01)
 
 
 async def test_a_walk_that_is_refused_is_not_told(

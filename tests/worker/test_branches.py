@@ -3,10 +3,12 @@ bit-equal to a World that was never disturbed."""
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from test_loop import open_session, pose, read_until, serving
 
 from service import keys
+from service.app import create_app
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
 from service.errors import GenerationFailed, UnknownSnapshot, VersionConflict, error_of
@@ -251,3 +253,33 @@ def test_a_failure_that_was_kept_is_raised_as_it_was() -> None:
     error = error_of({"type": "urn:mirage:problem:unknown-snapshot", "detail": "none such"})
     assert isinstance(error, UnknownSnapshot) and error.detail == "none such"
     assert isinstance(error_of({"type": "urn:x:new", "detail": "?"}), GenerationFailed)
+
+
+async def test_a_video_reads_each_segment_once_and_is_gone_with_its_frames(
+    control: ControlPlane, settings: Settings
+) -> None:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app), serving(control, settings):
+        session = await open_session(control)
+        poses = [pose(i) for i in range(1, 21)]
+        path = await control.requests.append(session.id, Generate(poses=poses))
+        await control.branches.wait(session.id, path.id, 60)
+        await control.redis.delete(keys.frames(session.id))
+        store = app.state.gateway.control.segments.objects
+        read, paths = store.read_verified, list[str]()
+
+        async def counted(path: str, checksum: str) -> bytes:
+            paths.append(path)
+            return await read(path, checksum)
+
+        store.read_verified = counted
+        url = f"/v1/sessions/{session.id}/generations/{path.id}/video.mp4"
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            for _ in range(2):  # made, then kept
+                assert (await http.get(url)).status_code == 200
+            assert len(paths) == len(set(paths)) == 5
+            back = await control.branches.rewind(session.id, RewindIn(frame=8))
+            await done(control, session.id, back)
+            gone = await http.get(url)
+            assert gone.status_code == 410 and gone.json()["type"].endswith("frames-gone")

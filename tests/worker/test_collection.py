@@ -7,19 +7,25 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_loop import open_session, serving
+from test_loop import INTRINSICS, open_session, serving
 
 from service import keys
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.collection import Collection
 from service.control import ControlPlane
-from service.heads import is_due
+from service.frames import ManifestEntry
+from service.fsck import Fsck
+from service.heads import Head, Name, is_due
 from service.segments import segment_id
+from service.sessions import NewSession
 from service.settings import Settings
+from service.sweeper import Sweeper
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ async def test_a_deleted_session_leaves_what_its_forks_use_until_they_are_gone(
         left = [await control.segments.ids(one.id) for one in (source, child, grandchild)]
         assert [len(one) for one in left] == [2, 1, 0]
         assert images(await walk(control, grandchild.id, BACK)) == images(whole)
-    assert (await control.collection.forks(source.id)).users == [grandchild.id]
+    assert list((await control.collection.forks(source.id)).users) == [grandchild.id]
     await control.sessions.delete(grandchild.id)
     for one in (grandchild, child, source):  # their turn comes by itself every minute
         await control.redis.zadd(keys.forks(one.id), {"nobody": 0})
@@ -116,6 +122,94 @@ async def test_a_fork_that_is_just_being_made_keeps_everything(control: ControlP
     assert await control.collection.bury(session.id) == 0
     await control.redis.zadd(keys.forks(session.id), {"not-yet": time.time() - 3600})
     assert await control.collection.bury(session.id) > 0
+
+
+async def bare(control: ControlPlane, session: str, homes: Sequence[str] = ()) -> None:
+    """A session as a rebuild writes it, with a segment under each of these and one of its own."""
+    manifest = [
+        ManifestEntry(
+            id=f"{at:08d}-w1.1-{'0' * 64}", kind="generate", branch=1, first_frame=at, num_frames=1,
+            num_bytes=1, home=home,
+        )
+        for at, home in enumerate([*homes, ""])
+    ]  # fmt: skip
+    spec = NewSession(intrinsics=INTRINSICS)
+    head = Head(
+        session=session, version=1, spec=spec, manifest=manifest, init_request="r", created_s=0.0
+    )
+    await control.sessions.restore(head)
+
+
+async def test_a_fork_that_all_its_ancestors_know_is_counted_once(control: ControlPlane) -> None:
+    names = [f"s{number}" for number in range(24)]
+    for at, name in enumerate(names):  # as many ways to the last as there are sets of the others
+        await bare(control, name, names[:at])
+    marks = await asyncio.wait_for(control.collection.forks(names[0]), 60)
+    assert sorted(marks.users) == sorted(names[1:])
+    assert marks.users[names[-1]] == set(names[:-1])
+
+
+async def test_a_world_may_be_forked_and_deleted_a_thousand_times(control: ControlPlane) -> None:
+    """Those in between, of which nothing is left in use, are forgotten; the living one stays known
+    to the one whose segments it uses."""
+    names = [f"s{number}" for number in range(1200)]
+    await bare(control, "last", [names[0]])
+    async with control.redis.pipeline() as pipe:
+        for parent, fork in itertools.pairwise([*names, "last"]):
+            pipe.zadd(keys.forks(parent), {fork: 1})
+        await pipe.execute()
+    for name in (names[1], names[0]):
+        await control.redis.zadd(keys.GRAVES, {name: 0})
+        await control.sweeper.empty_graves()
+    assert await control.redis.zrange(keys.GRAVES, 0, -1) == [names[0].encode()]
+    assert not await control.redis.exists(keys.forks(names[1]))
+    assert list((await control.collection.forks(names[0])).users) == ["last"]
+
+
+async def test_what_one_session_has_damaged_costs_only_that_one(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """A snapshot that can't be read: it may name any of the segments, so all of them stay."""
+    rotten, torn, sound = [await open_session(control) for _ in range(3)]
+    snapshot = await control.heads.put_snapshot(await control.heads.current(rotten.id))
+    name = Name(
+        name="x", tip="t", branch=1, num_segments=3, num_frames=3, head=snapshot, created_s=0.0
+    )
+    await control.redis.hset(keys.names(rotten.id), "x", name.model_dump_json())
+    (stored,) = settings.data_dir.rglob(f"snapshots/{snapshot}*")
+    stored.write_bytes(b"bit rot")
+    await control.redis.xadd(keys.log(torn.id), {"id": "r", "kind": "observe", "body": "{"})
+    for one in (rotten, torn, sound):
+        await control.segments.put(one.id, segment_id(0, "w9.1", b"x"), b"x")
+    fresh = Sweeper(
+        control.redis, control.requests, collection(control), control.rebuild, control.kept, 1.0
+    )
+    with capture_logs() as logs:
+        for _ in range(3):
+            due = dict.fromkeys((torn.id, rotten.id, sound.id), 0)
+            await control.redis.zadd(keys.COLLECT, due)
+            await fresh.sweep()
+            await control.redis.delete(*[keys.collecting(one) for one in due])
+    told = [(one["session"], one["event"]) for one in logs if one["log_level"] == "error"]
+    assert sorted(told) == sorted(
+        [(rotten.id, "snapshot can't be read"), (torn.id, "session can't be repaired")]
+    )
+    assert await control.segments.ids(sound.id) == []
+    for one in (rotten, torn):
+        assert len(await control.segments.ids(one.id)) == 1
+        again = await control.redis.zscore(keys.COLLECT, one.id)
+        assert again is not None and again > time.time()
+    assert (await Fsck(control).check()).inconsistent.keys() == {torn.id}
+    assert (await control.collection.forks(rotten.id)).users == {}
+
+
+async def test_a_fork_that_can_t_be_read_keeps_what_it_may_use(control: ControlPlane) -> None:
+    source, fork = await open_session(control), await open_session(control)
+    await control.redis.zadd(keys.forks(source.id), {fork.id: 1})
+    await control.redis.hset(keys.record(fork.id), "spec", "{")
+    await control.sessions.delete(source.id)
+    assert await control.collection.bury(source.id) == 0
+    assert await control.redis.zscore(keys.GRAVES, source.id)
 
 
 @pytest.mark.parametrize("seed", range(3))

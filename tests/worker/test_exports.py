@@ -3,10 +3,12 @@ with is refused and leaves nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,10 +19,13 @@ import torch
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
+from service import imports
 from service.app import create_app
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
 from service.errors import Conflict, InvalidUpload, SegmentCorrupt
+from service.heads import Head
+from service.limits import MAX_IMPORTS
 from service.objects import sha256
 from service.requests import Generate
 from service.settings import Settings
@@ -285,6 +290,71 @@ async def test_files_beyond_the_limit_are_refused(
     with pytest.raises(InvalidUpload, match="MAX_IMPORT_BYTES"):
         await tight.imports.read(in_pieces(export))
     await tight.close()
+
+
+async def test_so_many_are_read_at_a_time_and_others_wait_unread(
+    control: ControlPlane, export: bytes
+) -> None:
+    begun, go_on = list[int](), asyncio.Event()
+
+    async def held(number: int) -> AsyncIterator[bytes]:
+        begun.append(number)
+        yield export[:1000]
+        await go_on.wait()
+        yield export[1000:]
+
+    reading = [
+        asyncio.create_task(control.imports.read(held(number))) for number in range(MAX_IMPORTS + 2)
+    ]
+    async with asyncio.timeout(60):
+        while len(begun) < MAX_IMPORTS:  # noqa: ASYNC110 others count
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert begun == list(range(MAX_IMPORTS))
+    go_on.set()
+    sessions = await asyncio.wait_for(asyncio.gather(*reading), 60)
+    assert {one.next_frame for one in sessions} == {9} and len(begun) == len(sessions)
+
+
+async def test_who_sends_too_slowly_is_refused(
+    control: ControlPlane, export: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two that drip would hold up everybody's imports."""
+    monkeypatch.setattr(imports, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(imports, "MIN_BYTES_PER_S", 100_000)
+
+    async def drip() -> AsyncIterator[bytes]:
+        for at in range(0, len(export), 10):
+            yield export[at : at + 10]
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(InvalidUpload, match="bytes in 0 s, expected 100,000 bytes a second"):
+        await asyncio.wait_for(control.imports.read(drip()), 60)
+
+
+async def test_a_long_manifest_is_read_in_parts_on_a_thread(
+    control: ControlPlane, export: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = json.loads(unpacked(export)["world.json"])
+    first, count = world["manifest"][0], 2 * imports.PART + 5
+    world["manifest"] = [
+        first | {"id": f"{at:08d}{first['id'][8:]}", "first_frame": at} for at in range(count)
+    ]
+    head = imports.parse_world(json.dumps(world).encode())
+    assert head == Head.model_validate(world)
+    world["manifest"][-1]["num_bytes"] = "many"
+    with pytest.raises(InvalidUpload, match=rf"manifest\.{count - 1}\.num_bytes is 'many'"):
+        imports.parse_world(json.dumps(world).encode())
+    threads = list[threading.Thread]()
+
+    def noted(data: bytes) -> Head:
+        threads.append(threading.current_thread())
+        return parse(data)
+
+    parse = imports.parse_world
+    monkeypatch.setattr(imports, "parse_world", noted)
+    await control.imports.read(in_pieces(export))
+    assert threads != [threading.main_thread()]
 
 
 async def test_over_http(control: ControlPlane, settings: Settings) -> None:

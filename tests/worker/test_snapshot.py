@@ -81,6 +81,14 @@ def test_an_increment_comes_back_bit_for_bit() -> None:
             assert one.dtype == other.dtype and torch.equal(one, other)
 
 
+def test_a_measured_depth_beyond_half_precision_stays_finite() -> None:
+    engine = noop_engine(Seeing())
+    image = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    seen = engine.observe(engine.open(seed=3), image, views(0.0), torch.full((HEIGHT, WIDTH), 1e5))
+    assert seen.measured is not None
+    assert seen.measured.unique().tolist() == [65504.0]
+
+
 def test_a_world_is_the_replay_of_its_segments() -> None:
     engine, parts = noop_engine(Seeing()), increments()
     assert parts[-1].measured is not None

@@ -86,8 +86,10 @@ def _median(values: Tensor, usable: Tensor) -> Tensor:
 
 def scaled_to_centre(predicted: Tensor, centre_m: float) -> Tensor:
     """(t, h, w) metres: the prediction times one scale, so that the median of the middle third of
-    the picture is `centre_m` away. What a client knows of a picture without depth is one distance.
+    the picture is `centre_m` away, or as it is if nothing is known there. What a client knows of a
+    picture without depth is one distance.
     """
     h, w = predicted.shape[-2:]
     middle = predicted[..., h // 3 : h - h // 3, w // 3 : w - w // 3]
-    return predicted * (centre_m / middle[middle > 0].median())
+    known = middle[(middle > 0) & middle.isfinite()]
+    return predicted * (centre_m / known.median()) if len(known) else predicted

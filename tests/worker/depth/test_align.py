@@ -39,6 +39,14 @@ def test_scale_and_shift_are_found_despite_outliers(scale, shift_m):
     torch.testing.assert_close(aligned, truth, rtol=0.01, atol=0)
 
 
+def test_a_known_distance_scales_only_what_is_known_in_the_middle():
+    predicted = torch.zeros(1, 6, 6)
+    predicted[0, 0, 0] = 3.0
+    assert torch.equal(align_depths(predicted, predicted, predicted, centre_m=2.0), predicted)
+    predicted[0, 2, 2], predicted[0, 3, 3] = 4.0, torch.inf
+    assert align_depths(predicted, predicted, predicted, centre_m=2.0)[0, 0, 0] == 1.5
+
+
 def test_a_scale_alone_is_found_exactly():
     known = 1.7 * guess()
     known[:, :4] = 30.0
