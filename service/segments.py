@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import struct
 import time
@@ -179,17 +180,21 @@ class SegmentStore:
     def __init__(self, url: str) -> None:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
         self.objects = ObjectStore(url)
+        self._pinged_s = -math.inf  # when it was last seen to work
 
     @property
     def is_local(self) -> bool:
         """Whether a put is a matter of microseconds."""
         return self.objects.folder is not None
 
-    async def ping(self) -> None:
-        """Write and remove a small object; raises StoreDown."""
+    async def ping(self, kept_s: float = 0.0) -> None:
+        """Write and remove a small object, unless one was `kept_s` ago; raises StoreDown."""
+        if time.monotonic() - self._pinged_s < kept_s:
+            return
         path = f"ping/{time.time_ns()}"
         await self.objects.put(path, b"ping")
         await self.objects.delete([path])
+        self._pinged_s = time.monotonic()
 
     async def put(self, session: str, segment: str, data: bytes) -> None:
         """Store a segment under the id that `segment_id` gave it."""

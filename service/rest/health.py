@@ -19,6 +19,7 @@ LIMITS = (
     "max_sessions", "max_sessions_per_key", "max_backlog", "max_path_poses", "max_upload_bytes",
     "max_import_bytes", "max_image_pixels", "frames_kept", "session_idle_s", "collect_grace_s",
 )  # fmt: skip
+STORE_ASKED_EVERY_S = 1.0  # anybody may ask /readyz, and in a bucket each object costs
 NO_WORKER = (
     "No worker is alive: sessions can be opened, but they wait. Start `mirage worker`, or wait: "
     "`mirage up` starts one."
@@ -37,7 +38,7 @@ async def livez() -> dict[str, str]:
 async def readyz(gateway: GatewayDep) -> dict[str, str | int]:
     """Work can be done now; 503 with the reason when Redis, the store or every worker is away."""
     await gateway.control.ping()
-    await gateway.control.segments.ping()
+    await gateway.control.segments.ping(STORE_ASKED_EVERY_S)
     alive = await gateway.control.workers.alive()
     if not alive:
         raise Unavailable(NO_WORKER, retry_after_s=5)

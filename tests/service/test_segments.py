@@ -155,8 +155,10 @@ async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     await store.ping()
     (tmp_path / "segments").rmdir()
     (tmp_path / "segments").write_text("a file where the directory was")
-    with pytest.raises(StoreDown):
-        await store.ping()
+    await store.ping(kept_s=60.0)  # it was there just now
+    for kept_s in (0.0, 1e-9):
+        with pytest.raises(StoreDown):
+            await store.ping(kept_s)
 
 
 def test_a_url_of_no_store_is_refused() -> None:
