@@ -160,7 +160,7 @@ class Fsck:
 
     async def _forks(self, head: Head) -> None:
         """Whether each session whose segments this one uses knows of it, or of one in between."""
-        for home in {entry.home for entry in head.manifest} - {""}:
+        for home in await self._control.heads.homes(head):
             if head.session not in (await self._control.collection.forks(home)).users:
                 self.findings.forks_not_registered.setdefault(home, []).append(head.session)
 

@@ -14,6 +14,7 @@ import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -25,6 +26,7 @@ from service.batches import Argument
 from service.errors import (
     InvalidRequest,
     SegmentCorrupt,
+    SegmentError,
     SessionDeleted,
     StoreDown,
     UnknownFrame,
@@ -235,6 +237,14 @@ class Heads:
             if cut.tip == name.tip:
                 return cut
         return await self.get_snapshot(head.session, name)
+
+    async def homes(self, head: Head) -> set[str]:
+        """Other sessions whose segments a World is made of, or one of its snapshots."""
+        manifests = [head.manifest]
+        for name in head.names:
+            with suppress(SegmentError):  # a snapshot that is lost uses nothing
+                manifests.append((await self.named(head, name)).manifest)
+        return {entry.home for one in manifests for entry in one} - {""}
 
 
 def is_due(session: str, num_segments: int) -> bool:

@@ -180,7 +180,7 @@ class Rebuild:
             LOG.error("world ambiguous", session=session, tips=tips)
         else:
             report.rebuilt.append(session)
-        await self._sessions.restore(head, problem)
+        await self._sessions.restore(head, await self._heads.homes(head), problem)
         await self._heads.write(head)
 
     async def _newest(self, session: str) -> Head:

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -251,9 +251,11 @@ class Sessions:
             if not await self._redis.exists(keys.record(name.decode())):
                 await self._redis.zrem(keys.index(owner), name)
 
-    async def restore(self, head: Head, problem: MirageError | None = None) -> None:
-        """Write a session that Redis has lost, with all that refers to it; `problem`: why nobody
-        may go on with it.
+    async def restore(
+        self, head: Head, homes: Collection[str], problem: MirageError | None = None
+    ) -> None:
+        """Write a session that Redis has lost, with all that refers to it; `homes`: whose segments
+        it uses; `problem`: why nobody may go on with it.
         """
         first = self._first_entry(head.init, head.init_request) if head.init else ()
         now, session = time.time(), head.session
@@ -262,7 +264,7 @@ class Sessions:
         await self._redis.zadd(keys.index(head.spec.owner), {session: 0})
         await self._redis.zadd(keys.EXPIRY, {session: now + self._settings.session_idle_s})
         await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
-        for home in {entry.home for entry in head.manifest} - {""}:
+        for home in homes:
             await self._redis.zadd(keys.forks(home), {session: now})
         if first:
             await self._requests.wake(session)

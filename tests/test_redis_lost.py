@@ -98,6 +98,33 @@ async def test_killed_with_its_files_in_the_middle_of_a_walk_nothing_is_lost(
     assert images(frames) == images(whole)
 
 
+async def test_killed_and_empty_what_only_a_snapshot_uses_stays(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    settings = with_server(settings, server)
+    async with serving(plane, settings):
+        source = await open_session(plane, 3)
+        await walk(plane, source.id, OUT)
+        middle = await forked(plane, source.id, ForkIn())
+        await walk(plane, middle.id, OUT)
+        last = await forked(plane, middle.id, ForkIn())
+        far = images(await walk(plane, last.id, OUT[:1]))
+        for ask in (
+            plane.branches.snapshot(last.id, SnapshotIn(name="far")),
+            plane.branches.rewind(last.id, RewindIn(frame=4)),  # nothing of `middle` is left
+        ):
+            await done(plane, last.id, await ask)
+    await server.restart(empty=True)
+    again = await ControlPlane.open(settings)
+    await again.sessions.delete(middle.id)
+    await again.sweeper.empty_graves()
+    async with serving(again, settings):
+        back = await again.branches.rewind(last.id, RewindIn(snapshot="far"))
+        await done(again, last.id, back)
+        assert images(await walk(again, last.id, BACK))[: len(far)] == far
+    await again.close()
+
+
 async def test_killed_and_empty_every_world_is_rebuilt_from_the_store(
     plane: ControlPlane, server: Server, settings: Settings
 ) -> None:

@@ -137,7 +137,7 @@ async def bare(control: ControlPlane, session: str, homes: Sequence[str] = ()) -
     head = Head(
         session=session, version=1, spec=spec, manifest=manifest, init_request="r", created_s=0.0
     )
-    await control.sessions.restore(head)
+    await control.sessions.restore(head, homes)
 
 
 async def test_a_fork_that_all_its_ancestors_know_is_counted_once(control: ControlPlane) -> None:
