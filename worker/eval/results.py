@@ -50,8 +50,9 @@ GROUPS = ("codec", "depth", "steps", "drift", "dynamics", "photographs", "stereo
 ABLATIONS_SAY = (
     "On every sixth world; `whole` is the model as it is on the same worlds. *no coverage*: nobody "
     "is told what memory covers. *no fusion*: every observed cell is added, nothing is recognised. "
-    "*other*: other weights (`--other NAME=FOLDER`); `no polish` are those of before that "
-    "stage, `no rollouts` those of an earlier polish that never went on from its own chunks. "
+    "*other*: other weights (`--other NAME=FOLDER`); `no rollouts` has the denoiser of an earlier "
+    "polish that never went on from its own chunks, `one token` the mover of before it looked at "
+    "more than one token per cell. "
     "References can't be taken away, as this model is not shown any; what the dynamics filter "
     "brings is the difference between `none` and `filter` under *dynamics* below (`client`: the "
     "exact mask); numbers of denoising steps stand under *steps*."
