@@ -44,6 +44,7 @@ class NoopBackbone:
     """`step_s`: how long a chunk takes, whatever its batch."""
 
     weights = "noop@0"
+    continues: frozenset[str] = frozenset()
     channels = 16
     stride = 8
     sees_motion = False

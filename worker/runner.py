@@ -67,7 +67,7 @@ class Runner:
         ours = (self.engine.cfg.height, self.engine.cfg.width)
         if size != ours:
             raise GenerationFailed(f"the session has frames of {size} (H, W), this worker {ours}")
-        if session.weights not in ("", self.weights):
+        if session.weights not in {"", self.weights} | self.engine.backbone.continues:
             raise GenerationFailed(
                 f"the world was made with {session.weights}, this worker has {self.weights}"
             )

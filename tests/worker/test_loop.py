@@ -367,6 +367,34 @@ async def test_a_session_that_was_deleted_is_no_lost_lease(
         assert worker.metrics.registry.get_sample_value("mirage_leases_lost_total") == 0
 
 
+class SecondBackbone(NoopBackbone):
+    weights = "noop@1"
+
+
+class GoingOnBackbone(SecondBackbone):
+    continues = frozenset({"noop@0"})
+
+
+async def test_worlds_go_on_with_weights_that_continue_theirs(
+    control: ControlPlane, settings: Settings
+) -> None:
+    settings = settings.model_copy(update={"lease_s": 20.0})
+    session = await open_session(control)
+    async with serving(control, settings):
+        await read_until(control, session.id, 0)
+
+    async def walked(backbone: NoopBackbone) -> RequestState:
+        asked = await control.requests.append(session.id, Generate(poses=[pose(1)]))
+        async with serving(control, settings, backbone):
+            return (await control.branches.wait(session.id, asked.id, PATIENCE_S)).state
+
+    assert await walked(SecondBackbone()) is RequestState.FAILED
+    assert await walked(GoingOnBackbone()) is RequestState.DONE
+    assert (await control.sessions.get(session.id)).weights == "noop@1"
+    assert await walked(SecondBackbone()) is RequestState.DONE
+    assert await walked(NoopBackbone()) is RequestState.FAILED
+
+
 async def test_what_this_worker_cannot_read_costs_only_its_session(
     control: ControlPlane, settings: Settings
 ) -> None:

@@ -32,6 +32,7 @@ class Backbone(Protocol):
     """A video world model: codec, denoiser and latent depth head behind one interface."""
 
     weights: str  # identifies the weights a World was made with: name@checksum
+    continues: frozenset[str]  # others whose Worlds these go on with: their latents mean the same
     channels: int
     stride: int  # pixels per latent cell
     sees_motion: bool  # whether it can tell what moves

@@ -18,7 +18,7 @@ from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
 from worker.placed import Placed
-from worker.weights import load_module
+from worker.weights import load_module, read_card
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class MiniBackbone:
         weights: str,
         cfg: MiniConfig,
         motion_head: MotionHead | None = None,
+        continues: frozenset[str] = frozenset(),
     ) -> None:
-        self.cfg, self.weights = cfg, weights
+        self.cfg, self.weights, self.continues = cfg, weights, continues
         self.channels = codec.cfg.channels
         self.look = codec.look
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
@@ -117,4 +118,5 @@ def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBack
             folder / "motion.safetensors", MotionHead, MotionConfig
         )
         weights, motion_head = weights + motion_id[:8], motion_head.to(device)
-    return MiniBackbone(*modules, weights, cfg or MiniConfig(), motion_head)
+    continues = frozenset(read_card(folder / "codec.safetensors").get("continues", []))
+    return MiniBackbone(*modules, weights, cfg or MiniConfig(), motion_head, continues)

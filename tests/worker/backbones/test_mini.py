@@ -123,6 +123,8 @@ def test_shipped_weights_load_and_their_cards_say_how_they_were_made():
     backbone = create_backbone("mini")
     assert backbone.weights.startswith("mini@") and len(backbone.weights) == 5 + 32
     assert backbone.channels == 16
+    assert "mini@16df6adb015d7f619dffe8cf859eb154" in backbone.continues  # the same latents
+    assert backbone.weights not in backbone.continues
     names = [*NAMES, "motion"]
     assert sum((SHIPPED / f"{name}.safetensors").stat().st_size for name in names) < 40e6
     for name in names:
