@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings as hypothesis
 from redis.asyncio import Redis
+from structlog.testing import LogCapture
 
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
@@ -31,6 +35,21 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     asyncio.run(server.start())
     yield server.url
     asyncio.run(server.stop())
+
+
+@pytest.fixture
+def logs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """What modules log from now on. Not by structlog's own capture: it misses loggers that an
+    earlier test has configured and used.
+    """
+
+    def capture(*modules: ModuleType) -> list[Any]:
+        found = LogCapture()
+        for module in modules:
+            monkeypatch.setattr(module, "LOG", structlog.wrap_logger(None, processors=[found]))
+        return found.entries
+
+    return capture
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from plane import IMAGE, INTRINSICS, leases_of, new_session, step
-from structlog.testing import capture_logs
 
-from service import keys
+from service import keys, sweeper
 from service.control import ControlPlane
 from service.errors import Conflict, LeaseLost, SessionDeleted, TooManyRequests, UnknownSession
 from service.rebuild import MARKER
@@ -119,25 +120,25 @@ async def test_a_creation_that_died_half_way_leaves_nothing(
 
 
 async def test_the_sweeper_outlives_what_nobody_foresaw(
-    control: ControlPlane, settings: Settings
+    control: ControlPlane, settings: Settings, logs_of: Callable[..., list[Any]]
 ) -> None:
     session = await new_session(control)
     marker = settings.data_dir / "segments" / MARKER
     whole = marker.read_bytes()
     marker.write_bytes(b"{")
     await control.redis.set(keys.MARKER, "another")
-    with capture_logs() as logs:
-        sweeping = asyncio.create_task(control.sweep_forever())
-        async with asyncio.timeout(60):
-            while not any(one["event"] == "sweep failed" for one in logs):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        marker.write_bytes(whole)
-        await control.redis.hset(keys.record(session.id), "expires_s", "1")
-        await control.redis.zadd(keys.EXPIRY, {session.id: 1})
-        await control.redis.set(keys.MARKER, json.loads(whole)["marker"])
-        async with asyncio.timeout(60):
-            while await control.redis.zcard(keys.EXPIRY):  # noqa: ASYNC110 the sweeper's turn
-                await asyncio.sleep(0.01)
+    logs = logs_of(sweeper)
+    sweeping = asyncio.create_task(control.sweep_forever())
+    async with asyncio.timeout(60):
+        while not any(one["event"] == "sweep failed" for one in logs):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    marker.write_bytes(whole)
+    await control.redis.hset(keys.record(session.id), "expires_s", "1")
+    await control.redis.zadd(keys.EXPIRY, {session.id: 1})
+    await control.redis.set(keys.MARKER, json.loads(whole)["marker"])
+    async with asyncio.timeout(60):
+        while await control.redis.zcard(keys.EXPIRY):  # noqa: ASYNC110 the sweeper's turn
+            await asyncio.sleep(0.01)
     await end([sweeping])
 
 

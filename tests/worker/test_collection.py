@@ -7,15 +7,16 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import INTRINSICS, open_session, serving
 
-from service import keys
+from service import collection as collection_module
+from service import keys, sweeper
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.collection import Collection
 from service.control import ControlPlane
@@ -167,7 +168,7 @@ async def test_a_world_may_be_forked_and_deleted_a_thousand_times(control: Contr
 
 
 async def test_what_one_session_has_damaged_costs_only_that_one(
-    control: ControlPlane, settings: Settings
+    control: ControlPlane, settings: Settings, logs_of: Callable[..., list[Any]]
 ) -> None:
     """A snapshot that can't be read: it may name any of the segments, so all of them stay."""
     rotten, torn, sound = [await open_session(control) for _ in range(3)]
@@ -184,12 +185,12 @@ async def test_what_one_session_has_damaged_costs_only_that_one(
     fresh = Sweeper(
         control.redis, control.requests, collection(control), control.rebuild, control.kept, 1.0
     )
-    with capture_logs() as logs:
-        for _ in range(3):
-            due = dict.fromkeys((torn.id, rotten.id, sound.id), 0)
-            await control.redis.zadd(keys.COLLECT, due)
-            await fresh.sweep()
-            await control.redis.delete(*[keys.collecting(one) for one in due])
+    logs = logs_of(sweeper, collection_module)
+    for _ in range(3):
+        due = dict.fromkeys((torn.id, rotten.id, sound.id), 0)
+        await control.redis.zadd(keys.COLLECT, due)
+        await fresh.sweep()
+        await control.redis.delete(*[keys.collecting(one) for one in due])
     told = [(one["session"], one["event"]) for one in logs if one["log_level"] == "error"]
     assert sorted(told) == sorted(
         [(rotten.id, "snapshot can't be read"), (torn.id, "session can't be repaired")]

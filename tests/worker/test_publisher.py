@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
-from structlog.testing import capture_logs
 from test_loop import open_session, pose, read_until, running, serving, until
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone
@@ -19,6 +19,7 @@ from service.errors import StoreDown
 from service.requests import Generate, RequestState, Rewind
 from service.segments import SegmentStore
 from service.settings import Settings
+from worker import publisher
 from worker.engine import Engine, EngineConfig
 from worker.faults import NoFaults
 from worker.loop import Worker
@@ -176,16 +177,19 @@ async def test_cameras_of_one_world_see_what_was_made_for_the_other(
     ],
 )
 async def test_only_our_own_failures_are_errors_in_the_log(
-    control: ControlPlane, settings: Settings, message: Rewind | Generate, level: str
+    control: ControlPlane,
+    settings: Settings,
+    logs_of: Callable[..., list[Any]],
+    message: Rewind | Generate,
+    level: str,
 ) -> None:
-    session = await open_session(control)
-    with capture_logs() as logs:
-        async with serving(control, settings, BrokenBackbone()):
-            await read_until(control, session.id, 0)
-            request = await control.requests.append(session.id, message)
+    session, logs = await open_session(control), logs_of(publisher)
+    async with serving(control, settings, BrokenBackbone()):
+        await read_until(control, session.id, 0)
+        request = await control.requests.append(session.id, message)
 
-            async def failed() -> bool:
-                return (await control.requests.get(session.id, request.id)).state == "failed"
+        async def failed() -> bool:
+            return (await control.requests.get(session.id, request.id)).state == "failed"
 
-            await until(failed)
+        await until(failed)
     assert [one["log_level"] for one in logs if one["event"] == "request failed"] == [level]

@@ -76,9 +76,8 @@ def test_the_truth_costs_least_and_confidence_in_it_pays(batch):
 
 
 def test_the_loss_of_a_known_error(batch):
-    """error e^-s + s + error, with an error of log 1.1 and s = 0.5."""
-    error = math.log(1.1)
-    expected = error * math.exp(-0.5) + 0.5 + error
+    """error e^-s + s of the log, with an error of log 1.1 and s = 0.5, + 0.1 in proportion."""
+    expected = math.log(1.1) * math.exp(-0.5) + 0.5 + 0.1
     assert loss_of(batch, truth(batch, 1.1), 0.5) == pytest.approx(expected, rel=1e-4)
 
 
