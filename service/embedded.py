@@ -26,6 +26,7 @@ from service.orphans import ends_with_parent
 
 READY_S = 10.0
 STOP_S = 10.0
+LOCK_S = 2.0  # that a server which was killed may take to end
 SOCKET = "valkey.sock"
 
 
@@ -68,7 +69,7 @@ class EmbeddedValkey:
         """Start and wait until it answers; raises ControlPlaneDown with the server's last words."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = lock = self._take_lock()
+            self._lock = lock = await self._take_lock()
             self._remove_dead_socket()
             self._process = process = self._spawn(lock)
             await self._wait_ready(process)
@@ -77,16 +78,21 @@ class EmbeddedValkey:
             await self.stop()
             raise
 
-    def _take_lock(self) -> int:
-        """Two servers would destroy each other's append-only file; the child shares the lock."""
+    async def _take_lock(self) -> int:
+        """Two servers would destroy each other's append-only file; the child shares the lock.
+
+        One that was killed a moment ago holds it until the last of its threads has ended.
+        """
         lock = os.open(self.data_dir / "lock", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise ControlPlaneDown(
-                f"{self.data_dir} is in use by another server; stop it or set MIRAGE_DATA_DIR"
-            ) from None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LOCK_S
+        while not _try_lock(lock):
+            if loop.time() > deadline:
+                os.close(lock)
+                raise ControlPlaneDown(
+                    f"{self.data_dir} is in use by another server; stop it or set MIRAGE_DATA_DIR"
+                )
+            await asyncio.sleep(0.01)
         return lock
 
     def _remove_dead_socket(self) -> None:
@@ -189,12 +195,18 @@ def running_url(data_dir: Path) -> str:
     except FileNotFoundError:
         return ""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # a server holds it
-        return (folder / "url").read_text()
+        return "" if _try_lock(lock) else (folder / "url").read_text()
     finally:
         os.close(lock)
-    return ""
+
+
+def _try_lock(lock: int) -> bool:
+    """Hold the lock for as long as the file is open; False: a server holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -47,6 +48,14 @@ async def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> No
             await EmbeddedValkey(tmp_path).start()
     async with EmbeddedValkey(tmp_path):
         pass
+
+
+async def test_a_server_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "valkey").mkdir()
+    lock = os.open(tmp_path / "valkey" / "lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    asyncio.get_running_loop().call_later(0.1, os.close, lock)
+    await start_and_stop(tmp_path)
 
 
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
