@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
 from worker.depth.fill import filled
+from worker.depth.mirrored import depth_both_ways
 from worker.dynamics import kept_out, moving_cells, withdraw
 from worker.geometry import Cameras, masked_cells, pool_depth
 from worker.memory import create_memory, read_many
@@ -43,6 +45,13 @@ class EngineConfig:
     memory: LatentMemoryConfig = field(default_factory=LatentMemoryConfig)
 
 
+class Looks(NamedTuple):
+    """A picture as the engine sees it."""
+
+    latents: Tensor  # (1, c, h, w) bfloat16
+    mirrored: Tensor | None  # (1, c, h, w) bfloat16 of its mirror image, if depth is to be guessed
+
+
 class Engine:
     """Steps Worlds; owns no session."""
 
@@ -58,11 +67,20 @@ class Engine:
         return World(store, seed, self.cfg.num_recent)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """(H, W, 3) uint8 each -> (1, c, h, w) each, for `observe`."""
+    def encode(self, images: Sequence[Tensor], guessed: Sequence[bool]) -> list[Looks]:
+        """(H, W, 3) uint8 each -> what `observe` takes, with the mirror image of those whose depth
+        is to be guessed.
+        """
         pixels = from_uint8(torch.stack(list(images))).to(self.cfg.device)
-        groups = pixels.split(1) if self.cfg.deterministic else (pixels,)
-        return [one for some in groups for one in self.backbone.encode(some).bfloat16().split(1)]
+        mirrored = pixels[torch.tensor(guessed)].flip(-1)
+        every = torch.cat([pixels, mirrored])
+        groups = every.split(1) if self.cfg.deterministic else (every,)
+        latents = [one for some in groups for one in self.backbone.encode(some).bfloat16().split(1)]
+        others = iter(latents[len(pixels) :])
+        return [
+            Looks(one, next(others) if is_guessed else None)
+            for one, is_guessed in zip(latents, guessed, strict=False)
+        ]
 
     @torch.inference_mode()
     def observe(
@@ -73,16 +91,17 @@ class Engine:
         depth: Tensor | None = None,  # (H', W') z-depth in metres; 0 or NaN = unknown
         mask: Tensor | None = None,  # (H', W') True = keep out of the memory (moving, sky)
         centre_m: float | None = None,  # without depth: how far what stands at the centre is
-        latents: Tensor | None = None,  # (1, c, h, w) of the image, if it was encoded before
+        looks: Looks | None = None,  # of the image, if it was encoded before
     ) -> Increment:
         """Write what was really seen; the first image becomes frame 0, later ones are not shown."""
         clock = Clock()
         with clock("read"):
             readout = world.memory.read(camera, "nearest")
         with clock("encode"):
-            latents = self.encode([image])[0] if latents is None else latents
+            looks = looks or self.encode([image], [depth is None])[0]
+            latents = looks.latents
         with clock("depth"):
-            sight = self._sight(world, latents, camera, depth, mask, readout, centre_m)
+            sight = self._sight(world, looks, camera, depth, mask, readout, centre_m)
         sights = [*world.sights, sight][-WINDOW:]
         found = None
         if depth is None:
@@ -121,7 +140,7 @@ class Engine:
     def _sight(
         self,
         world: World,
-        latents: Tensor,
+        looks: Looks,
         camera: Cameras,
         depth: Tensor | None,
         mask: Tensor | None,
@@ -130,8 +149,11 @@ class Engine:
     ) -> Sight:
         """An observation for others to be compared with; its depth is guessed if none is given."""
         guess = measured = None
+        latents = looks.latents
         if depth is None:
-            own, confidence = self.backbone.depth(latents.float(), camera, readout.depth)
+            assert looks.mirrored is not None
+            both = (latents.float(), looks.mirrored.float())
+            own, confidence = depth_both_ways(self.backbone, *both, camera, readout.depth)
             own = align_depths(own, readout.depth, readout.coverage, centre_m)
             hidden = torch.zeros_like(own, dtype=torch.bool)
             if mask is not None:

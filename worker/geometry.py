@@ -62,6 +62,17 @@ class Cameras:
         scaled = self.intrinsics * scale.to(self.intrinsics.device)
         return Cameras(scaled, self.world_from_camera, height, width)
 
+    def mirrored(self) -> Cameras:
+        """Those whose pictures are these, left to right. The mirror is the plane x = 0 of the
+        world, so that poses stay right-handed.
+        """
+        flip = torch.tensor([-1.0, 1, 1, 1], dtype=self.world_from_camera.dtype)
+        flip = flip.to(self.world_from_camera.device)
+        intrinsics = self.intrinsics.clone()
+        intrinsics[..., 2] = self.width - intrinsics[..., 2]
+        poses = flip[:, None] * self.world_from_camera * flip
+        return Cameras(intrinsics, poses, self.height, self.width)
+
     def to(self, device: torch.device | str) -> Cameras:
         return Cameras(
             self.intrinsics.to(device), self.world_from_camera.to(device), self.height, self.width

@@ -26,7 +26,7 @@ from service.requests import Init, LivePose, Observe
 from service.segments import SegmentHeader, Upload
 from service.sessions import Intrinsics, Session
 from worker.commits import WorldSize
-from worker.engine import Engine
+from worker.engine import Engine, Looks
 from worker.geometry import Cameras
 from worker.memory.merge import merged
 from worker.scheduler import Job
@@ -107,20 +107,21 @@ class Runner:
     ) -> list[list[Made]]:
         """Pictures are encoded together, then written one after the other."""
         started_s = time.perf_counter()
-        every = [torch.from_numpy(one.image) for some in uploads for one in some]
-        encoded = iter(self.engine.encode(every))
+        every = [one for some in uploads for one in some]
+        pictures = [torch.from_numpy(one.image) for one in every]
+        looks = iter(self.engine.encode(pictures, [one.depth is None for one in every]))
         each_ms = 1e3 * (time.perf_counter() - started_s) / len(every)
         found = []
         for world, first, some in zip(worlds, jobs, uploads, strict=True):
             pairs = zip((first, *first.more), some, strict=True)
             found.append([
-                _made(self._observe(world, job, upload, next(encoded), each_ms), world)
+                _made(self._observe(world, job, upload, next(looks), each_ms), world)
                 for job, upload in pairs
             ])  # fmt: skip
         return found
 
     def _observe(
-        self, world: World, job: Job, upload: Upload, latents: Tensor, encode_ms: float
+        self, world: World, job: Job, upload: Upload, looks: Looks, encode_ms: float
     ) -> Increment:
         depth = None if upload.depth is None else torch.from_numpy(upload.depth)
         mask = None if upload.mask is None else torch.from_numpy(upload.mask)
@@ -128,7 +129,7 @@ class Runner:
         message = job.entry.message
         centre_m = message.scale_m if isinstance(message, Init | Observe) else None
         increment = self.engine.observe(
-            world, torch.from_numpy(upload.image), views, depth, mask, centre_m, latents=latents
+            world, torch.from_numpy(upload.image), views, depth, mask, centre_m, looks
         )
         increment.timings_ms["encode"] = encode_ms
         return increment

@@ -16,6 +16,7 @@ from service.errors import ConfigurationError
 from service.settings import Settings
 from worker.__main__ import create_engine
 from worker.conditioning import NotObservedError
+from worker.depth.mirrored import depth_both_ways
 from worker.engine import Engine
 from worker.geometry import Cameras, cat_cameras
 from worker.memory import Memory
@@ -156,7 +157,10 @@ def test_what_is_masked_is_not_remembered(engine):
 def test_without_depth_the_backbone_guesses_it(engine):
     world, view = engine.open(seed=1), looking(engine, 0)
     first = engine.observe(world, picture(engine), view)
-    guess, _ = engine.backbone.depth(first.latents.float(), view, torch.zeros(1, *engine.grid))
+    (looks,) = engine.encode([picture(engine)], [True])
+    both = (looks.latents.float(), looks.mirrored.float())
+    guess, _ = depth_both_ways(engine.backbone, *both, view, torch.zeros(1, *engine.grid))
+    assert torch.equal(looks.latents, first.latents)
     shown = world.memory.read(view)
     assert shown.coverage.mean() > 0.9
     covered = shown.coverage > 0

@@ -80,7 +80,8 @@ async def test_what_waits_is_encoded_together(control: ControlPlane, settings: S
     session, backbone = await looked_at(control), CountingBackbone()
     async with running(fast(control, settings, backbone)):
         await read_until(control, session, NUM)
-    assert backbone.encoded == [1, 4, 3]  # the first image; a step takes as many as a chunk has
+    # The first image has no depth, so its mirror image as well; a step takes as many as a chunk.
+    assert backbone.encoded == [2, 4, 3]
     entries = await control.frames.manifest(session)
     assert [one.kind for one in entries] == ["init", *["observe"] * NUM, *["generate"] * 2]
     sizes = [one.num_points for one in entries[: NUM + 1]]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worker.depth.mirrored import depth_both_ways
 from worker.engine import Engine
 from worker.eval.metrics import absrel, psnr, sharpness, ssim
 from worker.eval.perceptual import distance_maps, perceptual
@@ -33,10 +34,12 @@ def score_scene(engine: Engine, loop: Loop, walks: Mapping[str, Walk]) -> Iterat
 
 @torch.inference_mode()
 def score_models(engine: Engine, loop: Loop) -> Iterator[Score]:
-    """The codec's ceiling and the depth head, on true frames."""
+    """The codec's ceiling and the depth that is guessed of single pictures, on true frames."""
     latents = engine.backbone.encode(loop.images)
     decoded = engine.backbone.decode(latents)
-    depth, _ = engine.backbone.depth(latents, loop.cameras, torch.zeros(latents[:, 0].shape))
+    unknown = torch.zeros(latents[:, 0].shape)
+    mirrored = engine.backbone.encode(loop.images.flip(-1))
+    depth, _ = depth_both_ways(engine.backbone, latents, mirrored, loop.cameras, unknown)
     yield "codec.psnr", mean(psnr(decoded, loop.images))
     yield "codec.ssim", mean(ssim(decoded, loop.images))
     yield "codec.sharpness", mean(sharpness(decoded, loop.images))

@@ -44,17 +44,7 @@ class Mirrored:
         return self.walks.motion_masks(scenes, frames).flip(-1)
 
     def cameras(self, scenes: Tensor, frames: Tensor) -> Cameras:
-        return other_side(self.walks.cameras(scenes, frames))
-
-
-def other_side(seen: Cameras) -> Cameras:
-    """The cameras whose pictures are these, left to right. The mirror is the plane x = 0 of the
-    world, so that poses stay right-handed.
-    """
-    flip = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
-    intrinsics = seen.intrinsics.clone()
-    intrinsics[..., 2] = seen.width - intrinsics[..., 2]
-    return Cameras(intrinsics, flip @ seen.world_from_camera @ flip, seen.height, seen.width)
+        return self.walks.cameras(scenes, frames).mirrored()
 
 
 def developed(pictures: Tensor, generator: torch.Generator) -> Tensor:

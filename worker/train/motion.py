@@ -25,7 +25,6 @@ from worker.layers import channels_last
 from worker.placed import FINER, in_parts
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
-from worker.train.mirror import other_side
 from worker.world import SHRINK, WINDOW
 
 MOVING_SHARE = 0.25  # of a cell's pixels
@@ -162,7 +161,7 @@ def mirrored(batch: Batch) -> Batch:
         pictures=batch.pictures.flip(-1),
         depth=batch.depth.flip(-1),
         moving=batch.moving.flip(-1),
-        cameras=other_side(batch.cameras),
+        cameras=batch.cameras.mirrored(),
     )
 
 

@@ -32,12 +32,12 @@ def test_views_are_made_once_and_kept(latent_walks, tmp_path):
     made = []
 
     def make():
-        made.append(views_of(latent_walks, seed=0, num_workers=2))
+        made.append(views_of(latent_walks, seed=0, num_workers=1))
         return made[-1]
 
     first, again = (kept(tmp_path / "views.safetensors", make) for _ in range(2))
     assert len(made) == 1
-    alone = views_of(latent_walks, seed=0)  # in one process
+    alone = views_of(latent_walks, seed=0)  # in this process
     for name, part in vars(alone).items():
         assert torch.equal(getattr(first, name), part) and torch.equal(getattr(again, name), part)
 
