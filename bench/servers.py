@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from bench.walkers import Run, Walker, connect_grpc, connect_websocket
+from bench.grpc_walker import connect_grpc
+from bench.walkers import Run, Walker, connect_websocket
 from service.embedded import EmbeddedValkey, free_port
 from service.settings import load_settings
 from service.stack import running_stack

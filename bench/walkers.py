@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
-from grpc import aio
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from service.tasks import end
 from service.wire import world_pb2 as pb
-from service.wire.world_pb2_grpc import WorldStub
 
 BINARY = {"Sec-WebSocket-Protocol": "mirage.v1.proto"}
 
@@ -130,39 +127,6 @@ class WebSocketWalker(WSListener):
         await self._closed.wait()
 
 
-class GrpcWalker:
-    def __init__(self, run: Run, channel: aio.Channel, session: str) -> None:
-        self._clock, self._channel = Clock(run), channel
-        self._call = WorldStub(channel).Stream()
-        self._session = session
-        self._unsent: asyncio.Queue[pb.ClientMessage] = asyncio.Queue()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def open(self) -> None:
-        opening = pb.ClientMessage(open=pb.Open(protocol=1, session=self._session))
-        await self._call.write(opening)
-        await self._call.read()  # hello
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._write())]
-
-    def send(self, sequence: int, late_s: float) -> None:
-        self._clock.sends(sequence, late_s)
-        self._unsent.put_nowait(pose_message(sequence))
-
-    async def close(self) -> None:
-        self._call.cancel()
-        await end(self._tasks)
-        await self._channel.close()
-
-    async def _write(self) -> None:
-        """One at a time: a call takes no second message before it has taken the first."""
-        while True:
-            await self._call.write(await self._unsent.get())
-
-    async def _listen(self) -> None:
-        while (message := await self._call.read()) is not aio.EOF:
-            hear(self._clock, message)
-
-
 def hear(clock: Clock, message: pb.ServerMessage) -> None:
     if message.HasField("frame"):
         frame = message.frame
@@ -202,16 +166,6 @@ async def connect_websocket(url: str, run: Run, binary: bool) -> WebSocketWalker
         extra_headers=BINARY if binary else None,
     )
     assert isinstance(walker, WebSocketWalker)
-    return walker
-
-
-async def connect_grpc(address: str, session: str, run: Run) -> GrpcWalker:
-    """On a connection of its own, as another machine would have; without pings that measure it,
-    which wake both ends for each message (docs/api.md says so to clients, too).
-    """
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
-    walker = GrpcWalker(run, aio.insecure_channel(address, options=options), session)
-    await walker.open()
     return walker
 
 

@@ -22,10 +22,11 @@ from service.embedded import EmbeddedValkey
 from service.settings import Settings
 
 # The same cases in every run, so that a change fails for what it changed; with TEST_CASES (how
-# many, where a test has a use for it) and in `make fuzz` they are drawn anew.
-hypothesis.register_profile("same", derandomize=True)
-if "TEST_CASES" not in os.environ:
-    hypothesis.load_profile("same")
+# many, where a test has a use for it) and in `make fuzz` they are drawn anew. How long a case takes
+# says more about the machine than about us.
+hypothesis.register_profile("same", derandomize=True, deadline=None)
+hypothesis.register_profile("anew", deadline=None)
+hypothesis.load_profile("anew" if "TEST_CASES" in os.environ else "same")
 
 
 @pytest.fixture(scope="session")
