@@ -23,26 +23,29 @@ from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory
 from worker.placed import in_parts
 from worker.revision import Found
-from worker.world import Sight
+from worker.world import MOTION_WINDOW, Sight
 
 SURE = 0.7  # probability from which on a cell is kept out
 
 
 def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | None = None) -> Tensor:
-    """(n, h, w) bool: what moves in any of these views, n >= 1, given the depth that was found for
-    those of guessed depth.
+    """(n, h, w) bool: what moves in the latest of these views, n >= 1, given the depth that was
+    found for those of guessed depth.
     """
     h, w = sights[0].latents.shape[-2:]
+    moving = torch.zeros(len(sights), h, w, dtype=torch.bool, device=sights[0].latents.device)
     if not backbone.sees_motion or len(sights) < 2:
-        return torch.zeros(len(sights), h, w, dtype=torch.bool, device=sights[0].latents.device)
+        return moving
     depth = torch.cat([sight.closer for sight in sights])
     if found is not None:
         better = in_parts(found.depth)
         which = [i for i, sight in enumerate(sights) if sight.guess is not None]
         depth[which] = torch.where(better > 0, better, depth[which])
-    pictures = torch.cat([sight.picture(backbone) for sight in sights])
-    cameras = cat_cameras([sight.camera for sight in sights])
-    return backbone.motion(pictures, depth, cameras) >= SURE
+    latest = slice(-MOTION_WINDOW, None)
+    pictures = torch.cat([sight.picture(backbone) for sight in sights[latest]])
+    cameras = cat_cameras([sight.camera for sight in sights[latest]])
+    moving[latest] = backbone.motion(pictures, depth[latest], cameras) >= SURE
+    return moving
 
 
 def kept_out(moving: Tensor, given: Tensor | None) -> Tensor:

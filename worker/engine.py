@@ -32,7 +32,7 @@ from worker.memory.latent import LatentMemoryConfig
 from worker.pixels import cell_colours, from_uint8, to_uint8
 from worker.placed import FINER
 from worker.revision import after, compared, place
-from worker.world import WINDOW, Guess, Increment, Sight, World
+from worker.world import Guess, Increment, Sight, World, in_use
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Engine:
             latents = looks.latents
         with clock("depth"):
             sight = self._sight(world, looks, camera, depth, mask, readout, centre_m)
-        sights = [*world.sights, sight][-WINDOW:]
+        sights = in_use([*world.sights, sight])
         found = None
         if depth is None:
             with clock("compare"):

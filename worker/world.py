@@ -19,7 +19,8 @@ from worker.memory.base import Delta, Memory
 from worker.pixels import from_uint8, levels
 from worker.placed import in_parts
 
-WINDOW = 4  # observations that are looked at together
+WINDOW = 6  # observations that are compared for their depth
+MOTION_WINDOW = 4  # of them, looked at for what moves: the motion head knows no more
 PARALLAX, TURN = 1.5, 8.0  # cells: pictures that differ by less are not kept for the next ones
 PATIENCE = 8  # observations until one with depth is kept nevertheless
 SHRINK = 2  # pictures are compared at a half of their size
@@ -169,4 +170,10 @@ class World:
             is_recent = sight.source - self.sights[-1].source < PATIENCE
             if sight.measured is None or is_recent:
                 return
-        self.sights = [*self.sights, sight][-WINDOW:]
+        self.sights = in_use([*self.sights, sight])
+
+
+def in_use(sights: list[Sight]) -> list[Sight]:
+    """The latest, oldest first: those whose depth was measured are of no use for others'."""
+    older, newer = sights[:-MOTION_WINDOW], sights[-MOTION_WINDOW:]
+    return [*(sight for sight in older if sight.guess is not None), *newer][-WINDOW:]

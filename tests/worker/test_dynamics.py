@@ -14,7 +14,7 @@ from worker.dynamics import SURE, kept_out, moving_cells
 from worker.dynamics_head import MotionConfig, MotionHead, all_others, compared, seen_by
 from worker.engine import Engine, EngineConfig
 from worker.geometry import Cameras, cat_cameras, pool_depth
-from worker.world import PATIENCE, WINDOW, World
+from worker.world import MOTION_WINDOW, PATIENCE, World
 
 HEIGHT, WIDTH = 96, 160
 SMALL = MotionConfig(look=4, pair=8, widths=(8, 16, 16), num_blocks=1)
@@ -160,7 +160,7 @@ def test_a_world_in_which_things_move_is_replayed_bit_for_bit() -> None:
 
 def test_what_stays_where_it_was_put_is_remembered_after_a_while() -> None:
     """Before a camera that rests, too."""
-    for places, step_m in ((2 * WINDOW, 0.2), (5 * PATIENCE, 0.0)):
+    for places, step_m in ((2 * MOTION_WINDOW, 0.2), (5 * PATIENCE, 0.0)):
         engine, world = walked([-0.5] + places * [0.6], step_m=step_m)
         seen = world.memory.read(view(0.0), "nearest")
         assert (seen.depth[0][on_box(engine, 0.0, 0.6)] < 1.9).float().mean() > 0.8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from boxes import camera, room_depth, surface
 from torch import Tensor
@@ -11,7 +13,7 @@ from bench.noop import NoopBackbone
 from worker.engine import Engine, EngineConfig
 from worker.geometry import Cameras, pool_depth
 from worker.revision import NUM_REVISED
-from worker.world import WINDOW, World
+from worker.world import WINDOW, World, in_use
 
 HEIGHT, WIDTH = 96, 160
 STEP_M = 0.45
@@ -87,6 +89,17 @@ def test_what_was_seen_with_both_neighbours_stays() -> None:
 def test_no_more_sights_are_kept_than_are_compared() -> None:
     _, world = observed(WINDOW + 2)
     assert [sight.source for sight in world.sights] == list(range(2, WINDOW + 2))
+
+
+def test_what_was_measured_makes_room_for_what_was_guessed() -> None:
+    """Of the older ones: for depth they are compared with none, for motion they are too old."""
+    _, world = observed(WINDOW)
+    mixed = [
+        replace(sight, guess=None) if number % 2 else sight
+        for number, sight in enumerate(world.sights)
+    ]
+    kept = [sight.source for sight in in_use([*mixed, *world.sights[-1:]])]
+    assert kept == [0, 2, *range(3, WINDOW), WINDOW - 1]
 
 
 def test_pictures_from_nearly_the_same_place_are_placed_but_not_kept() -> None:

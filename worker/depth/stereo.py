@@ -19,7 +19,7 @@ A cell whose depth the other pictures contradict is given up: better a gap that 
 fills than a surface in mid-air. Two depths agree where they show the same spot, so the less the
 camera moves the more they may differ.
 
-Axis legend: n pictures, o = n - 1 others of each, s factors, H W pixels compared, h w cells.
+Axis legend: n pictures, o others of each, s factors, H W pixels compared, h w cells.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from worker.depth.head import spread_of
 from worker.geometry import NEAR_M, Cameras, Look, pool_depth
 from worker.placed import in_parts
 
+NUM_OTHERS = 3  # that a picture is compared with in the first sweep
 MEAN_PX = 9  # of the square whose mean is taken off
 REACH = 0.8  # factors lie within exp(-REACH) and exp(REACH)
 NUM_FACTORS = 25
@@ -81,13 +82,21 @@ def swept(
 ) -> Tensor:
     """(n - first, h, w) z-depth by one sweep."""
     logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
+    most = NUM_OTHERS if known is None else len(prior)
     asked = range(first, len(prior))
     cost = torch.stack([
-        data_cost(features, cameras, prior, one, logs.exp(), known) for one in asked
+        data_cost(features, cameras, prior, one, beside(one, len(prior), most), logs.exp(), known)
+        for one in asked
     ])  # fmt: skip
     prior, confidence = prior[first:], confidence[first:]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
+
+
+def beside(one: int, count: int, most: int) -> list[int]:
+    """The nearest others in time, ascending."""
+    others = [number for number in range(count) if number != one]
+    return sorted(sorted(others, key=lambda number: abs(number - one))[:most])
 
 
 def without_mean(images: Tensor) -> Tensor:
@@ -101,12 +110,12 @@ def data_cost(
     cameras: Cameras,  # (n,)
     prior: Tensor,  # (n, h, w)
     one: int,  # the picture whose depth is asked for
+    others: list[int],  # those that it is compared with
     factors: Tensor,  # (s,)
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
 ) -> Tensor:
     """(s, h, w): how much less each factor explains what the others show than the best one."""
     size, kernel = features.shape[-2:], features.shape[-2] // prior.shape[1]
-    others = [i for i in range(len(features)) if i != one]
     look = Look(cameras.resized(*size), one, others)
     here, there = features[one], features[others]
     surfaces, telling, margin = None, None, 1

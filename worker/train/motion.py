@@ -1,6 +1,6 @@
 """Stage: the motion head, on a few views at a time of worlds in which things move.
 
-A sample is a window of up to WINDOW views of one walk, some frames apart as observations are, each
+A sample is up to MOTION_WINDOW views of one walk, some frames apart as observations are, each
 to be judged by comparing it with the others. Depth is the truth, the truth of a wrong scale or with
 noise, as it is found by comparing pictures (wrong where something moves) or the depth head's own;
 some poses are a little off, some exposures differ. Cells count as moving from a quarter of their
@@ -25,7 +25,7 @@ from worker.layers import channels_last
 from worker.placed import FINER, in_parts
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
-from worker.world import SHRINK, WINDOW
+from worker.world import MOTION_WINDOW, SHRINK
 
 MOVING_SHARE = 0.25  # of a cell's pixels
 STILL_SHARE = 0.3  # walks without movers per walk with one
@@ -101,7 +101,7 @@ def window(scenes: Scenes, generator: torch.Generator) -> Batch:
         return bool(torch.rand((), generator=generator) < share)
 
     scene = below(num_scenes)
-    count = 1 + below(WINDOW) if chance(SHORT_SHARE) else WINDOW
+    count = 1 + below(MOTION_WINDOW) if chance(SHORT_SHARE) else MOTION_WINDOW
     gap = 1 + below(min(MAX_GAP, max(1, (num_frames - 1) // (count - 1 or 1))))
     first = below(num_frames - gap * (count - 1))
     frames = torch.arange(first, first + gap * count, gap)[:count]

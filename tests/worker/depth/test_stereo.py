@@ -15,6 +15,7 @@ from worker.depth.stereo import (
     STEP_COST,
     WORST,
     Look,
+    beside,
     best_factor,
     brighter,
     data_cost,
@@ -169,8 +170,9 @@ def test_what_another_picture_cannot_see_it_has_no_say_in() -> None:
     pictures, truth = painted(views)
     factors = torch.linspace(-0.8, 0.8, 25).exp()
     board = 0.5 * truth
-    unknown = data_cost(pictures, views, truth, 0, factors, truth)
-    behind = data_cost(pictures, views, truth, 0, factors, torch.stack([truth[0], board[1]]))
+    unknown = data_cost(pictures, views, truth, 0, [1], factors, truth)
+    known = torch.stack([truth[0], board[1]])
+    behind = data_cost(pictures, views, truth, 0, [1], factors, known)
     seen = unknown.argmin(0) == 12
     assert seen.float().mean() > 0.5
     assert (factors[behind.argmin(0)] < 0.7)[seen].float().mean() > 0.9
@@ -202,3 +204,10 @@ def test_of_several_differences_the_least_count() -> None:
     assert mean_of_least(each, 1.0).item() == 2.0
     assert mean_of_least(each, 0.5).item() == 1.5
     assert mean_of_least(torch.full_like(each, torch.inf), 1.0).item() == pytest.approx(WORST)
+
+
+def test_the_nearest_in_time_are_looked_at_first() -> None:
+    assert beside(0, 6, 3) == [1, 2, 3]
+    assert beside(3, 6, 3) == [1, 2, 4]
+    assert beside(5, 6, 3) == [2, 3, 4]
+    assert beside(1, 3, 3) == [0, 2]

@@ -25,7 +25,7 @@ from worker.train.motion import (
     window,
     worth_seeing,
 )
-from worker.world import WINDOW
+from worker.world import MOTION_WINDOW
 
 HEAD = MotionConfig(look=4, pair=8, widths=(8, 16, 16), num_blocks=1)
 GRID = (6, 8)
@@ -77,7 +77,7 @@ def test_a_window_is_some_views_of_one_walk_each_beside_the_others(scenes):
         assert one.moving.shape == (n, *GRID) and one.others.shape == (n, n - 1)
         assert all(i not in row for i, row in enumerate(one.others.tolist()))
         assert one.pictures.abs().max() <= 1 and (one.depth >= 0).all()
-    assert counts == set(range(1, WINDOW + 1))
+    assert counts == set(range(1, MOTION_WINDOW + 1))
 
 
 def test_windows_depend_on_the_seed_alone(scenes):
