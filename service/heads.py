@@ -113,6 +113,15 @@ class Head(BaseModel):
         size = {"num_points": kept[-1].num_points, "world_bytes": kept[-1].world_bytes}
         return self.model_copy(update={"manifest": kept, **size})
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes so long to write that others must not wait for it."""
+        return len(self.manifest) >= LONG
+
+    def lines(self) -> list[str]:
+        """The manifest as it stands in Redis."""
+        return [one.model_dump_json(exclude_defaults=True) for one in self.manifest]
+
     def record(self) -> dict[str, Argument]:
         """The fields of the record that say where the World stands."""
         return {
@@ -132,8 +141,7 @@ def pack(head: Head) -> bytes:
 
 
 async def _packed(head: Head) -> bytes:
-    is_long = len(head.manifest) >= LONG
-    return await asyncio.to_thread(pack, head) if is_long else pack(head)
+    return await asyncio.to_thread(pack, head) if head.is_long else pack(head)
 
 
 def unpack(data: bytes) -> Head:

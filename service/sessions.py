@@ -7,6 +7,7 @@ objects in the store go with the next sweep.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -294,7 +295,7 @@ class Sessions:
         }
         pairs: list[Argument] = [part for pair in fields.items() for part in pair]
         named = [part for one in head.names.values() for part in (one.name, one.model_dump_json())]
-        entries = [one.model_dump_json(exclude_defaults=True) for one in head.manifest]
+        entries = await asyncio.to_thread(head.lines) if head.is_long else head.lines()
         names = (keys.record, keys.log, keys.requests, keys.order, keys.manifest, keys.names)
         done = await scripts.run(
             self._redis,
