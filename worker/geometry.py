@@ -116,16 +116,16 @@ class Look:
         """Of depth (H, W): positions (o, H, W, 2), in [-1, 1] within the pictures, and z (o, H,
         W).
         """
-        points = self._turned * depth[..., None] + self._moved
+        points = torch.addcmul(self._moved, self._turned, depth[..., None])
         z = points[..., 2]
         near = 1 / z.clamp(min=NEAR_M)
-        return points[..., :2] * near[..., None] * self._focal + self._centre, z
+        return torch.addcmul(self._centre, points[..., :2] * near[..., None], self._focal), z
 
     def parallax_px(self, depth: Tensor) -> Tensor:
         """Of depth (H, W): how far each view sees it from its place at infinity, (o, H, W)."""
         (at, _), (far, _) = self.at(depth), self.at(1e4 * depth)
-        apart: Tensor = ((at - far) * self._half).norm(dim=-1)
-        return apart
+        u, v = ((at - far) * self._half).unbind(-1)  # a norm over so short an axis is slow
+        return torch.hypot(u, v)
 
 
 def cat_cameras(parts: Sequence[Cameras]) -> Cameras:

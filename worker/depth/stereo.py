@@ -100,9 +100,9 @@ def beside(one: int, count: int, most: int) -> list[int]:
 
 
 def without_mean(images: Tensor) -> Tensor:
-    pad = MEAN_PX // 2
-    around = F.pad(images, (pad, pad, pad, pad), mode="replicate")
-    return images - F.avg_pool2d(around, MEAN_PX, 1)
+    around = MEAN_PX // 2
+    rows, columns = (means(size, size, around).to(images) for size in images.shape[-2:])
+    return images - rows @ images @ columns.T
 
 
 def data_cost(
@@ -115,7 +115,7 @@ def data_cost(
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
 ) -> Tensor:
     """(s, h, w): how much less each factor explains what the others show than the best one."""
-    size, kernel = features.shape[-2:], features.shape[-2] // prior.shape[1]
+    size = features.shape[-2:]
     look = Look(cameras.resized(*size), one, others)
     here, there = features[one], features[others]
     surfaces, telling, margin = None, None, 1
@@ -127,17 +127,21 @@ def data_cost(
         telling_px = TELLING_CELLS * size[0] / known.shape[1]
         telling = (look.parallax_px(depth) / telling_px).clamp(max=1)
         there = there + brighter(here, there, look, known[one], surfaces)
+    rows, columns = (
+        means(pixels, cells, margin).to(depth)
+        for pixels, cells in zip(size, prior.shape[1:], strict=True)
+    )
     differences, shares = [], []
     for factor in factors:  # one at a time: what is in between stays in the cache
         at, z = look.at(depth * factor)
-        difference = (sampled(there, at) - here).abs().mean(1).clamp(max=WORST)
+        difference = (sampled(there, at) - here).abs_().mean(1).clamp_(max=WORST)
         seen = (z > NEAR_M) & (at.abs().amax(-1) < 1)
         if surfaces is not None and telling is not None:
             apart = farther(surfaces, at, z) * telling
             seen &= apart > -HIDDEN
             difference += MISFIT / MISFIT_SHARE * apart.abs().clamp(max=MISFIT_SHARE)
-        shares.append(pooled(seen.float(), kernel, margin))
-        differences.append(pooled(difference * seen, kernel, margin))
+        shares.append(rows @ seen.float() @ columns.T)
+        differences.append(rows @ (difference * seen) @ columns.T)
     share = torch.stack(shares, dim=1)  # (o, s, h, w)
     each = torch.stack(differences, dim=1)
     each = torch.where(share > MIN_SEEN, each / share.clamp(min=MIN_SEEN), torch.inf)
@@ -178,10 +182,16 @@ def sampled(maps: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(maps, at, mode, padding_mode="border", align_corners=False)
 
 
-def pooled(maps: Tensor, kernel: int, margin: int) -> Tensor:
-    """(o, H, W) -> (o, h, w): means over cells and so many pixels around them."""
-    around = F.pad(maps[:, None], (margin,) * 4, mode="replicate")
-    return F.avg_pool2d(around, kernel + 2 * margin, kernel)[:, 0]
+def means(num_pixels: int, num_cells: int, margin: int) -> Tensor:
+    """(num_cells, num_pixels): what takes means along one side of a picture over cells and so many
+    pixels around them; beyond the border lies what is on it. A product with it is faster than
+    pooling.
+    """
+    size = num_pixels // num_cells
+    starts = size * torch.arange(num_cells)[:, None] - margin
+    window = (starts + torch.arange(size + 2 * margin)).clamp(0, num_pixels - 1)
+    share = torch.full(window.shape, 1 / window.shape[1])
+    return torch.zeros(num_cells, num_pixels).scatter_add_(1, window, share)
 
 
 def smoothed(cost: Tensor, prior: Tensor) -> Tensor:
