@@ -110,8 +110,13 @@ class Points:
 
     @property
     def table_bytes(self) -> int:
-        """Of the remembered frames' cameras and the blocks' bounds."""
-        return sum(len(table) * table.bytes_per_row for table in (self.frames, self.blocks))
+        """Of the cameras of frames with live points and their blocks' bounds, once closed up: the
+        same after any history, so that a restored memory gives up the same points.
+        """
+        live = self.frames["num_live"]
+        counts: list[int] = torch.stack([live.sign(), -(-live // BLOCK)]).sum(1).tolist()
+        num_frames, num_blocks = counts
+        return num_frames * self.frames.bytes_per_row + num_blocks * self.blocks.bytes_per_row
 
     @property
     def bytes_per_frame(self) -> int:

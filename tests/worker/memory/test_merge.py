@@ -23,9 +23,9 @@ def history(memory: LatentMemory) -> list[Delta]:
     return deltas
 
 
-@pytest.mark.parametrize("max_points", [600, 200_000])
-def test_merged_deltas_make_the_same_memory_bit_for_bit(max_points):
-    cfg = LatentMemoryConfig(max_points=max_points)
+@pytest.mark.parametrize("limit", [{}, {"max_points": 600}, {"max_bytes": 15_000}])
+def test_merged_deltas_make_the_same_memory_bit_for_bit(limit):
+    cfg = LatentMemoryConfig(**limit)
     whole, restored = (LatentMemory(CHANNELS, GRID, cfg=cfg) for _ in range(2))
     deltas = history(whole)
     assert sum(len(one.removed) for one in deltas) > 0
@@ -35,6 +35,7 @@ def test_merged_deltas_make_the_same_memory_bit_for_bit(max_points):
         restored.apply(delta)
     for name, value in whole.state().items():
         assert torch.equal(value, restored.state()[name]), name
+    assert whole.stats().num_bytes == restored.stats().num_bytes
     view = orbit(3)
     for mode in ("nearest", "soft"):
         one, other = whole.read(view, mode), restored.read(view, mode)
