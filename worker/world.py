@@ -22,7 +22,7 @@ from worker.placed import in_parts
 WINDOW = 6  # observations that are compared for their depth
 MOTION_WINDOW = 4  # of them, looked at for what moves: the motion head knows no more
 PARALLAX, TURN = 1.5, 8.0  # cells: pictures that differ by less are not kept for the next ones
-PATIENCE = 8  # observations until one with depth is kept nevertheless
+PATIENCE = 8  # frames and observations until one with depth is kept nevertheless
 SHRINK = 2  # pictures are compared at a half of their size
 SKY_M = 100.0  # how far away is what has no depth
 
