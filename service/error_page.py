@@ -14,8 +14,9 @@ ABOUT = (
     "Every refusal says what was wrong, the value seen and what to do. Over HTTP it is a problem "
     "document (RFC 9457); a WebSocket gets it as a message and is then closed with the code below "
     "if the stream can't go on; a gRPC call ends with the status below and has a "
-    "`mirage.v1.Problem` among its details. `type` is stable. Every answer carries a `request_id`, "
-    "which the server's log has too."
+    "`mirage.v1.Problem` among its details. `type` is stable (a JSON message of a stream has it in "
+    "`problem`, as its own `type` is `error`). Every answer carries a `request_id`, which the "
+    "server's log has too."
 )
 ENDINGS = (
     "Close codes that are no error: 1000 (the client left), 1012 (the gateway stops: a `goodbye` "

@@ -13,10 +13,11 @@ from fake_worker import FakeWorker, working
 from PIL import Image
 from test_readme import ADDRESS, run
 
+from bench.servers import service
 from service.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
-OBSERVATION, VIDEOS = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
+OBSERVATION, VIDEOS, EXPORT = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
 
 
 @pytest.fixture
@@ -48,3 +49,12 @@ async def test_videos(server_url: str, settings: Settings, folder: Path) -> None
     output = await ran(VIDEOS, server_url, settings, folder)
     assert json.loads(output)["object"] == "video"
     assert (folder / "video.mp4").stat().st_size > 500
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+async def test_an_export_and_its_import(tmp_path: Path, folder: Path) -> None:
+    async with service(tmp_path / "data", max_batch=1) as server:  # with a real worker
+        output = await run(
+            ["bash", "-c", "set -eu\n" + EXPORT.replace(ADDRESS, server.url)], folder
+        )
+    assert json.loads(output)["num_frames"] == 1
