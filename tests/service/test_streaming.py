@@ -24,6 +24,7 @@ from service.branches import RewindIn
 from service.control import ControlPlane
 from service.errors import SessionDeleted
 from service.gateway import Gateway
+from service.poses import MAX_DISTANCE_M, unflat
 from service.settings import Settings
 from service.stream import handling
 from service.stream.inputs import held
@@ -347,6 +348,10 @@ def test_motion_is_continued_to_the_frames_time() -> None:
     far = ahead(Sighting(before, 1.0), Sighting(now, 1.1), lead_s=60.0)
     assert far[2, 3] == pytest.approx(0.1 + 0.25)  # no further than MAX_LEAD_S
     assert ahead(Sighting(before, 1.0), Sighting(now, 9.0), 0.2) is now  # too long ago to tell
+    edge = np.eye(4)
+    edge[:3, 3] = [0, -MAX_DISTANCE_M, 0]
+    across = Sighting(unflat(moved(MAX_DISTANCE_M)), 1.0)
+    assert ahead(across, Sighting(edge, 1.002), 0.25) is edge  # where no pose may be
 
 
 async def test_extrapolated_poses_are_those_of_the_frame(
