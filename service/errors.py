@@ -364,6 +364,7 @@ INTERNAL = Problem(
     500, 1011, "INTERNAL", "internal", "Something failed", "Report it with its request id."
 )
 # fmt: on
+DEFECT = "This is a defect of the server; its log has the details under the request id."
 
 BY_STATUS = {row.status: row for row in (*OF_HTTP, PROBLEMS[NotFound])}
 BY_TYPE = {row.type: row for row in (*PROBLEMS.values(), *OF_HTTP, INTERNAL)}

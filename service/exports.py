@@ -7,6 +7,7 @@ bits. The file is made while it is sent: its size is known beforehand, nothing i
 
 from __future__ import annotations
 
+import asyncio
 import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -66,7 +67,12 @@ class Exports:
             head = await self._heads.named(head, snapshot)
         if not head.manifest:
             raise Conflict(f"session {session!r} has no frame yet", retry_after_s=1.0)
-        return Export(head, portable(head).model_dump_json().encode(), self._store, session)
+        document = await asyncio.to_thread(_document, head) if head.is_long else _document(head)
+        return Export(head, document, self._store, session)
+
+
+def _document(head: Head) -> bytes:
+    return portable(head).document()
 
 
 def portable(head: Head) -> Head:
@@ -81,7 +87,9 @@ def portable(head: Head) -> Head:
         update={
             "version": 1,
             "spec": head.spec.model_copy(update={"owner": "", "origin": ""}),
-            "manifest": [one.model_copy(update={"home": ""}) for one in head.manifest],
+            "manifest": [
+                one.model_copy(update={"home": ""}) if one.home else one for one in head.manifest
+            ],
             "names": names,
             "init": None,
         }

@@ -7,6 +7,7 @@ segment holds a frame that left the stream.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from service import keys, scripts
 from service.batches import Pipelined
 from service.errors import FramesGone, SegmentMissing, Unavailable, UnknownFrame
 from service.segments import FrameMeta, SegmentStore, parse_segment
+
+LONG = 512  # entries: reading or writing them is worth waking a thread
 
 
 class ManifestEntry(BaseModel):
@@ -48,8 +51,19 @@ MANIFEST: TypeAdapter[list[ManifestEntry]] = TypeAdapter(list[ManifestEntry])
 
 
 def parse_manifest(entries: Sequence[bytes]) -> list[ManifestEntry]:
-    """Entries as Redis holds them, parsed at once: a long manifest has thousands."""
-    return MANIFEST.validate_json(b"[" + b",".join(entries) + b"]")
+    """Entries as Redis holds them, many at once, as a long manifest has thousands; not all at once,
+    as every other thread stands still meanwhile.
+    """
+    found: list[ManifestEntry] = []
+    for first in range(0, len(entries), LONG):
+        found += MANIFEST.validate_json(b"[" + b",".join(entries[first : first + LONG]) + b"]")
+    return found
+
+
+async def read_manifest(entries: Sequence[bytes]) -> list[ManifestEntry]:
+    """The same; nobody waits for a long one."""
+    is_long = len(entries) >= LONG
+    return await asyncio.to_thread(parse_manifest, entries) if is_long else parse_manifest(entries)
 
 
 class Frame(FrameMeta):
@@ -132,11 +146,18 @@ class FrameBus:
 
     async def manifest(self, session: str) -> list[ManifestEntry]:
         """The World's segments in order."""
-        return parse_manifest(await self._redis.lrange(keys.manifest(session), 0, -1))
+        return await read_manifest(await self._redis.lrange(keys.manifest(session), 0, -1))
 
     async def segment_of(self, session: str, frame: int) -> ManifestEntry | None:
         """The segment that holds a frame, without the others: a long World has thousands."""
-        entry = await scripts.run(self._pipelined, "find", [keys.manifest(session)], [frame])
+        return await self._entry("find", session, frame)
+
+    async def newer_than(self, session: str, branch: int) -> ManifestEntry | None:
+        """The first segment of a newer branch, without the others."""
+        return await self._entry("newer", session, branch)
+
+    async def _entry(self, script: str, session: str, number: int) -> ManifestEntry | None:
+        entry = await scripts.run(self._pipelined, script, [keys.manifest(session)], [number])
         return None if entry is None else ManifestEntry.model_validate_json(entry)
 
     async def _position(self, session: str) -> _Position:

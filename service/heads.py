@@ -13,7 +13,7 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from service.errors import (
     UnknownSession,
     UnknownSnapshot,
 )
-from service.frames import ManifestEntry, parse_manifest
+from service.frames import LONG, ManifestEntry, read_manifest
 from service.objects import ObjectStore, sha256
 from service.requests import Init
 from service.sessions import NewSession, Session, parse_record
@@ -41,7 +41,6 @@ from service.sessions import NewSession, Session, parse_record
 LOG = structlog.get_logger()
 SUFFIX = ".json.z"
 HEAD_ID = re.compile(r"\d{12}-[0-9a-f]{64}", re.ASCII)
-LONG = 512  # entries: packing them is worth waking a thread
 
 
 class Name(BaseModel):
@@ -122,6 +121,12 @@ class Head(BaseModel):
         """The manifest as it stands in Redis."""
         return [one.model_dump_json(exclude_defaults=True) for one in self.manifest]
 
+    def document(self, exclude_defaults: bool = False) -> bytes:
+        """As JSON, segment by segment: at once, every other thread would stand still meanwhile."""
+        rest = self.model_dump_json(exclude={"manifest"}, exclude_defaults=exclude_defaults)
+        entries = [one.model_dump_json(exclude_defaults=exclude_defaults) for one in self.manifest]
+        return f'{rest[:-1]},"manifest":[{",".join(entries)}]}}'.encode()
+
     def record(self) -> dict[str, Argument]:
         """The fields of the record that say where the World stands."""
         return {
@@ -137,7 +142,7 @@ class Head(BaseModel):
 
 
 def pack(head: Head) -> bytes:
-    return zlib.compress(head.model_dump_json(exclude_defaults=True).encode(), 1)  # ids are noise
+    return zlib.compress(head.document(exclude_defaults=True), 1)  # ids are noise
 
 
 async def _packed(head: Head) -> bytes:
@@ -172,7 +177,7 @@ class Heads:
         init = None
         if not manifest and log and log[0][1][b"kind"] == b"init":
             init = Init.model_validate_json(log[0][1][b"body"])
-        return _head(parse_record(record), manifest, names, init)
+        return _head(parse_record(record), await read_manifest(manifest), names, init)
 
     async def first(self, session: str, new: NewSession, init: Init, request_id: str) -> Head:
         """Write and return the head of a session whose first image is to be opened."""
@@ -274,7 +279,10 @@ def snapshot_path(session: str, name: str) -> str:
 
 
 def _head(
-    session: Session, manifest: Sequence[bytes], names: Mapping[bytes, bytes], init: Init | None
+    session: Session,
+    manifest: list[ManifestEntry],
+    names: Mapping[bytes, bytes],
+    init: Init | None,
 ) -> Head:
     spec = {name: getattr(session, name) for name in NewSession.model_fields}
     return Head(
@@ -286,7 +294,7 @@ def _head(
         weights=session.weights,
         num_points=session.num_points,
         world_bytes=session.num_bytes,
-        manifest=parse_manifest(manifest),
+        manifest=manifest,
         names={one.decode(): Name.model_validate_json(value) for one, value in names.items()},
         init=init,
         init_request=session.init_request,

@@ -88,7 +88,9 @@ class Preparer:
         return [task for task in found if task is not None]
 
     def take(self, task: Task) -> None:
-        """The step of this task begins: what was kept for it is its own."""
+        """This task begins: what was kept for it is its own, what is still being brought (as it was
+        cancelled meanwhile) the next one's.
+        """
         self._release(task.job.session.id)
 
     async def close(self) -> None:
@@ -205,13 +207,13 @@ class Preparer:
         )
 
     def _release_all_but(self, sessions: set[str]) -> None:
-        for session, kept in list(self._brought.items()):
-            if session not in sessions and kept.work is None:
+        for session in list(self._brought):
+            if session not in sessions:
                 self._release(session)
 
     def _release(self, session: str) -> None:
         kept = self._brought.get(session)
-        if kept is not None:
+        if kept is not None and kept.work is None:
             self._forget(session, kept)
 
     def _forget(self, session: str, kept: _Brought) -> None:

@@ -22,6 +22,7 @@ from starlette.types import Scope
 
 from service.errors import (
     BY_STATUS,
+    DEFECT,
     INTERNAL,
     ControlPlaneDown,
     FieldProblem,
@@ -143,6 +144,5 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """A defect: the log has the traceback (Starlette raises it again), the client the id."""
     structlog.get_logger("mirage.gateway").error("unforeseen", error=repr(error))
-    detail = "This is a defect of the server; its log has the details under the request id."
     headers = {"x-request-id": request.state.request_id}  # this answer bypasses the inner layers
-    return answer(request, INTERNAL.document(detail), headers)
+    return answer(request, INTERNAL.document(DEFECT), headers)

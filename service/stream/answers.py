@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from structlog.contextvars import get_contextvars
+
 from service.convert import filled, plain
-from service.errors import MirageError, problem_document
+from service.errors import DEFECT, INTERNAL, MirageError, problem_document
 from service.frames import Frame
 from service.requests import Progress
 from service.rest.answers import generation_out
@@ -77,6 +79,12 @@ def pong(client_time_ms: float | None) -> pb.Pong:
 
 def problem(error: MirageError, request_id: str = "") -> pb.Problem:
     return filled(pb.Problem, problem_document(error) | {"request_id": request_id})
+
+
+def defect() -> pb.Problem:
+    """What nobody foresaw; the log has it under the stream's request id."""
+    request_id = get_contextvars().get("request_id", "")
+    return filled(pb.Problem, INTERNAL.document(DEFECT) | {"request_id": request_id})
 
 
 def as_text(message: pb.ServerMessage, session_id: str) -> dict[str, Any]:

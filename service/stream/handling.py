@@ -8,25 +8,32 @@ import json
 import time
 from collections.abc import AsyncIterator
 
+import structlog
 from fastapi import UploadFile
+from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from service.auth.principal import Scope
 from service.branches import ForkIn, RewindIn
 from service.convert import filled
 from service.errors import (
+    Conflict,
     FieldProblem,
     Forbidden,
     InvalidRequest,
     MirageError,
     TooManyRequests,
+    Unavailable,
     error_of,
     problem_document,
 )
 from service.paths import last_camera, path_request
 from service.poses import flat, unflat
-from service.requests import Progress, RequestState, View, new_request_id
+from service.requests import Generate, Progress, RequestState, View, new_request_id
 from service.rest.forms import ObservationForm
 from service.rest.observations import create_observation
+from service.rest.problems import invalid_request
+from service.schemas import FlatPose
 from service.stream import answers
 from service.stream.inputs import held
 from service.stream.messages import (
@@ -48,6 +55,7 @@ from service.stream.player import Slices
 from service.stream.talk import Talk
 from service.wire import world_pb2 as pb
 
+LOG = structlog.get_logger()
 BRANCHING_S = 20.0  # for a fork or rewind to be done
 STEPS_PER_S = 15.0  # of cameras that keys move, unless the stream has a rate
 NEEDS: dict[type[AnyMessage | View], Scope] = {
@@ -71,6 +79,11 @@ async def listen(talk: Talk, incoming: AsyncIterator[Incoming]) -> None:
         except MirageError as error:
             talk.gateway.metrics.refused(error)
             await talk.say(sequence, error=answers.problem(error))
+        except RedisError:  # whoever opened the stream says so
+            raise
+        except Exception:
+            LOG.exception("message failed", type=type(message).__name__)
+            await talk.say(sequence, error=answers.defect())
 
 
 async def _handle(talk: Talk, message: AnyMessage | View) -> None:  # noqa: C901 one case each
@@ -127,11 +140,18 @@ async def _show(talk: Talk, view: View, now_s: float) -> None:
 async def _input(talk: Talk, message: InputMessage) -> None:
     sticks = (message.forward, message.right, message.up, message.yaw, message.pitch)
     now = held(sticks, message.keys, message.move_m_per_s, message.turn_deg_per_s)
-    if message.camera not in talk.places:
-        place = await last_camera(talk.control, talk.session_id, message.camera)
-        talk.places[message.camera] = flat(place)
+    await _place(talk, message.camera)
     talk.held[message.camera] = (now, message)
     talk.input_news.set()
+
+
+async def _place(talk: Talk, camera: int) -> FlatPose:
+    """Where keys move this camera on from: where the world has it, at first, and after a path or a
+    rewind.
+    """
+    if camera not in talk.places:
+        talk.places[camera] = flat(await last_camera(talk.control, talk.session_id, camera))
+    return talk.places[camera]
 
 
 async def move_cameras(talk: Talk) -> None:
@@ -145,18 +165,24 @@ async def move_cameras(talk: Talk) -> None:
             await talk.input_news.wait()
             last_s = time.monotonic() - period_s  # the first step is a full one
             continue
-        now_s = time.monotonic()
-        for camera, (speeds, message) in moving.items():
-            try:
-                place = flat(speeds.advanced(unflat(talk.places[camera]), now_s - last_s))
-                talk.places[camera] = place
-                view = View(place, camera, message.sequence, message.client_time_ms)
-                await _show(talk, view, now_s)
-            except MirageError as error:  # the edge of the world, or a full log
-                del talk.held[camera]
-                await talk.say(message.sequence, error=answers.problem(error))
+        async with talk.steering:
+            now_s = time.monotonic()
+            for camera in moving:
+                await _step(talk, camera, now_s, now_s - last_s)
         last_s = now_s
         await asyncio.sleep(max(0.0, period_s - (time.monotonic() - now_s)))
+
+
+async def _step(talk: Talk, camera: int, now_s: float, elapsed_s: float) -> None:
+    speeds, message = talk.held[camera]
+    try:
+        place = flat(speeds.advanced(unflat(await _place(talk, camera)), elapsed_s))
+        talk.places[camera] = place
+        view = View(place, camera, message.sequence, message.client_time_ms)
+        await _show(talk, view, now_s)
+    except MirageError as error:  # the edge of the world, a full log, or a rewind that waits
+        del talk.held[camera]
+        await talk.say(message.sequence, error=answers.problem(error))
 
 
 async def _path(talk: Talk, message: PathMessage) -> None:
@@ -168,18 +194,25 @@ async def _path(talk: Talk, message: PathMessage) -> None:
             retry_after_s=1.0,
             limit="backlog",
         )
-    talk.places.pop(message.camera, None)
     request = await path_request(control, talk.session_id, message, settings.max_path_poses)
     await talk.gateway.guard.spend_frames(talk.principal, len(request.poses))
     if not talk.player.is_paced:
-        progress = await control.requests.append(talk.session_id, request)
-        talk.requests[progress.id] = progress
+        progress = await _walk(talk, request)
     else:
         path = Slices(new_request_id(), request, settings.chunk_frames, time.time())
         talk.paths[path.id] = path
         talk.path_news.set()
         progress = path.progress()
     await talk.say(message.sequence, accepted=answers.generation(progress))
+
+
+async def _walk(talk: Talk, request: Generate, request_id: str | None = None) -> Progress:
+    """Ask for a path or a piece of one; keys go on from its end."""
+    async with talk.steering:
+        progress = await talk.control.requests.append(talk.session_id, request, request_id)
+        talk.places.pop(request.camera, None)
+    talk.requests[progress.id] = progress
+    return progress
 
 
 async def feed_paths(talk: Talk) -> None:
@@ -195,7 +228,7 @@ async def feed_paths(talk: Talk) -> None:
             continue
         name, request = path.next_piece()
         try:
-            talk.requests[name] = await talk.control.requests.append(talk.session_id, request, name)
+            await _walk(talk, request, name)
         except MirageError as error:
             path.ended, path.error = RequestState.FAILED, problem_document(error)
 
@@ -211,22 +244,30 @@ async def _cancel(talk: Talk, message: CancelMessage) -> None:
 
 
 async def _observe(talk: Talk, message: ObserveMessage) -> None:
-    lens = {} if message.intrinsics is None else message.intrinsics.model_dump()
-    form = ObservationForm(
-        image=_upload(message.image),
-        depth=None if message.depth is None else _upload(message.depth),
-        mask=None if message.mask is None else _upload(message.mask),
-        pose=message.pose.model_dump_json(exclude_none=True),
-        axes=message.axes,
-        fov_deg=message.fov_deg,
-        scale_m=message.scale_m,
-        **lens,
-    )
+    form = _form(message)
     answer = await create_observation(talk.session_id, form, talk.gateway, talk.principal)
     accepted = filled(pb.Generation, json.loads(bytes(answer.body)))
     progress = await talk.control.requests.get(talk.session_id, accepted.id)
     talk.requests[progress.id] = progress
     await talk.say(message.sequence, accepted=accepted)
+
+
+def _form(message: ObserveMessage) -> ObservationForm:
+    """What REST gets for it; raises InvalidRequest in the same words."""
+    lens = {} if message.intrinsics is None else message.intrinsics.model_dump()
+    try:
+        return ObservationForm(
+            image=_upload(message.image),
+            depth=None if message.depth is None else _upload(message.depth),
+            mask=None if message.mask is None else _upload(message.mask),
+            pose=message.pose.model_dump_json(exclude_none=True),
+            axes=message.axes,
+            fov_deg=message.fov_deg,
+            scale_m=message.scale_m,
+            **lens,
+        )
+    except ValidationError as error:
+        raise invalid_request(error) from None
 
 
 def _upload(data: bytes) -> UploadFile:
@@ -237,12 +278,14 @@ async def _seek(talk: Talk, message: SeekMessage) -> None:
     """Rewind; whoever follows the frames sees the new branch and says so, to every stream.
 
     What this stream asked for before is cancelled: it leads on from where the world will not be.
+    Keys that are held wait, and go on from where the world is then.
     """
-    talk.places.clear()
     await talk.cancel_paths()
-    ask = RewindIn(frame=message.frame)
-    progress = await talk.control.branches.rewind(talk.session_id, ask)
-    result = await _branched(talk, progress)
+    async with talk.steering:
+        ask = RewindIn(frame=message.frame)
+        progress = await talk.control.branches.rewind(talk.session_id, ask)
+        result = await _branched(talk, progress)
+        talk.places.clear()
     talk.sought = int(result["branch"])
     talk.player.interrupt()
 
@@ -258,8 +301,22 @@ async def _fork(talk: Talk, message: ForkMessage) -> None:
 
 
 async def _branched(talk: Talk, progress: Progress) -> dict[str, str | int]:
+    """What became of a fork or rewind; one that takes too long is cancelled.
+
+    Raises what it failed with, Unavailable (not done in time), Conflict (cancelled).
+    """
     done = await talk.control.branches.wait(talk.session_id, progress.id, BRANCHING_S)
+    is_late = not done.state.is_final
+    if is_late:
+        done = await talk.control.requests.cancel(talk.session_id, progress.id)
     if done.error is not None:
         raise error_of(done.error)
-    assert done.result is not None
-    return dict(done.result)
+    if done.result is not None:
+        return dict(done.result)
+    if is_late:
+        raise Unavailable(
+            f"The {done.kind} was not done within {BRANCHING_S:g} s, so it is cancelled: no worker "
+            "is free, or what was asked before it takes long. Send it again later.",
+            retry_after_s=5.0,
+        )
+    raise Conflict(f"The {done.kind} was cancelled before it was done; send it again if need be.")

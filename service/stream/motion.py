@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.poses import Array
+from service.poses import MAX_DISTANCE_M, Array
 
 MAX_LEAD_S = 0.25
 MIN_GAP_S, MAX_GAP_S = 0.002, 0.5  # between two poses that tell a velocity
@@ -32,7 +32,9 @@ class Sighting:
 
 
 def ahead(before: Sighting, now: Sighting, lead_s: float) -> Array:
-    """(4, 4): `now`'s camera `lead_s` later; where it is, if the two tell no velocity."""
+    """(4, 4): `now`'s camera `lead_s` later; where it is, if the two tell no velocity, or one that
+    leaves the world.
+    """
     gap_s = now.at_s - before.at_s
     if not MIN_GAP_S <= gap_s <= MAX_GAP_S:
         return now.pose
@@ -41,7 +43,7 @@ def ahead(before: Sighting, now: Sighting, lead_s: float) -> Array:
     turned = before.pose[:3, :3].T @ now.pose[:3, :3]
     pose[:3, :3] = now.pose[:3, :3] @ _power(turned, part)
     pose[:3, 3] = now.pose[:3, 3] + part * (now.pose[:3, 3] - before.pose[:3, 3])
-    return pose
+    return pose if np.abs(pose[:3, 3]).max() <= MAX_DISTANCE_M else now.pose
 
 
 def _power(rotation: Array, part: float) -> Array:

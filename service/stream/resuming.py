@@ -18,6 +18,5 @@ async def resume_after(control: ControlPlane, session: Session, opening: OpenMes
     after = min(opening.after, newest)
     if opening.branch is None or opening.branch >= session.branch:
         return after
-    manifest = await control.frames.manifest(session.id)
-    unseen = (one.first_frame for one in manifest if one.branch > opening.branch)
-    return min(after, min(unseen, default=session.next_frame) - 1)
+    unseen = await control.frames.newer_than(session.id, opening.branch)
+    return min(after, (session.next_frame if unseen is None else unseen.first_frame) - 1)

@@ -59,6 +59,7 @@ class Talk:
         self.held: dict[int, tuple[Held, InputMessage]] = {}  # by camera
         self.places: dict[int, FlatPose] = {}  # where cameras that keys move are
         self.input_news = asyncio.Event()
+        self.steering = asyncio.Lock()  # keys move no camera while something else does
 
         self.trace = current_parent()  # of the stream as a whole; costs as much as a pose to ask
         self.num_sent, self.num_skipped = 0, 0

@@ -118,6 +118,27 @@ async def test_a_frames_segment_is_found_without_the_others(control: ControlPlan
     assert "cmdstat_lrange" not in await control.redis.info("commandstats")
 
 
+async def test_the_first_segment_of_a_newer_branch_is_found_without_the_others(
+    control: ControlPlane,
+) -> None:
+    session = await new_session(control)
+    entries = [
+        ManifestEntry(
+            id=f"segment-{at}", kind="live", branch=branch, first_frame=at, num_frames=1,
+            num_bytes=1,
+        )
+        for at, branch in enumerate([1, 1, 2, 2, 2, 5, 7, 7])
+    ]  # fmt: skip
+    lines = [one.model_dump_json() for one in entries]
+    await control.redis.rpush(keys.manifest(session.id), *lines)
+    await control.redis.config_resetstat()
+    for branch in range(9):
+        expected = next((one for one in entries if one.branch > branch), None)
+        assert await control.frames.newer_than(session.id, branch) == expected
+    assert await control.frames.newer_than("nobody", 0) is None
+    assert "cmdstat_lrange" not in await control.redis.info("commandstats")
+
+
 @pytest.mark.parametrize("number", [-1, 4, 99])
 async def test_a_frame_that_was_not_made_is_unknown(control: ControlPlane, number: int) -> None:
     session = await new_session(control)

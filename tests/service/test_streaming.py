@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import av
 import numpy as np
@@ -13,18 +16,33 @@ import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
 from test_conversation import IDENTITY, Client, gateway, session
+from uploads_made import png
 
+from bench.noop import start_worker
 from service.auth.principal import LOCAL, Quota
 from service.branches import RewindIn
 from service.control import ControlPlane
 from service.errors import SessionDeleted
 from service.gateway import Gateway
+from service.poses import MAX_DISTANCE_M, unflat
 from service.settings import Settings
+from service.stream import handling
 from service.stream.inputs import held
 from service.stream.motion import Sighting, ahead
 from service.stream.pictures import Pictures
 
 __all__ = ["gateway", "session"]  # fixtures
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[None]:
+    """A worker that keeps its frames, so that a rewound world has some."""
+    worker = start_worker(settings.model_copy(update={"lease_s": 20.0}))
+    try:
+        yield
+    finally:
+        worker.terminate()
+        await asyncio.to_thread(worker.join, 20)
 
 
 def moved(x_m: float) -> list[float]:
@@ -172,6 +190,142 @@ async def test_held_keys_move_the_camera_until_they_are_released(
     assert {head["sequence"] for head in heads} == {4}
 
 
+async def test_held_keys_go_on_from_the_end_of_a_path(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with working(FakeWorker(settings)):
+        client = Client(gateway, session, after=-1, frames_per_s=60)
+        await client.get("frame")
+        client.send(type="input", forward=1)
+        for _ in range(3):
+            await client.get("frame")
+        client.send(type="path", poses=[{"matrix": moved(50)}] * 4)
+        heads = [(await client.get("frame")).head]
+        while heads[-1]["kind"] != "live" or "generate" not in {head["kind"] for head in heads}:
+            heads.append((await client.get("frame")).head)
+        await client.close()
+    assert heads[-1]["matrix"][3] == 50  # to the right, where the path led
+    assert heads[-1]["matrix"][11] > 0
+
+
+async def test_held_keys_go_on_from_where_a_seek_leads(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    async with running(settings):
+        client = Client(gateway, session, after=-1)
+        await client.get("frame")
+        client.send(type="input", forward=1, move_m_per_s=2)
+        while (await client.get("frame")).head["matrix"][11] < 3:
+            pass
+        client.send(type="seek", frame=0)
+        assert (await client.get("rewound")).head["frame"] == 0
+        heads = [(await client.get("frame")).head for _ in range(3)]
+        await client.close()
+    places = [head["matrix"][11] for head in heads]
+    assert [head["branch"] for head in heads] == [2, 2, 2]
+    assert 0 < places[0] < 1 and places == sorted(places)
+
+
+async def test_held_keys_go_on_when_somebody_else_rewinds_the_world(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    async with running(settings):
+        client = Client(gateway, session, after=-1)
+        await client.get("frame")
+        client.send(type="input", forward=1)
+        for _ in range(3):
+            await client.get("frame")
+        await control.branches.rewind(session, RewindIn(frame=0))
+        assert (await client.get("rewound")).head["branch"] == 2
+        client.send(type="ping")
+        await client.get("pong")
+        assert [(await client.get("frame")).head["branch"] for _ in range(3)] == [2, 2, 2]
+        await client.close()
+
+
+async def test_a_picture_that_cannot_be_used_is_answered_as_over_rest(
+    gateway: Gateway, session: str
+) -> None:
+    client = Client(gateway, session)
+    picture = {"image": png(), "pose": {"matrix": IDENTITY}}
+    for sequence, (more, field) in enumerate(
+        [
+            ({"fov_deg": 500}, "fov_deg"),
+            ({"scale_m": -1}, "scale_m"),
+            ({"scale_m": 1, "depth": png()}, "depth"),
+            ({"fov_deg": 60, "intrinsics": {"fx": 9, "fy": 9, "cx": 4, "cy": 4}}, "fov_deg"),
+        ]
+    ):
+        client.send(type="observe", sequence=sequence, **picture, **more)
+        error = (await client.get("error")).head
+        assert (error["problem"], error["reply_to"]) == (
+            "urn:mirage:problem:invalid-request",
+            sequence,
+        )
+        assert field in str(error["errors"])
+    await client.close()
+
+
+@pytest.mark.parametrize("message", [{"type": "seek", "frame": 0}, {"type": "fork"}])
+async def test_a_branch_that_nobody_makes_in_time_is_cancelled_and_said(
+    gateway: Gateway,
+    session: str,
+    control: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    message: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(handling, "BRANCHING_S", 0.1)
+    client = Client(gateway, session)
+    client.send(**message, sequence=1)
+    error = (await client.get("error")).head
+    assert (error["status"], error["reply_to"]) == (503, 1)
+    assert "was not done within 0.1 s" in error["detail"] and error["retry_after_s"] > 0
+    assert (await control.requests.list(session))[-1].cancel_requested
+    client.send(type="ping")
+    await client.get("pong")
+    await client.close()
+
+
+async def test_a_fork_that_somebody_cancels_is_said(
+    gateway: Gateway,
+    session: str,
+    settings: Settings,
+    control: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handling, "BRANCHING_S", 60.0)
+    client = Client(gateway, session)
+    client.send(type="fork", sequence=1)
+    await client.get("hello")
+    async with asyncio.timeout(60):
+        while (asked := (await control.requests.list(session))[-1]).kind != "fork":  # noqa: ASYNC110 it is in others' hands
+            await asyncio.sleep(0.01)
+    await control.requests.cancel(session, asked.id)
+    async with running(settings):
+        error = (await client.get("error")).head
+    assert (error["status"], error["reply_to"]) == (409, 1)
+    assert "The fork was cancelled" in error["detail"]
+    await client.close()
+
+
+async def test_a_defect_costs_one_message_and_is_logged(
+    gateway: Gateway,
+    session: str,
+    monkeypatch: pytest.MonkeyPatch,
+    logs_of: Callable[..., list[Any]],
+) -> None:
+    logs = logs_of(handling)
+    client = Client(gateway, session)
+    monkeypatch.setattr(handling, "_cancel", None)  # calling it is a TypeError
+    client.send(type="cancel", id="r1", sequence=5)
+    error = (await client.get("error")).head
+    assert (error["problem"], error["reply_to"]) == ("urn:mirage:problem:internal", 5)
+    assert [(one["type"], one["exc_info"]) for one in logs] == [("CancelMessage", True)]
+    client.send(type="ping")
+    await client.get("pong")
+    await client.close()
+
+
 def test_speeds_are_metres_and_degrees_per_second() -> None:
     now = held((1, 0, 0, 0, 0), [], 2.0, 90.0)
     pose = np.eye(4)
@@ -194,6 +348,10 @@ def test_motion_is_continued_to_the_frames_time() -> None:
     far = ahead(Sighting(before, 1.0), Sighting(now, 1.1), lead_s=60.0)
     assert far[2, 3] == pytest.approx(0.1 + 0.25)  # no further than MAX_LEAD_S
     assert ahead(Sighting(before, 1.0), Sighting(now, 9.0), 0.2) is now  # too long ago to tell
+    edge = np.eye(4)
+    edge[:3, 3] = [0, -MAX_DISTANCE_M, 0]
+    across = Sighting(unflat(moved(MAX_DISTANCE_M)), 1.0)
+    assert ahead(across, Sighting(edge, 1.002), 0.25) is edge  # where no pose may be
 
 
 async def test_extrapolated_poses_are_those_of_the_frame(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -441,3 +443,34 @@ async def test_a_world_that_cannot_be_restored_is_tried_once(
     failed = (await control.requests.get(session.id, asked.id)).error
     assert failed and type(error).__name__ in failed["detail"]
     assert len(tries) == 1
+
+
+async def test_a_world_whose_request_is_cancelled_while_it_is_restored_does_not_stay_pinned(
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await open_session(control)
+    async with serving(control, settings):
+        await read_until(control, session.id, 0)
+    restoring, go_on, restore = threading.Event(), threading.Event(), Runner.restore
+
+    def held_up(*args: Any) -> World:
+        restoring.set()
+        assert go_on.wait(PATIENCE_S)
+        return restore(*args)
+
+    monkeypatch.setattr(Runner, "restore", held_up)
+    asked = await control.requests.append(session.id, Generate(poses=[pose(1)]))
+    async with serving(control, settings.model_copy(update={"lease_s": 20.0})) as worker:
+        assert await asyncio.to_thread(restoring.wait, PATIENCE_S)
+        await control.requests.cancel(session.id, asked.id)
+
+        async def is_over() -> bool:
+            return (await control.requests.get(session.id, asked.id)).state.is_final
+
+        await until(is_over)
+        go_on.set()
+
+        async def is_free() -> bool:
+            return len(worker._residency) == 1 and worker._residency.pinned_bytes == 0
+
+        await until(is_free)
