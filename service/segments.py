@@ -112,8 +112,17 @@ def parse_segment(data: bytes) -> tuple[SegmentHeader, list[bytes]]:
         frames = _tensor(table, body, FRAMES)
     except PARSE_ERRORS as error:
         raise SegmentCorrupt(f"a segment can't be parsed: {error}") from error
+    _check_sizes(sizes, len(frames), len(header.frames))
     ends = np.cumsum(sizes).tolist()
     return header, [frames[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _check_sizes(sizes: NDArray[np.int64], num_bytes: int, num_frames: int) -> None:
+    """Each bounded before they are added, as a sum may wrap around."""
+    if len(sizes) != num_frames:
+        raise SegmentCorrupt(f"a segment holds {len(sizes)} pictures of {num_frames} frames")
+    if np.any((sizes < 0) | (sizes > num_bytes)) or sizes.sum() != num_bytes:
+        raise SegmentCorrupt(f"a segment's {SIZES} don't add up to its {num_bytes} bytes")
 
 
 def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
