@@ -37,6 +37,7 @@ from service.objects import sha256
 from service.segments import SEGMENT_ID, SegmentHeader, SegmentStore, parse_segment
 from service.sessions import Session, Sessions, new_session_id
 from service.settings import Settings
+from service.tasks import end
 
 MAX_WORLD_BYTES = 64 << 20  # world.json: 240 to 300 bytes for each of the most segments
 MAX_SEGMENT_BYTES = 256 << 20
@@ -59,7 +60,7 @@ class Imports:
     async def read(self, chunks: AsyncIterator[bytes], owner: str = "") -> Session:
         """A new session of `owner` from the bytes of an export.
 
-        Raises InvalidUpload, TooManyRequests, StoreDown.
+        Raises InvalidUpload, TooManyRequests, StoreDown, Unavailable.
         """
         async with self._turns:
             return await self._read(chunks, owner)
@@ -70,6 +71,7 @@ class Imports:
         head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
         session = new_session_id()
         await self._sessions.reserve(session, owner)
+        keeping = asyncio.create_task(self._sessions.keep_reserved(session))
         done = False
         try:
             await self._store_segments(session, head, members)
@@ -77,6 +79,7 @@ class Imports:
             await self._adopt(session, head, owner)
             done = True
         finally:  # however it ended
+            await end([keeping])
             if not done:
                 await self._sessions.abandon(session, owner)
         audit("session imported", session=session, source=head.session)
@@ -87,7 +90,6 @@ class Imports:
         for index, entry in enumerate(head.manifest):
             data = await members.next(member_name(index), MAX_SEGMENT_BYTES)
             await asyncio.to_thread(check_segment, head, index, parent, data)
-            await self._sessions.keep_reserved(session)
             await self._store.put(session, entry.id, data)
             parent = entry.id
 

@@ -9,6 +9,7 @@ import json
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,11 +20,11 @@ import torch
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
-from service import imports
+from service import imports, keys
 from service.app import create_app
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
-from service.errors import Conflict, InvalidUpload, SegmentCorrupt
+from service.errors import Conflict, InvalidUpload, SegmentCorrupt, Unavailable
 from service.heads import Head
 from service.limits import MAX_IMPORTS
 from service.objects import sha256
@@ -330,6 +331,43 @@ async def test_who_sends_too_slowly_is_refused(
 
     with pytest.raises(InvalidUpload, match="bytes in 0 s, expected 100,000 bytes a second"):
         await asyncio.wait_for(control.imports.read(drip()), 60)
+
+
+async def test_an_import_that_stalls_for_long_keeps_its_place(
+    control: ControlPlane, export: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "CREATION_S", 2)
+    started_s = time.monotonic()
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield export[:-5000]
+        while time.monotonic() - started_s < 2 * keys.CREATION_S:
+            await control.sweeper.sweep()
+            await asyncio.sleep(0.1)
+        yield export[-5000:]
+
+    twin = await asyncio.wait_for(control.imports.read(stalled()), 60)
+    await control.sweeper.sweep()
+    ids = [one.id for one in await control.frames.manifest(twin.id)]
+    assert ids == await control.segments.ids(twin.id) and len(ids) == twin.num_segments
+
+
+async def test_an_import_that_was_given_up_meanwhile_is_refused_and_leaves_nothing(
+    control: ControlPlane, settings: Settings, export: bytes
+) -> None:
+    """As by a Redis that is out of reach for a minute."""
+
+    async def forgotten() -> AsyncIterator[bytes]:
+        yield export[:-5000]
+        for key in await control.redis.keys("*:reservation"):
+            await control.redis.delete(key)
+        yield export[-5000:]
+
+    with pytest.raises(Unavailable, match="given up; try again"):
+        await control.imports.read(forgotten())
+    await control.sweeper.sweep()
+    assert not list((settings.data_dir / "segments").rglob("*.safetensors"))
+    assert not (await control.sessions.list()).items
 
 
 async def test_a_long_manifest_is_read_in_parts_on_a_thread(
