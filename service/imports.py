@@ -269,8 +269,8 @@ def check_segment(head: Head, index: int, parent: str, data: bytes) -> None:
         seen = f"{len(data):,} bytes with checksum {sha256(data)}"
         raise refused(name, seen, f"{entry.num_bytes:,} bytes of {entry.id}")
     try:
+        header, images = parse_segment(data)  # first: it bounds what the library may have to parse
         deserialize(data)
-        header, images = parse_segment(data)
     except (SafetensorError, SegmentCorrupt) as error:
         raise refused(name, str(error)[:200], "a segment") from None
     _check_header(head, entry, header, index, parent, name)

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 from service.segments import (
     FRAMES,
+    MAX_TABLE_BYTES,
     SIZES,
     FrameMeta,
     SegmentHeader,
@@ -21,6 +22,7 @@ from service.segments import (
     Upload,
     pack_upload,
     parse_segment,
+    read_arrays,
     read_planes,
     segment_id,
     unpack_upload,
@@ -150,6 +152,23 @@ def test_sizes_that_do_not_add_up_are_a_corrupt_segment(sizes: list[int]) -> Non
     assert parse_segment(segment([1, 0, 2], 3))[1] == [bytes(1), b"", bytes(2)]
     with pytest.raises(SegmentCorrupt, match="don't add up to its 3 bytes"):
         parse_segment(segment(sizes, 3))
+
+
+def test_a_table_is_no_longer_than_ours_are() -> None:
+    """It is parsed in one go, while all else waits."""
+    data = segment([1] * 400, 400)
+    assert len(parse_segment(data)[1]) == 400
+    long = save({"x": np.zeros(1)}, metadata={"header": " " * MAX_TABLE_BYTES})
+    for parse in (parse_segment, lambda data: read_arrays(data, ["x"])):
+        with pytest.raises(SegmentCorrupt, match="expected at most 1,048,576"):
+            parse(long)
+
+
+def test_metadata_beside_the_header_is_a_corrupt_segment() -> None:
+    data = segment([3], 3).replace(b'"header":', b'"other":1,"header":')
+    length = int.from_bytes(data[:8], "little") + len(b'"other":1,')
+    with pytest.raises(SegmentCorrupt, match="metadata 'other'"):
+        parse_segment(struct.pack("<Q", length) + data[8:])
 
 
 def test_pictures_without_a_frame_are_a_corrupt_segment() -> None:

@@ -231,6 +231,10 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edit_header(f, lambda h: h["frames"][0].update(pose=[1e999] * 16)),
         "finite|segment",
     ),
+    "a header as long as a segment": (
+        lambda f: edit_header(f, lambda h: h.update(weights="w" * 2_000_000)),
+        "at most 1,048,576",
+    ),
     "another parent": (lambda f: edit_header(f, lambda h: h.update(parent="x")), "parent"),
 }
 
