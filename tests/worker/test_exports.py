@@ -235,6 +235,46 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edit_header(f, lambda h: h.update(weights="w" * 2_000_000)),
         "at most 1,048,576",
     ),
+    "frames of another branch": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(branch=99)),
+        "frame 0: branch is 99, expected 1",
+    ),
+    "a branch that never began": (
+        lambda f: edit_world(f, lambda w: w["manifest"][0].update(branch=2)),
+        r"manifest\.0\.branch is 2",
+    ),
+    "a camera that no world has": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(camera=16)),
+        "camera is 16",
+    ),
+    "a frame's size that no message can hold": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(num_points=10**30)),
+        "num_points is 1000",
+    ),
+    "a sequence below zero": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(sequence=-1)),
+        "sequence is -1",
+    ),
+    "a time that no calendar has": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(created_s=1e18)),
+        "created_s is 1e\\+18",
+    ),
+    "a snapshot of no time": (
+        lambda f: edit_world(
+            f, lambda w: w.update(names={"a": name(w, "a") | {"created_s": 1e18}})
+        ),
+        "a time from 0",
+    ),
+    "a snapshot of less than no frames": (
+        lambda f: edit_world(f, lambda w: w.update(names={"a": name(w, "a") | {"num_frames": -1}})),
+        "names.a is a size of -1",
+    ),
+    "timings without end": (
+        lambda f: edit_header(
+            f, lambda h: h["frames"][0].update(timings_ms={str(i): 1 for i in range(65)})
+        ),
+        "timings_ms",
+    ),
     "another parent": (lambda f: edit_header(f, lambda h: h.update(parent="x")), "parent"),
 }
 
