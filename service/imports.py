@@ -34,7 +34,7 @@ from service.heads import Head, Heads
 from service.limits import MAX_CAMERAS, MAX_IMPORTS, MAX_INTEGER
 from service.objects import sha256
 from service.segments import SEGMENT_ID, FrameMeta, SegmentHeader, SegmentStore, parse_segment
-from service.sessions import Session, Sessions, new_session_id
+from service.sessions import Session, Sessions, is_session_id, new_session_id
 from service.settings import Settings
 from service.tasks import end
 
@@ -42,6 +42,7 @@ MAX_WORLD_BYTES = 64 << 20  # world.json: 240 to 300 bytes for each of the most 
 MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
 MAX_BRANCH = 2**31
+MAX_TEXT = 200  # characters
 MAX_TIME_S = 2**37  # the year 6325: the longest that every notation can tell
 NAME = re.compile(SNAPSHOT_NAME)
 PART = 1000  # entries of a manifest that are checked without a pause for other threads
@@ -62,7 +63,7 @@ class FrameBounds(FrameMeta):
     coverage: Finite
     num_points: Count = 0
     num_bytes: Count = 0
-    request_id: str = Field(max_length=200)
+    request_id: str = Field(max_length=MAX_TEXT)
     pose_index: Count = 0
     sequence: int | None = Field(None, ge=0, lt=2**63)
     client_time_ms: Finite | None = None
@@ -211,7 +212,8 @@ def parse_world(data: bytes) -> Head:
     entries = world.pop("manifest", []) if isinstance(world, dict) else []
     with _refusing(WORLD):
         head = Head.model_validate(world, strict=True)
-    head = head.model_copy(update={"manifest": _manifest(entries)})
+    _check_texts(head)
+    head = head.model_copy(update={"manifest": _manifest(entries), "init": None})
     _check_manifest(head.manifest, head.branch)
     _check_names(head)
     _check_numbers(WORLD, head.num_points, head.world_bytes)
@@ -219,6 +221,16 @@ def parse_world(data: bytes) -> Head:
         seen = f"{head.branch} from frame {head.branch_first_frame}"
         raise refused(f"{WORLD}: branch", seen, "a branch that begins within the world")
     return head
+
+
+def _check_texts(head: Head) -> None:
+    """They go into the session's record, which is read with every request."""
+    if not is_session_id(head.session):
+        raise refused(f"{WORLD}: session", repr(head.session[:60]), "s and 23 hexadecimal digits")
+    for field in ("weights", "init_request"):
+        if len(text := getattr(head, field)) > MAX_TEXT:
+            seen = f"a text of {len(text):,} characters"
+            raise refused(f"{WORLD}: {field}", seen, f"at most {MAX_TEXT}")
 
 
 def _manifest(entries: Any) -> list[ManifestEntry]:

@@ -269,6 +269,18 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edit_world(f, lambda w: w.update(names={"a": name(w, "a") | {"num_frames": -1}})),
         "names.a is a size of -1",
     ),
+    "a session that is none": (
+        lambda f: edit_world(f, lambda w: w.update(session="x" * 1_000_000)),
+        "session is 'xxx.*23 hexadecimal digits",
+    ),
+    "weights of a long name": (
+        lambda f: edit_world(f, lambda w: w.update(weights="x" * 201)),
+        "weights is a text of 201 characters, expected at most 200",
+    ),
+    "a long request": (
+        lambda f: edit_world(f, lambda w: w.update(init_request="x" * 1_000_000)),
+        "init_request is a text of 1,000,000 characters",
+    ),
     "timings without end": (
         lambda f: edit_header(
             f, lambda h: h["frames"][0].update(timings_ms={str(i): 1 for i in range(65)})
@@ -303,6 +315,16 @@ async def test_a_file_that_was_tampered_with_is_refused_and_leaves_nothing(
     await control.sweeper.empty_graves()
     assert sorted((settings.data_dir / "segments").rglob("*.*")) == before
     assert len((await control.sessions.list()).items) == 1
+
+
+async def test_a_first_image_that_was_opened_long_ago_is_not_asked_for_again(
+    control: ControlPlane, export: bytes
+) -> None:
+    init = {"blob": "0" * 64, "pose": [0.0] * 16}
+    files = edit_world(unpacked(export), lambda world: world.update(init=init))
+    twin = await control.imports.read(in_pieces(packed(files)))
+    (written,) = await control.heads.ids(twin.id)
+    assert (await control.heads.get(twin.id, written)).init is None
 
 
 async def test_what_only_a_worker_sees_fails_the_first_request(

@@ -59,6 +59,7 @@ from service.ws import opening_of
 
 LIMITS = UploadLimits(max_bytes=1 << 20, max_pixels=1 << 18)
 IDENTITY = np.eye(4)
+SESSION = f"s{0:023x}"
 PLAIN = Image.new("RGB", (96, 64), (200, 30, 60))
 
 
@@ -182,8 +183,8 @@ def small_export() -> tuple[bytes, bytes, bytes, bytes, bytes]:
         num_bytes=len(part),
     )  # fmt: skip
     head = Head(
-        session="s1", version=1, spec=NewSession(intrinsics=lens), weights="w@0", manifest=[entry],
-        init_request="r_1", created_s=1.0,
+        session=SESSION, version=1, spec=NewSession(intrinsics=lens), weights="w@0",
+        manifest=[entry], init_request="r_1", created_s=1.0,
     )  # fmt: skip
     document = head.model_dump_json().encode()
     buffer = io.BytesIO()
