@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import io
-import math
 import re
 import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import from_json
 from safetensors import SafetensorError, deserialize
 
@@ -32,20 +31,44 @@ from service.errors import FieldProblem, InvalidUpload, SegmentCorrupt
 from service.exports import BLOCK, WORLD, member_name
 from service.frames import MANIFEST, ManifestEntry
 from service.heads import Head, Heads
-from service.limits import MAX_IMPORTS, MAX_INTEGER
+from service.limits import MAX_CAMERAS, MAX_IMPORTS, MAX_INTEGER
 from service.objects import sha256
-from service.segments import SEGMENT_ID, SegmentHeader, SegmentStore, parse_segment
-from service.sessions import Session, Sessions, new_session_id
+from service.segments import SEGMENT_ID, FrameMeta, SegmentHeader, SegmentStore, parse_segment
+from service.sessions import Session, Sessions, is_session_id, new_session_id
 from service.settings import Settings
+from service.tasks import end
 
 MAX_WORLD_BYTES = 64 << 20  # world.json: 240 to 300 bytes for each of the most segments
 MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
 MAX_BRANCH = 2**31
+MAX_TEXT = 200  # characters
+MAX_TIME_S = 2**37  # the year 6325: the longest that every notation can tell
 NAME = re.compile(SNAPSHOT_NAME)
 PART = 1000  # entries of a manifest that are checked without a pause for other threads
 PATIENCE_S, MIN_BYTES_PER_S = 30.0, 64 << 10  # of what is sent; our own work does not count
 FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
+
+
+Count = Annotated[int, Field(ge=0, lt=MAX_INTEGER)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Stage = Annotated[str, Field(max_length=64)]
+
+
+class FrameBounds(FrameMeta):
+    """What is passed on to clients unchanged has to fit into every notation."""
+
+    camera: int = Field(0, ge=0, lt=MAX_CAMERAS)
+    pose: list[Finite] = Field(min_length=16, max_length=16)
+    coverage: Finite
+    num_points: Count = 0
+    num_bytes: Count = 0
+    request_id: str = Field(max_length=MAX_TEXT)
+    pose_index: Count = 0
+    sequence: int | None = Field(None, ge=0, lt=2**63)
+    client_time_ms: Finite | None = None
+    timings_ms: dict[Stage, Finite] = Field({}, max_length=64)
+    created_s: float = Field(ge=0, lt=MAX_TIME_S)
 
 
 class Imports:
@@ -59,7 +82,7 @@ class Imports:
     async def read(self, chunks: AsyncIterator[bytes], owner: str = "") -> Session:
         """A new session of `owner` from the bytes of an export.
 
-        Raises InvalidUpload, TooManyRequests, StoreDown.
+        Raises InvalidUpload, TooManyRequests, StoreDown, Unavailable.
         """
         async with self._turns:
             return await self._read(chunks, owner)
@@ -70,6 +93,7 @@ class Imports:
         head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
         session = new_session_id()
         await self._sessions.reserve(session, owner)
+        keeping = asyncio.create_task(self._sessions.keep_reserved(session))
         done = False
         try:
             await self._store_segments(session, head, members)
@@ -77,6 +101,7 @@ class Imports:
             await self._adopt(session, head, owner)
             done = True
         finally:  # however it ended
+            await end([keeping])
             if not done:
                 await self._sessions.abandon(session, owner)
         audit("session imported", session=session, source=head.session)
@@ -87,7 +112,6 @@ class Imports:
         for index, entry in enumerate(head.manifest):
             data = await members.next(member_name(index), MAX_SEGMENT_BYTES)
             await asyncio.to_thread(check_segment, head, index, parent, data)
-            await self._sessions.keep_reserved(session)
             await self._store.put(session, entry.id, data)
             parent = entry.id
 
@@ -188,14 +212,25 @@ def parse_world(data: bytes) -> Head:
     entries = world.pop("manifest", []) if isinstance(world, dict) else []
     with _refusing(WORLD):
         head = Head.model_validate(world, strict=True)
-    head = head.model_copy(update={"manifest": _manifest(entries)})
-    _check_manifest(head.manifest)
+    _check_texts(head)
+    head = head.model_copy(update={"manifest": _manifest(entries), "init": None})
+    _check_manifest(head.manifest, head.branch)
     _check_names(head)
     _check_numbers(WORLD, head.num_points, head.world_bytes)
     if not 1 <= head.branch < MAX_BRANCH or not 0 <= head.branch_first_frame <= head.next_frame:
         seen = f"{head.branch} from frame {head.branch_first_frame}"
         raise refused(f"{WORLD}: branch", seen, "a branch that begins within the world")
     return head
+
+
+def _check_texts(head: Head) -> None:
+    """They go into the session's record, which is read with every request."""
+    if not is_session_id(head.session):
+        raise refused(f"{WORLD}: session", repr(head.session[:60]), "s and 23 hexadecimal digits")
+    for field in ("weights", "init_request"):
+        if len(text := getattr(head, field)) > MAX_TEXT:
+            seen = f"a text of {len(text):,} characters"
+            raise refused(f"{WORLD}: {field}", seen, f"at most {MAX_TEXT}")
 
 
 def _manifest(entries: Any) -> list[ManifestEntry]:
@@ -224,7 +259,7 @@ def _refusing(where: str, first: int = 0) -> Iterator[None]:
         ) from None
 
 
-def _check_manifest(manifest: list[ManifestEntry]) -> None:
+def _check_manifest(manifest: list[ManifestEntry], branch: int) -> None:
     next_frame = 0
     for index, entry in enumerate(manifest):
         where = f"{WORLD}: manifest.{index}"
@@ -234,6 +269,8 @@ def _check_manifest(manifest: list[ManifestEntry]) -> None:
         if entry.first_frame != next_frame or not 0 <= entry.num_frames <= 4096:
             seen = f"{entry.num_frames} frames from {entry.first_frame} on"
             raise refused(where, seen, f"frames from {next_frame} on")
+        if not 1 <= entry.branch <= branch:
+            raise refused(f"{where}.branch", str(entry.branch)[:30], "1 to the world's")
         if entry.home:
             raise refused(f"{where}.home", entry.home[:100], "nothing")
         _check_numbers(where, entry.num_points, entry.world_bytes)
@@ -258,6 +295,9 @@ def _check_names(head: Head) -> None:
         if not 1 <= name.num_segments <= len(ids) or ids[name.num_segments - 1] != name.tip:
             seen = f"{name.num_segments} segments up to {name.tip[:100]}"
             raise refused(where, seen, "a place in the manifest")
+        _check_numbers(where, name.branch, name.num_frames)
+        if not 0 <= name.created_s < MAX_TIME_S:
+            raise refused(where, f"{name.created_s} s", f"a time from 0 to {MAX_TIME_S} s")
 
 
 def check_segment(head: Head, index: int, parent: str, data: bytes) -> None:
@@ -267,13 +307,11 @@ def check_segment(head: Head, index: int, parent: str, data: bytes) -> None:
         seen = f"{len(data):,} bytes with checksum {sha256(data)}"
         raise refused(name, seen, f"{entry.num_bytes:,} bytes of {entry.id}")
     try:
+        header, images = parse_segment(data)  # first: it bounds what the library may have to parse
         deserialize(data)
-        header, images = parse_segment(data)
     except (SafetensorError, SegmentCorrupt) as error:
         raise refused(name, str(error)[:200], "a segment") from None
     _check_header(head, entry, header, index, parent, name)
-    if len(images) != len(header.frames):
-        raise refused(name, f"{len(images)} pictures", f"{len(header.frames)}, one for each frame")
     for frame, image in zip(header.frames, images, strict=True):
         _check_image(head, image, frame.media_type, f"{name}: frame {frame.frame}")
 
@@ -297,9 +335,11 @@ def _check_header(
         if seen != expected:
             raise refused(f"{name}: {fact}", repr(seen)[:100], repr(expected)[:100])
     for frame in header.frames:
-        numbers_ok = all(map(math.isfinite, [*frame.pose, frame.coverage]))
-        if len(frame.pose) != 16 or not numbers_ok:
-            raise refused(f"{name}: pose", repr(frame.pose)[:100], "16 finite numbers")
+        where = f"{name}: frame {frame.frame}"
+        if frame.branch != entry.branch:
+            raise refused(f"{where}: branch", str(frame.branch)[:30], str(entry.branch))
+        with _refusing(where):
+            FrameBounds.model_validate(frame.model_dump())
 
 
 def _check_image(head: Head, image: bytes, media_type: str, where: str) -> None:

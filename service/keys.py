@@ -26,7 +26,7 @@ WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it
 REQUESTS_KEPT = (
     256  # progress records per session; more than any backlog cap allows to be unfinished
 )
-CREATION_S = 60  # a session whose creation takes longer is removed
+CREATION_S = 60  # a session that nobody says is still being made is given up after this
 TOMBSTONE_S = 3600  # how long a deleted session answers 410 instead of 404
 MAX_SNAPSHOTS = 256  # names per session
 HEAD_EVERY = 64  # commits between two head objects
@@ -49,6 +49,11 @@ MAX_LONG_POLLS = 512  # of them: the others are for those that don't wait
 
 def record(session: str) -> str:
     return f"{PREFIX}:{{{session}}}:record"
+
+
+def reservation(session: str) -> str:
+    """There as long as a session is being made; what it lacks at the end was given up."""
+    return f"{PREFIX}:{{{session}}}:reservation"
 
 
 def lease(session: str) -> str:

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,8 @@ FRAMES = "frames"  # uint8, every encoded image one after the other
 COLOURS = "colours"  # (t, h, w, 3) uint8, cells of an observation that is not among the frames
 SIZES = "frame_sizes"  # int64, bytes of each
 SUFFIX = ".safetensors"
+MAX_TABLE_BYTES = 1 << 20  # ours have about 1,000 for each of at most 64 frames, and 2,000
 SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})", re.ASCII)
-Bytes = TypeVar("Bytes", bytes, memoryview)
 Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
 PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
 DTYPES = {  # in safetensors' words and numpy's
@@ -104,16 +104,23 @@ def segment_id(index: int, lease: str, data: bytes) -> str:
 def parse_segment(data: bytes) -> tuple[SegmentHeader, list[bytes]]:
     """A segment's header and encoded frames, with numpy alone. Raises SegmentCorrupt."""
     try:
-        (length,) = struct.unpack("<Q", data[:8])
-        table = json.loads(data[8 : 8 + length])
-        header = SegmentHeader.model_validate_json(table["__metadata__"]["header"])
-        body = data[8 + length :]
+        table, body = _opened(data)
+        header = SegmentHeader.model_validate_json(_only_header(table["__metadata__"]))
         sizes = np.frombuffer(_tensor(table, body, SIZES), dtype="<i8")
-        frames = _tensor(table, body, FRAMES)
+        frames = bytes(_tensor(table, body, FRAMES))
     except PARSE_ERRORS as error:
         raise SegmentCorrupt(f"a segment can't be parsed: {error}") from error
+    _check_sizes(sizes, len(frames), len(header.frames))
     ends = np.cumsum(sizes).tolist()
     return header, [frames[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _check_sizes(sizes: NDArray[np.int64], num_bytes: int, num_frames: int) -> None:
+    """Each bounded before they are added, as a sum may wrap around."""
+    if len(sizes) != num_frames:
+        raise SegmentCorrupt(f"a segment holds {len(sizes)} pictures of {num_frames} frames")
+    if np.any((sizes < 0) | (sizes > num_bytes)) or sizes.sum() != num_bytes:
+        raise SegmentCorrupt(f"a segment's {SIZES} don't add up to its {num_bytes} bytes")
 
 
 def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
@@ -136,11 +143,26 @@ def read_arrays(data: bytes, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     bits. Raises SegmentCorrupt.
     """
     try:
-        (length,) = struct.unpack("<Q", data[:8])
-        table, body = json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
+        table, body = _opened(data)
         return {name: _array(table, body, name) for name in names if name in table}
     except PARSE_ERRORS as error:
         raise SegmentCorrupt(f"a segment's tensors can't be read: {error}") from error
+
+
+def _opened(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    """The table and what lies behind it; a table is parsed in one go, while all else waits."""
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > MAX_TABLE_BYTES:
+        raise SegmentCorrupt(
+            f"a segment's table has {length:,} bytes, expected at most {MAX_TABLE_BYTES:,}"
+        )
+    return json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
+
+
+def _only_header(metadata: Mapping[str, str]) -> str:
+    if others := sorted(set(metadata) - {"header"}):
+        raise SegmentCorrupt(f"a segment has metadata {others[0][:80]!r}, expected only 'header'")
+    return metadata["header"]
 
 
 def _array(table: Mapping[str, Any], body: memoryview, name: str) -> NDArray[Any]:
@@ -148,7 +170,7 @@ def _array(table: Mapping[str, Any], body: memoryview, name: str) -> NDArray[Any
     return values.reshape(table[name]["shape"])
 
 
-def _tensor(table: Mapping[str, Any], body: Bytes, name: str) -> Bytes:
+def _tensor(table: Mapping[str, Any], body: memoryview, name: str) -> memoryview:
     begin, end = table[name]["data_offsets"]
     return body[begin:end]
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from service import keys, scripts
 from service.auth.audit import audit
@@ -29,6 +30,7 @@ from service.errors import (
     SessionDeleted,
     StoreDown,
     TooManyRequests,
+    Unavailable,
     UnknownSession,
     VersionConflict,
     problem_document,
@@ -194,6 +196,7 @@ class Sessions:
             raise self._full_key(owner)
         now = time.time()
         await self._redis.zadd(keys.EXPIRY, {session: now + keys.CREATION_S})
+        await self._redis.set(keys.reservation(session), "", ex=keys.CREATION_S)
         await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
 
     async def usage(self) -> Usage:
@@ -208,13 +211,21 @@ class Sessions:
         )
 
     async def keep_reserved(self, session: str) -> None:
-        """Say that a session which takes long to make is still being made."""
-        await self._redis.zadd(keys.EXPIRY, {session: time.time() + keys.CREATION_S})
+        """Say, until cancelled, that a session which takes long to make is still being made."""
+        while True:
+            await asyncio.sleep(keys.CREATION_S / 4)
+            try:
+                await self._redis.expire(keys.reservation(session), keys.CREATION_S)
+                expires_s = time.time() + keys.CREATION_S
+                await self._redis.zadd(keys.EXPIRY, {session: expires_s}, xx=True)
+            except (RedisError, OSError) as error:  # if it lasts, `adopt` refuses
+                LOG.warning("session not kept reserved", session=session, error=str(error))
 
     async def abandon(self, session: str, owner: str) -> None:
         """Give up a session that was reserved and never written; its objects go with the next
-        sweep.
+        sweep, even those stored after a sweeper has given it up.
         """
+        await self._redis.zadd(keys.EXPIRY, {session: time.time()})
         await self._redis.zrem(keys.index(owner), session)
         await bury(self._redis, session, "", "")
 
@@ -249,7 +260,8 @@ class Sessions:
         """Forget sessions whose creation was never finished."""
         old = f"s{int(1000 * (time.time() - keys.CREATION_S)):011x}"
         for name in await self._redis.zrangebylex(keys.index(owner), "-", f"({old}"):
-            if not await self._redis.exists(keys.record(name.decode())):
+            known = keys.record(name.decode()), keys.reservation(name.decode())
+            if not await self._redis.exists(*known):
                 await self._redis.zrem(keys.index(owner), name)
 
     async def restore(
@@ -260,7 +272,7 @@ class Sessions:
         """
         first = self._first_entry(head.init, head.init_request) if head.init else ()
         now, session = time.time(), head.session
-        if not await self.adopt(head, first, problem):
+        if await self._write(head, first, problem) == b"exists":
             return
         await self._redis.zadd(keys.index(head.spec.owner), {session: 0})
         await self._redis.zadd(keys.EXPIRY, {session: now + self._settings.session_idle_s})
@@ -270,12 +282,28 @@ class Sessions:
         if first:
             await self._requests.wake(session)
 
-    async def adopt(
-        self, head: Head, first: Sequence[Argument] = (), problem: MirageError | None = None
-    ) -> bool:
-        """Write the record, manifest and names of a head, unless the session exists; whether it
-        was written. `first`: what stands in its log.
+    async def adopt(self, head: Head, first: Sequence[Argument] = ()) -> None:
+        """Write a session that was reserved, unless it exists; `first`: what stands in its log.
+
+        Raises Unavailable if it took so long that a sweeper has removed what belongs to it.
         """
+        session = head.session
+        if await self._write(head, first, must_be_reserved=True) == b"gone":
+            await self.abandon(session, head.spec.owner)
+            raise Unavailable(
+                f"session {session!r} took more than {keys.CREATION_S} s to make, with Redis or "
+                "the store out of reach, and was given up; try again",
+                retry_after_s=1.0,
+            )
+
+    async def _write(
+        self,
+        head: Head,
+        first: Sequence[Argument],
+        problem: MirageError | None = None,
+        must_be_reserved: bool = False,
+    ) -> bytes:
+        """Write the record, manifest and names of a head; returns ok, exists or gone."""
         now = time.time()
         state = SessionState.WAITING if first else SessionState.IDLE
         fields: dict[str, Argument] = {
@@ -296,14 +324,26 @@ class Sessions:
         pairs: list[Argument] = [part for pair in fields.items() for part in pair]
         named = [part for one in head.names.values() for part in (one.name, one.model_dump_json())]
         entries = await asyncio.to_thread(head.lines) if head.is_long else head.lines()
-        names = (keys.record, keys.log, keys.requests, keys.order, keys.manifest, keys.names)
-        done = await scripts.run(
+        names = (
+            keys.record, keys.log, keys.requests, keys.order, keys.manifest, keys.names,
+            keys.reservation,
+        )  # fmt: skip
+        answer: bytes = await scripts.run(
             self._redis,
             "create",
             [name(head.session) for name in names],
-            [len(pairs), *pairs, len(named), *named, len(entries), *entries, *first],
+            [
+                "1" if must_be_reserved else "",
+                len(pairs),
+                *pairs,
+                len(named),
+                *named,
+                len(entries),
+                *entries,
+                *first,
+            ],
         )
-        return bool(done)
+        return answer
 
     @staticmethod
     def _first_entry(init: Init, request_id: str) -> list[Argument]:
@@ -367,6 +407,7 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     names = [
         keys.record, keys.lease, keys.log, keys.manifest, keys.frames, keys.requests,
         keys.order, keys.cancels, keys.names, keys.shares, keys.video, keys.garbage,
+        keys.reservation,
     ]  # fmt: skip
     answer = await scripts.run(
         redis,

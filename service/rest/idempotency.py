@@ -1,28 +1,37 @@
 """Idempotency-Key: the same POST sent twice is done once and answered twice.
 
-How: the key is claimed in Redis before the work, with a fingerprint of what was asked; the answer
-takes the claim's place. The same key with another request is refused, and so is a second one while
-the first still runs. A request that failed is forgotten, so that a retry tries again.
+How: the key is claimed in Redis before the work, with a fingerprint of what was asked, and the
+claim is renewed as long as the work takes; the answer takes its place. The same key with another
+request is refused, and so is a second one while the first still runs. A request that failed is
+forgotten, so that a retry tries again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Header, Response
 from pydantic import BaseModel
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from service import keys
+from service import keys, scripts
 from service.auth.principal import Principal
 from service.errors import Conflict, FieldProblem, InvalidRequest
 from service.gateway import Gateway
+from service.tasks import end
 
 KEPT_S = 86_400
-CLAIMED_S = 120  # a process that dies while working frees the key after this
+CLAIMED_S = (
+    120  # a process that dies while working frees the key after this; renewed by one that lives
+)
 ALLOWED = re.compile(r"[\x21-\x7e]{1,128}")
 
 IdempotencyKey = Annotated[
@@ -60,20 +69,27 @@ async def once(
         problem = FieldProblem("Idempotency-Key", key[:60], "1 to 128 visible ASCII characters")
         raise InvalidRequest("The Idempotency-Key can't be used.", fields=(problem,))
     name, redis = keys.idempotency(principal.owner, key), gateway.control.redis
-    claim = json.dumps({"asked": asked})
+    claim = json.dumps({"asked": asked, "claim": secrets.token_hex(8)})
     if not await redis.set(name, claim, nx=True, ex=CLAIMED_S):
         return _replay(key, asked, await redis.get(name))
-    done = False
+    keeping = asyncio.create_task(_keep(redis, name, claim))
+    stored = ""
     try:
         answer, headers = await work()
         body, code = answer.model_dump(mode="json"), _status(status, answer)
-        stored = {"asked": asked, "status": code, "headers": headers, "body": body}
-        await redis.set(name, json.dumps(stored), ex=KEPT_S)
-        done = True
+        stored = json.dumps({"asked": asked, "status": code, "headers": headers, "body": body})
     finally:
-        if not done:
-            await redis.delete(name)
+        await end([keeping])
+        await scripts.run(redis, "settle", [name], [claim, stored, KEPT_S])
     return _response(code, body, headers)
+
+
+async def _keep(redis: Redis, name: str, claim: str) -> None:
+    """Renew a claim until cancelled; a Redis that is out of reach is waited out."""
+    while True:
+        await asyncio.sleep(CLAIMED_S / 4)
+        with suppress(RedisError, OSError):
+            await scripts.run(redis, "renew", [name], [claim, 1000 * CLAIMED_S])
 
 
 def _replay(key: str, asked: str, stored: bytes | str | None) -> Response:

@@ -1,8 +1,12 @@
--- Leave a tombstone: an owner's commit is refused from here on.
--- KEYS record lease log manifest frames requests order cancels names shares video garbage
+-- Leave a tombstone: an owner's commit is refused from here on, and so is the end of a creation.
+-- KEYS record lease log manifest frames requests order cancels names shares video garbage reservation
 -- ARGV version ('' = any), only if expired by this time ('' = in any case), seconds the tombstone stays
 local state, version, owner, expires = unpack(redis.call('HMGET', KEYS[1], 'state', 'version', 'owner', 'expires_s'))
-if not state then return {'unknown'} end
+if not state then
+  if ARGV[2] ~= '' and redis.call('EXISTS', KEYS[13]) == 1 then return {'alive'} end
+  redis.call('DEL', KEYS[13])
+  return {'unknown'}
+end
 if state == 'deleted' then return {'deleted', owner} end
 if ARGV[1] ~= '' and ARGV[1] ~= version then return {'version', version} end
 if ARGV[2] ~= '' and tonumber(expires) > tonumber(ARGV[2]) then return {'alive', expires} end

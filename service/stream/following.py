@@ -11,7 +11,7 @@ import time
 from collections import deque
 from itertools import takewhile
 
-from service.errors import UnknownRequest
+from service.errors import SegmentCorrupt, UnknownRequest
 from service.frames import Frame
 from service.requests import Progress, RequestState
 from service.sessions import Session
@@ -37,6 +37,7 @@ async def follow(talk: Talk) -> None:
             frames = await watch.read(talk.after, wait_s=FRAME_WAIT_S, limit=limit)
             if any(frame.branch > talk.branch for frame in frames):
                 await _look(talk)  # rewound: there may be other frames before these
+                _check_branch(talk, frames)
                 continue
             branch = talk.branch
             for frame in _worth_sending(talk, frames):
@@ -53,6 +54,16 @@ async def follow(talk: Talk) -> None:
                 await _look(talk)
             if frames and figures.are_due(now_s):
                 await talk.say(statistics=figures.told(talk, now_s))
+
+
+def _check_branch(talk: Talk, frames: list[Frame]) -> None:
+    """Who looks again for frames of a branch that never began would do so for ever."""
+    newest = max(frames, key=lambda frame: frame.branch)
+    if newest.branch > talk.branch:
+        raise SegmentCorrupt(
+            f"frame {newest.frame} of session {talk.session_id!r} is of branch {newest.branch}, "
+            f"and the session has come to branch {talk.branch}"
+        )
 
 
 def _worth_sending(talk: Talk, frames: list[Frame]) -> list[Frame]:

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
+from plane import frame
 
+from service import keys
 from service.auth.guard import Guard
 from service.auth.principal import LOCAL, Principal
 from service.control import ControlPlane
-from service.errors import InvalidRequest, SessionDeleted, UnknownSession
+from service.errors import InvalidRequest, SegmentCorrupt, SessionDeleted, UnknownSession
+from service.frames import event_id
 from service.gateway import Gateway
 from service.poses import flat
 from service.samples import Samples
@@ -122,6 +125,18 @@ async def test_a_live_pose_comes_back_with_its_own_clock_and_count(
         client.send(type="pose", matrix=IDENTITY, sequence=7, client_time_ms=123.5)
         frame = (await client.get("frame")).head
     assert (frame["frame"], frame["sequence"], frame["client_time_ms"]) == (1, 7, 123.5)
+
+
+async def test_frames_of_a_branch_that_never_began_end_the_stream(
+    gateway: Gateway, session: str, control: ControlPlane
+) -> None:
+    """Instead of looking for them again and again."""
+    stray = frame(0, branch=99)
+    event = {"meta": stray.text, "image": stray.image}
+    await control.redis.xadd(keys.frames(session), event, id=event_id(1, 0))
+    await control.redis.hset(keys.record(session), "next_frame", 1)
+    with pytest.raises(SegmentCorrupt, match="of branch 99, and the session has come to branch 1"):
+        await Client(gateway, session, after=-1).rest()
 
 
 async def test_the_newest_live_pose_wins(client: Client, settings: Settings) -> None:

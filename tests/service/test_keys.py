@@ -9,7 +9,8 @@ import pytest
 from service import keys
 
 OF_A_SESSION = [keys.record, keys.lease, keys.log, keys.manifest, keys.frames,
-                keys.requests, keys.order, keys.cancels, keys.shares, keys.video]  # fmt: skip
+                keys.requests, keys.order, keys.cancels, keys.shares, keys.video,
+                keys.reservation]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", OF_A_SESSION)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import av
@@ -12,13 +14,22 @@ import httpx
 import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
+from pydantic import BaseModel
+from test_conversation import gateway
 from uploads_made import npy, png
 
 from service import keys
+from service.auth.principal import LOCAL
 from service.control import ControlPlane
+from service.errors import Conflict, InvalidRequest
+from service.gateway import Gateway
 from service.poses import flat
+from service.rest import idempotency
+from service.rest.idempotency import once
 from service.settings import Settings
 from service.video import decode_frame
+
+__all__ = ["gateway"]  # a fixture
 
 IDENTITY = flat(np.eye(4))
 SCALED = flat(np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -238,6 +249,47 @@ async def test_two_at_once_with_one_key_make_one_session(http: httpx.AsyncClient
     statuses = sorted(answer.status_code for answer in await asyncio.gather(*posts))
     assert set(statuses) <= {201, 409} and 201 in statuses
     assert len((await http.get("/v1/sessions")).json()["sessions"]) == 1
+
+
+class Made(BaseModel):
+    number: int = 1
+
+
+async def test_a_key_stays_claimed_however_long_the_work_takes(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "CLAIMED_S", 4)
+
+    async def retried() -> tuple[Made, dict[str, str]]:
+        raise AssertionError("done twice")
+
+    async def work() -> tuple[Made, dict[str, str]]:
+        started_s = time.monotonic()
+        while time.monotonic() - started_s < 1.5 * idempotency.CLAIMED_S:
+            with pytest.raises(Conflict, match="still runs"):
+                await once(gateway, LOCAL, "long", "it", 201, retried)
+            await asyncio.sleep(0.1)
+        return Made(), {}
+
+    assert (await once(gateway, LOCAL, "long", "it", 201, work)).status_code == 201
+    again = await once(gateway, LOCAL, "long", "it", 201, retried)
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_claim_that_is_anothers_by_now_is_left_alone(gateway: Gateway, fails: bool) -> None:
+    """As after a time without Redis."""
+    redis, name = gateway.control.redis, keys.idempotency(LOCAL.owner, "lost")
+
+    async def work() -> tuple[Made, dict[str, str]]:
+        await redis.set(name, "another's")
+        if fails:
+            raise InvalidRequest("no")
+        return Made(), {}
+
+    with pytest.raises(InvalidRequest) if fails else nullcontext():
+        await once(gateway, LOCAL, "lost", "it", 201, work)
+    assert await redis.get(name) == b"another's"
 
 
 async def test_pages_of_sessions(http: httpx.AsyncClient) -> None:

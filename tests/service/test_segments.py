@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 from service.segments import (
+    FRAMES,
+    MAX_TABLE_BYTES,
+    SIZES,
     FrameMeta,
     SegmentHeader,
     SegmentStore,
     Upload,
     pack_upload,
     parse_segment,
+    read_arrays,
     read_planes,
     segment_id,
     unpack_upload,
@@ -29,6 +34,26 @@ UPLOAD = Upload(np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.ones((2, 4), 
 @pytest.fixture
 def store(tmp_path: Path) -> SegmentStore:
     return SegmentStore(tmp_path.as_uri() + "/segments")
+
+
+def segment(
+    sizes: list[int], num_bytes: int, num_frames: int | None = None, **planes: NDArray[np.float16]
+) -> bytes:
+    """Of as many frames as there are sizes, if not said otherwise."""
+    numbers = list(range(len(sizes) if num_frames is None else num_frames))
+    frames = [
+        FrameMeta(
+            frame=number, branch=1, pose=[0.0] * 16, coverage=0, request_id="r", kind="init",
+            media_type="image/webp", created_s=0,
+        )
+        for number in numbers
+    ]  # fmt: skip
+    header = SegmentHeader(
+        session="s", index=0, parent="", kind="init", weights="w@0", branch=1,
+        frame_indices=numbers, frames=frames, intrinsics={}, created_s=0,
+    )  # fmt: skip
+    tensors = {FRAMES: np.zeros(num_bytes, np.uint8), SIZES: np.array(sizes, np.int64)}
+    return save(tensors | planes, metadata={"header": header.model_dump_json()})
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
@@ -119,6 +144,38 @@ def test_rubbish_is_no_segment(data: bytes) -> None:
         parse_segment(data)
 
 
+@pytest.mark.parametrize(
+    "sizes", [[2], [4], [4, -1], [-1, 4], [3, -3, 3], [2**62, 2**62, 2**62, 2**62, 3]]
+)
+def test_sizes_that_do_not_add_up_are_a_corrupt_segment(sizes: list[int]) -> None:
+    """With sizes of both signs a small file would be copied any number of times."""
+    assert parse_segment(segment([1, 0, 2], 3))[1] == [bytes(1), b"", bytes(2)]
+    with pytest.raises(SegmentCorrupt, match="don't add up to its 3 bytes"):
+        parse_segment(segment(sizes, 3))
+
+
+def test_a_table_is_no_longer_than_ours_are() -> None:
+    """It is parsed in one go, while all else waits."""
+    data = segment([1] * 400, 400)
+    assert len(parse_segment(data)[1]) == 400
+    long = save({"x": np.zeros(1)}, metadata={"header": " " * MAX_TABLE_BYTES})
+    for parse in (parse_segment, lambda data: read_arrays(data, ["x"])):
+        with pytest.raises(SegmentCorrupt, match="expected at most 1,048,576"):
+            parse(long)
+
+
+def test_metadata_beside_the_header_is_a_corrupt_segment() -> None:
+    data = segment([3], 3).replace(b'"header":', b'"other":1,"header":')
+    length = int.from_bytes(data[:8], "little") + len(b'"other":1,')
+    with pytest.raises(SegmentCorrupt, match="metadata 'other'"):
+        parse_segment(struct.pack("<Q", length) + data[8:])
+
+
+def test_pictures_without_a_frame_are_a_corrupt_segment() -> None:
+    with pytest.raises(SegmentCorrupt, match="2 pictures of 1 frames"):
+        parse_segment(segment([1, 2], 3, num_frames=1))
+
+
 @pytest.mark.parametrize("data", [b"", b"PK", pack_upload(UPLOAD)[:-9], b"\x93NUMPY\x01\x00"])
 def test_rubbish_is_no_upload(data: bytes) -> None:
     with pytest.raises(SegmentCorrupt):
@@ -130,17 +187,7 @@ def test_rubbish_is_no_upload(data: bytes) -> None:
     [("dtype", "I64"), ("shape", [9, 9]), ("shape", None), ("data_offsets", [0]), ("dtype", [])],
 )
 def test_planes_of_another_shape_are_a_corrupt_segment(field: str, value: object) -> None:
-    meta = FrameMeta(
-        frame=0, branch=1, pose=[0.0] * 16, coverage=0, request_id="r", kind="init",
-        media_type="image/webp", created_s=0,
-    )  # fmt: skip
-    header = SegmentHeader(
-        session="s", index=0, parent="", kind="init", weights="w@0", branch=1, frame_indices=[0],
-        frames=[meta], intrinsics={}, created_s=0,
-    )  # fmt: skip
-    tensors = {"frames": np.zeros(3, np.uint8), "frame_sizes": np.array([3])}
-    tensors["depth"] = np.ones((1, 2, 2), np.float16)
-    data = save(tensors, metadata={"header": header.model_dump_json()})
+    data = segment([3], 3, depth=np.ones((1, 2, 2), np.float16))
     assert read_planes(data)[0]["depth"].shape == (2, 2)
     length = int.from_bytes(data[:8], "little")
     table = json.loads(data[8 : 8 + length])

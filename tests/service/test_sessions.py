@@ -13,9 +13,17 @@ from plane import IMAGE, INTRINSICS, leases_of, new_session, step
 
 from service import keys, sweeper
 from service.control import ControlPlane
-from service.errors import Conflict, LeaseLost, SessionDeleted, TooManyRequests, UnknownSession
+from service.errors import (
+    Conflict,
+    LeaseLost,
+    SessionDeleted,
+    TooManyRequests,
+    Unavailable,
+    UnknownSession,
+)
 from service.rebuild import MARKER
 from service.requests import Generate
+from service.segments import Upload
 from service.sessions import (
     IDENTITY,
     TRANSITIONS,
@@ -117,6 +125,47 @@ async def test_a_creation_that_died_half_way_leaves_nothing(
     await control.sweeper.sweep()
     assert await control.redis.zcard(keys.EXPIRY) == 0
     assert not list(settings.data_dir.rglob("*.npz"))
+
+
+async def test_a_creation_that_was_given_up_meanwhile_is_refused_at_its_end(
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a store that is out of reach for a minute."""
+    put = control.segments.put_upload
+
+    async def late(session: str, upload: Upload) -> str:
+        await control.redis.zadd(keys.EXPIRY, {session: 0})
+        await control.sweeper.sweep()
+        if is_over:
+            await control.redis.delete(keys.reservation(session))
+            await control.sweeper.sweep()
+        return await put(session, upload)
+
+    is_over = False
+    monkeypatch.setattr(control.segments, "put_upload", late)
+    assert (await new_session(control)).state == "waiting"  # the reservation counts
+    assert not await control.redis.keys("*:reservation")
+    is_over = True
+    with pytest.raises(Unavailable, match="more than 60 s to make"):
+        await new_session(control)
+    await control.sweeper.sweep()
+    assert (
+        len(list(settings.data_dir.rglob("*.npz"))) == await control.redis.zcard(keys.EXPIRY) == 1
+    )
+    assert len((await control.sessions.list()).items) == 1
+
+
+async def test_a_long_creation_stays_in_its_owners_index(
+    control: ControlPlane, settings: Settings
+) -> None:
+    few = settings.model_copy(update={"max_sessions_per_key": 1})
+    sessions = Sessions(control.redis, few, control.segments, control.requests, control.heads)
+    old = "s" + "0" * 23
+    await sessions.reserve(old, "me")
+    with pytest.raises(TooManyRequests):
+        await sessions.check_room("me")
+    await control.redis.delete(keys.reservation(old))
+    await sessions.check_room("me")
 
 
 async def test_the_sweeper_outlives_what_nobody_foresaw(

@@ -9,6 +9,7 @@ import json
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,11 +20,11 @@ import torch
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
-from service import imports
+from service import imports, keys
 from service.app import create_app
 from service.branches import ForkIn, RewindIn, SnapshotIn
 from service.control import ControlPlane
-from service.errors import Conflict, InvalidUpload, SegmentCorrupt
+from service.errors import Conflict, InvalidUpload, SegmentCorrupt, Unavailable
 from service.heads import Head
 from service.limits import MAX_IMPORTS
 from service.objects import sha256
@@ -230,6 +231,62 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edit_header(f, lambda h: h["frames"][0].update(pose=[1e999] * 16)),
         "finite|segment",
     ),
+    "a header as long as a segment": (
+        lambda f: edit_header(f, lambda h: h.update(weights="w" * 2_000_000)),
+        "at most 1,048,576",
+    ),
+    "frames of another branch": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(branch=99)),
+        "frame 0: branch is 99, expected 1",
+    ),
+    "a branch that never began": (
+        lambda f: edit_world(f, lambda w: w["manifest"][0].update(branch=2)),
+        r"manifest\.0\.branch is 2",
+    ),
+    "a camera that no world has": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(camera=16)),
+        "camera is 16",
+    ),
+    "a frame's size that no message can hold": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(num_points=10**30)),
+        "num_points is 1000",
+    ),
+    "a sequence below zero": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(sequence=-1)),
+        "sequence is -1",
+    ),
+    "a time that no calendar has": (
+        lambda f: edit_header(f, lambda h: h["frames"][0].update(created_s=1e18)),
+        "created_s is 1e\\+18",
+    ),
+    "a snapshot of no time": (
+        lambda f: edit_world(
+            f, lambda w: w.update(names={"a": name(w, "a") | {"created_s": 1e18}})
+        ),
+        "a time from 0",
+    ),
+    "a snapshot of less than no frames": (
+        lambda f: edit_world(f, lambda w: w.update(names={"a": name(w, "a") | {"num_frames": -1}})),
+        "names.a is a size of -1",
+    ),
+    "a session that is none": (
+        lambda f: edit_world(f, lambda w: w.update(session="x" * 1_000_000)),
+        "session is 'xxx.*23 hexadecimal digits",
+    ),
+    "weights of a long name": (
+        lambda f: edit_world(f, lambda w: w.update(weights="x" * 201)),
+        "weights is a text of 201 characters, expected at most 200",
+    ),
+    "a long request": (
+        lambda f: edit_world(f, lambda w: w.update(init_request="x" * 1_000_000)),
+        "init_request is a text of 1,000,000 characters",
+    ),
+    "timings without end": (
+        lambda f: edit_header(
+            f, lambda h: h["frames"][0].update(timings_ms={str(i): 1 for i in range(65)})
+        ),
+        "timings_ms",
+    ),
     "another parent": (lambda f: edit_header(f, lambda h: h.update(parent="x")), "parent"),
 }
 
@@ -258,6 +315,16 @@ async def test_a_file_that_was_tampered_with_is_refused_and_leaves_nothing(
     await control.sweeper.empty_graves()
     assert sorted((settings.data_dir / "segments").rglob("*.*")) == before
     assert len((await control.sessions.list()).items) == 1
+
+
+async def test_a_first_image_that_was_opened_long_ago_is_not_asked_for_again(
+    control: ControlPlane, export: bytes
+) -> None:
+    init = {"blob": "0" * 64, "pose": [0.0] * 16}
+    files = edit_world(unpacked(export), lambda world: world.update(init=init))
+    twin = await control.imports.read(in_pieces(packed(files)))
+    (written,) = await control.heads.ids(twin.id)
+    assert (await control.heads.get(twin.id, written)).init is None
 
 
 async def test_what_only_a_worker_sees_fails_the_first_request(
@@ -330,6 +397,43 @@ async def test_who_sends_too_slowly_is_refused(
 
     with pytest.raises(InvalidUpload, match="bytes in 0 s, expected 100,000 bytes a second"):
         await asyncio.wait_for(control.imports.read(drip()), 60)
+
+
+async def test_an_import_that_stalls_for_long_keeps_its_place(
+    control: ControlPlane, export: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "CREATION_S", 4)
+    started_s = time.monotonic()
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield export[:-5000]
+        while time.monotonic() - started_s < 1.5 * keys.CREATION_S:
+            await control.sweeper.sweep()
+            await asyncio.sleep(0.1)
+        yield export[-5000:]
+
+    twin = await asyncio.wait_for(control.imports.read(stalled()), 60)
+    await control.sweeper.sweep()
+    ids = [one.id for one in await control.frames.manifest(twin.id)]
+    assert ids == await control.segments.ids(twin.id) and len(ids) == twin.num_segments
+
+
+async def test_an_import_that_was_given_up_meanwhile_is_refused_and_leaves_nothing(
+    control: ControlPlane, settings: Settings, export: bytes
+) -> None:
+    """As by a Redis that is out of reach for a minute."""
+
+    async def forgotten() -> AsyncIterator[bytes]:
+        yield export[:-5000]
+        for key in await control.redis.keys("*:reservation"):
+            await control.redis.delete(key)
+        yield export[-5000:]
+
+    with pytest.raises(Unavailable, match="given up; try again"):
+        await control.imports.read(forgotten())
+    await control.sweeper.sweep()
+    assert not list((settings.data_dir / "segments").rglob("*.safetensors"))
+    assert not (await control.sessions.list()).items
 
 
 async def test_a_long_manifest_is_read_in_parts_on_a_thread(

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
 from service.errors import SegmentCorrupt
 from service.frames import Frame
-from service.segments import SegmentHeader, parse_segment
+from service.segments import FrameMeta, SegmentHeader, parse_segment
 from worker.geometry import Cameras
 from worker.snapshot import encode_image, pack_segment, unpack_segment
 from worker.world import Increment
@@ -28,10 +28,15 @@ def views(*at_m: float) -> Cameras:
     return Cameras(intrinsics.expand(len(at_m), 4), poses, HEIGHT, WIDTH)
 
 
-def header(increment: Increment, index: int = 0) -> SegmentHeader:
+def header(increment: Increment, num_frames: int = 0) -> SegmentHeader:
+    meta = FrameMeta(
+        frame=0, branch=1, pose=[0.1] * 16, coverage=0.5, request_id="r", kind="generate",
+        media_type="image/webp", created_s=1.5,
+    )  # fmt: skip
     return SegmentHeader(
-        session="s", index=index, parent="", kind="generate", weights="fake@0", branch=1,
-        frame_indices=list(increment.frame_indices), frames=[], created_s=time.time(),
+        session="s", index=0, parent="", kind="generate", weights="fake@0", branch=1,
+        frame_indices=list(increment.frame_indices), created_s=time.time(),
+        frames=[meta.model_copy(update={"frame": number}) for number in range(num_frames)],
         intrinsics={"fx": 50, "fy": 50, "cx": 32, "cy": 16, "width": WIDTH, "height": HEIGHT},
     )  # fmt: skip
 
@@ -58,7 +63,7 @@ def increments() -> list[Increment]:
 
 def test_an_increment_comes_back_bit_for_bit() -> None:
     for increment in increments():
-        given = header(increment)
+        given = header(increment, 2)
         found_header, found = unpack_segment(pack_segment(given, increment, [b"a", b"bc"]))
         assert found_header == given
         assert found.frame_indices == increment.frame_indices
@@ -106,7 +111,7 @@ def test_a_world_is_the_replay_of_its_segments() -> None:
 def test_frames_are_read_without_torch() -> None:
     increment = increments()[1]
     images = [encode_image(image.numpy(), "webp", 80) for image in increment.images]
-    found, frames = parse_segment(pack_segment(header(increment), increment, images))
+    found, frames = parse_segment(pack_segment(header(increment, 3), increment, images))
     assert frames == images and found.frame_indices == [1, 2, 3]
 
 
@@ -114,7 +119,7 @@ def test_frames_are_read_without_torch() -> None:
 def test_a_segment_is_a_plain_safetensors_file(images: list[bytes]) -> None:
     """Read by the library, and the same as the library makes of what it read."""
     increment = increments()[0]
-    given = header(increment)
+    given = header(increment, len(images))
     data = pack_segment(given, increment, images)
     tensors = safetensors.torch.load(data)
     assert tensors["delta.tokens"].dtype == torch.bfloat16
@@ -127,7 +132,7 @@ def test_a_segment_is_a_plain_safetensors_file(images: list[bytes]) -> None:
 @pytest.mark.parametrize("cut", [10, 200, -1])
 def test_a_truncated_segment_is_corrupt(cut: int) -> None:
     increment = increments()[0]
-    data = pack_segment(header(increment), increment, [b"image"])
+    data = pack_segment(header(increment, 1), increment, [b"image"])
     with pytest.raises(SegmentCorrupt):
         unpack_segment(data[:cut])
 

@@ -59,6 +59,7 @@ from service.ws import opening_of
 
 LIMITS = UploadLimits(max_bytes=1 << 20, max_pixels=1 << 18)
 IDENTITY = np.eye(4)
+SESSION = f"s{0:023x}"
 PLAIN = Image.new("RGB", (96, 64), (200, 30, 60))
 
 
@@ -156,8 +157,10 @@ async def read_export(data: bytes) -> None:
     await members.end()
 
 
-def small_export() -> tuple[bytes, bytes, bytes, bytes]:
-    """A file of one frame: its world.json, its segment, all of it, and a segment with planes."""
+def small_export() -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """A file of one frame: its world.json, its segment, all of it, and a segment with planes and
+    one of two frames.
+    """
     lens = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
     picture = encoded(PLAIN.resize((64, 32)), "WEBP")
     meta = FrameMeta(
@@ -172,13 +175,16 @@ def small_export() -> tuple[bytes, bytes, bytes, bytes]:
     part = save(tensors, metadata={"header": header.model_dump_json()})
     seen = {"coverage": np.ones((1, 4, 8), np.float32), "depth": np.ones((1, 4, 8), np.float16)}
     with_planes = save(tensors | seen, metadata={"header": header.model_dump_json()})
+    tensors[SIZES] = np.array([len(picture) - 1, 1])
+    two = header.model_copy(update={"frames": [meta, meta], "frame_indices": [0, 1]})
+    split = save(tensors, metadata={"header": two.model_dump_json()})
     entry = ManifestEntry(
         id=f"{0:08d}-w1.1-{sha256(part)}", kind="init", branch=1, first_frame=0, num_frames=1,
         num_bytes=len(part),
     )  # fmt: skip
     head = Head(
-        session="s1", version=1, spec=NewSession(intrinsics=lens), weights="w@0", manifest=[entry],
-        init_request="r_1", created_s=1.0,
+        session=SESSION, version=1, spec=NewSession(intrinsics=lens), weights="w@0",
+        manifest=[entry], init_request="r_1", created_s=1.0,
     )  # fmt: skip
     document = head.model_dump_json().encode()
     buffer = io.BytesIO()
@@ -187,7 +193,7 @@ def small_export() -> tuple[bytes, bytes, bytes, bytes]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    return document, part, buffer.getvalue(), with_planes
+    return document, part, buffer.getvalue(), with_planes, split
 
 
 def protos() -> tuple[bytes, ...]:
@@ -229,7 +235,7 @@ MESSAGES = (
     {"type": "cancel", "id": "r_1"},
     {"type": "ping"},
 )
-WORLD_JSON, SEGMENT, FILE, PLANES = small_export()
+WORLD_JSON, SEGMENT, FILE, PLANES, SPLIT = small_export()
 DEPTH = np.full((64, 96), 2.5, np.float32)
 PIXELS = np.zeros((64, 96, 3), np.uint8)
 MILLIMETRES = encoded(Image.fromarray(np.full((64, 96), 2500, np.uint16)), "PNG")
@@ -243,7 +249,7 @@ TARGETS = {
     "stream_text": Target(stream_text, tuple(json.dumps(one).encode() for one in MESSAGES), JSON),
     "stream_proto": Target(stream_proto, protos()),
     "world": Target(world, (WORLD_JSON,), JSON),
-    "segment": Target(segment, (SEGMENT,), TABLE),
+    "segment": Target(segment, (SEGMENT, SPLIT), TABLE),
     "planes": Target(planes, (SEGMENT, PLANES), TABLE),
     "export": Target(export, (FILE,), EXPORT),
     "head": Target(head, (pack(Head.model_validate_json(WORLD_JSON)),), PACKED),
