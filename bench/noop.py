@@ -30,7 +30,7 @@ from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.__main__ import serve
 from worker.backbones.base import Condition
-from worker.engine import Engine, EngineConfig
+from worker.engine import Engine, EngineConfig, Looks
 from worker.faults import parse_fault
 from worker.geometry import Cameras
 from worker.memory.base import ReadMode, empty_delta
@@ -89,8 +89,8 @@ class StillEngine(Engine):
     def open(self, seed: int, memory: str = "null") -> World:
         return super().open(seed, "null")
 
-    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return [self._latents] * len(images)
+    def encode(self, images: Sequence[Tensor], guessed: Sequence[bool]) -> list[Looks]:
+        return [Looks(self._latents, None)] * len(images)
 
     def observe(
         self, world: World, image: Tensor, camera: Cameras, *more: object, **further: object
