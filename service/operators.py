@@ -55,7 +55,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 async def _fsck(options: argparse.Namespace) -> int:
-    async with reached(_settings(options)) as control:
+    changes = options.repair or options.choose
+    async with reached(_settings(options), unchanged=not changes) as control:
         fsck = Fsck(control, deep=options.deep)
         if options.choose:
             session, is_given, segment = options.choose.partition("=")

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
@@ -16,6 +17,7 @@ from service import cli, keys
 from service.branches import ForkIn, RewindIn
 from service.collection import Collection
 from service.control import ControlPlane
+from service.embedded import EmbeddedValkey
 from service.errors import InvalidRequest
 from service.fsck import Findings, Fsck
 from service.heads import head_path
@@ -269,6 +271,67 @@ async def options_run(options: object) -> int:
     """The command runs a loop of its own, so it runs in a thread."""
     code: int = await asyncio.to_thread(options.run, options)  # type: ignore[attr-defined]
     return code
+
+
+def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    return {
+        path: (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+    }
+
+
+async def checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What the command finds there, without a server and without changing anything."""
+    before = contents(folder)
+    options = cli.parser().parse_args(["fsck", "--deep", "--json", "--data-dir", str(folder)])
+    code = await options_run(options)
+    assert contents(folder) == before
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert code == (0 if found["is_whole"] else 1)
+    return found
+
+
+async def test_a_backup_is_checked_and_stays_as_it_is(
+    settings: Settings,
+    gap: tuple[str, Path, bytes],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    session, place, data = gap
+    backup = tmp_path_factory.mktemp("backup")
+    shutil.copytree(settings.data_dir / "segments", backup / "segments")
+    found = await checked(backup, capsys)
+    assert found["ambiguous"].keys() == found["unreached"].keys() == {session}
+    (backup / place.relative_to(settings.data_dir)).write_bytes(data)
+    again = await checked(backup, capsys)
+    assert again["is_whole"] and again["num_segments"] == 5
+
+
+async def test_a_stopped_servers_own_valkey_is_believed_and_stays_as_it_is(
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    async with EmbeddedValkey(tmp_path) as url:
+        plane = await ControlPlane.open(settings.model_copy(update={"redis_url": url}))
+        session = await open_session(plane)
+        await plane.close()
+    shutil.rmtree(stored(settings, f"sessions/{session.id}/heads"))  # a rebuild would find none
+    found = await checked(tmp_path, capsys)
+    assert found["is_whole"] and found["num_sessions"] == 1
+
+
+def test_a_folder_without_segments_is_not_given_any(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    assert cli.main(["fsck", "--data-dir", str(tmp_path)]) == 1
+    assert "can't be opened" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [["fsck"], ["export", "s1", "world.tar"]])
