@@ -148,9 +148,8 @@ class Rebuild:
         problem = doubt.problem() if doubt else None
         if doubt:
             report.ambiguous[session] = doubt
-            LOG.error(
-                "world ambiguous", session=session, tips=doubt.tips, unreached=doubt.unreached
-            )
+            unreached = len(doubt.unreached)  # of a long world: thousands
+            LOG.error("world ambiguous", session=session, tips=doubt.tips, unreached=unreached)
         else:
             report.rebuilt.append(session)
         await self._sessions.restore(head, await self._heads.homes(head), problem)
