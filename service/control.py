@@ -19,6 +19,7 @@ from service.heads import Heads
 from service.imports import Imports
 from service.kept import Kept
 from service.lineage import Lineage
+from service.objects import ObjectStore
 from service.points.cloud import Clouds
 from service.rebuild import Rebuild
 from service.requests import RequestLog
@@ -52,14 +53,16 @@ class ControlPlane:
     sweeper: Sweeper
 
     @classmethod
-    async def open(cls, settings: Settings) -> ControlPlane:
+    async def open(
+        cls, settings: Settings, objects: type[ObjectStore] = ObjectStore
+    ) -> ControlPlane:
         """Connect; raises ConfigurationError, ControlPlaneDown, StoreDown."""
         if not settings.redis_url:
             raise ConfigurationError(
                 "MIRAGE_REDIS_URL is empty: only `mirage up` starts a Redis of its own"
             )
         redis = connect(settings.redis_url)
-        store = SegmentStore(settings.segments_url)
+        store = SegmentStore(settings.segments_url, objects)
         requests, heads = RequestLog(redis, settings), Heads(redis, store.objects)
         sessions = Sessions(redis, settings, store, requests, heads)
         frames, kept = FrameBus(redis, store), Kept(redis, store.objects)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ READY_S = 10.0
 STOP_S = 10.0
 LOCK_S = 2.0  # that a server which was killed may take to end
 SOCKET = "valkey.sock"
+STORED = "appendonlydir"  # as Valkey calls it
 
 
 class EmbeddedValkey:
@@ -191,19 +193,26 @@ def running_url(data_dir: Path) -> str:
     """Where the embedded Valkey of `data_dir` listens; "" if none runs."""
     folder = data_dir.absolute() / "valkey"
     try:
-        lock = os.open(folder / "lock", os.O_RDWR)
+        lock = os.open(folder / "lock", os.O_RDONLY)  # the folder may be mounted so
     except FileNotFoundError:
         return ""
     try:
-        return "" if _try_lock(lock) else (folder / "url").read_text()
+        return "" if _try_lock(lock, fcntl.LOCK_SH) else (folder / "url").read_text()
     finally:
         os.close(lock)
 
 
-def _try_lock(lock: int) -> bool:
+def copy_data(data_dir: Path, target: Path) -> None:
+    """What the embedded Valkey of `data_dir` has stored, if anything; none may run there."""
+    stored = data_dir / "valkey" / STORED
+    if stored.is_dir():
+        shutil.copytree(stored, target / "valkey" / STORED)
+
+
+def _try_lock(lock: int, how: int = fcntl.LOCK_EX) -> bool:
     """Hold the lock for as long as the file is open; False: a server holds it."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

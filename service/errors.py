@@ -24,7 +24,7 @@
     ├── SegmentError
     │   ├── SegmentMissing
     │   └── SegmentCorrupt       checksum or format differ
-    ├── AmbiguousWorld           rebuilt, and two segments could be its last: an operator chooses
+    ├── AmbiguousWorld           rebuilt, and where it ends is not certain: an operator decides
     ├── LeaseLost                another worker owns the session now (never leaves a worker)
     └── GenerationFailed         the model could not do this request
 
@@ -324,7 +324,8 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     AmbiguousWorld: Problem(
         409, 4409, "DATA_LOSS", "ambiguous-world",
         "It is not certain where this world ends",
-        "An operator chooses one of the segments with `mirage fsck --choose`.",
+        "An operator mends it with `mirage fsck --repair`, or chooses one of the segments with "
+        "`mirage fsck --choose`.",
     ),
     LeaseLost: Problem(
         500, 1011, "ABORTED", "lease-lost",

@@ -1,9 +1,10 @@
 """`mirage fsck`: is every World whole? What Redis says is compared with what lies in the store.
 
 Found and told apart: worlds that miss a segment (nothing can bring it back), worlds that the store
-has and Redis has not (rebuilt), worlds whose end is not certain (somebody has to choose), forks
-that their source does not know (registered, else a collection could hurt them), objects that
-nothing refers to (collected). Without `--repair` nothing is changed. Safe beside a running service.
+has and Redis has not (rebuilt), worlds whose end is not certain (somebody has to choose, or to put
+back what is missing in between: then they are opened), forks that their source does not know
+(registered, else a collection could hurt them), objects that nothing refers to (collected). Without
+`--repair` nothing is changed. Safe beside a running service.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 
 from service import keys, scripts
-from service.batches import Argument
 from service.control import ControlPlane
+from service.descent import Doubt, descend, extended
 from service.errors import (
     InvalidRequest,
     SegmentError,
@@ -25,7 +26,6 @@ from service.errors import (
 from service.heads import Head
 from service.objects import Listed
 from service.rebuild import Report as Rebuilt
-from service.rebuild import extended
 from service.segments import PARSE_ERRORS, segment_path
 from service.sessions import deleted_path
 
@@ -40,7 +40,9 @@ class Findings:
     corrupt: dict[str, list[str]] = field(default_factory=dict)
     inconsistent: dict[str, str] = field(default_factory=dict)  # session -> what
     unknown_to_redis: list[str] = field(default_factory=list)
-    ambiguous: dict[str, list[str]] = field(default_factory=dict)
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)  # session -> possible ends
+    unreached: dict[str, list[str]] = field(default_factory=dict)  # behind a gap, or unreadable
+    shut: list[str] = field(default_factory=list)  # once ambiguous, and certain by now
     lost: dict[str, str] = field(default_factory=dict)
     forks_not_registered: dict[str, list[str]] = field(default_factory=dict)  # home -> forks
     garbage: list[str] = field(default_factory=list)
@@ -51,7 +53,8 @@ class Findings:
     def is_whole(self) -> bool:
         """Whether every World can be restored; garbage harms none."""
         harm = (self.missing, self.corrupt, self.inconsistent, self.ambiguous, self.lost)
-        return not any(harm) and not self.unknown_to_redis and not self.forks_not_registered
+        mendable = (self.unknown_to_redis, self.forks_not_registered, self.shut)
+        return not any(harm) and not any(mendable)
 
     def document(self) -> dict[str, object]:
         return asdict(self) | {"is_whole": self.is_whole}
@@ -83,37 +86,53 @@ class Fsck:
         for home, forks in found.forks_not_registered.items():
             await control.redis.zadd(keys.forks(home), dict.fromkeys(forks, time.time()))
             found.repaired.append(f"registered {len(forks)} forks of {home}")
+        for session in found.shut:
+            head = await control.heads.current(session)
+            await self._open(head, (await descend(control.segments, head))[0])
+            found.repaired.append(f"opened {session}")
         rebuilt = Rebuilt()
         for session in found.unknown_to_redis:
             await control.rebuild.session(session, rebuilt)
         found.repaired += [f"rebuilt {session}" for session in rebuilt.rebuilt]
-        found.ambiguous |= rebuilt.ambiguous
+        for session, doubt in rebuilt.ambiguous.items():
+            self._doubt(session, doubt)
         found.lost |= rebuilt.lost
         found.unknown_to_redis.clear()
         found.forks_not_registered.clear()
+        found.shut.clear()
         await self._sweep()
         return found
 
     async def choose(self, session: str, segment: str) -> None:
-        """Let a World whose end is not certain end with this segment.
+        """Let a World whose end is not certain end with this segment. What lies behind a gap is
+        given up, as if by a rewind.
 
-        Raises UnknownSession, InvalidRequest, SegmentMissing, SegmentCorrupt.
+        Raises UnknownSession, InvalidRequest.
         """
         control = self._control
         head = await control.heads.current(session)
-        later = await control.rebuild.candidates(head)
-        chosen = next((one for one in later if one.id == segment), None)
-        if chosen is None:
-            known = ", ".join(one.id for one in later) or "none"
-            raise InvalidRequest(f"{segment} does not continue {session}; these do: {known}")
-        after = extended(head, chosen)
+        end, doubt = await descend(control.segments, head)
+        if doubt is None or segment not in doubt.tips:
+            known = ", ".join(doubt.tips if doubt else []) or "none"
+            raise InvalidRequest(f"{segment} can't end {session}; these do: {known}")
+        after = next((extended(end, one) for one in doubt.ways if one.id == segment), end)
+        if doubt.unreached:
+            branch = {"branch": doubt.branch + 1, "branch_first_frame": after.next_frame}
+            after = after.model_copy(update=branch)
+        await self._open(head, after)
+
+    async def _open(self, shut: Head, after: Head) -> None:
+        """Let a World that was shut go on from this head, which descends from where it stood."""
+        pairs = [part for pair in after.record().items() for part in pair]
+        added = after.lines()[len(shut.manifest) :]
         await scripts.run(
-            control.redis,
+            self._control.redis,
             "choose",
-            [keys.record(session), keys.manifest(session)],
-            [head.tip, after.manifest[-1].model_dump_json(exclude_defaults=True), *_pairs(after)],
+            [keys.record(shut.session), keys.manifest(shut.session)],
+            [shut.tip, len(pairs), *pairs, *added],
         )
-        await control.heads.write(await control.heads.current(session))
+        await self._control.sessions.touch(shut.session)  # it may have waited past its expiry
+        await self._control.heads.write(await self._control.heads.current(shut.session))
 
     async def _known(self) -> AsyncIterator[str]:
         async for name, _ in self._control.redis.zscan_iter(keys.EXPIRY):
@@ -138,12 +157,20 @@ class Fsck:
             expected = f"{len(head.manifest)} up to {head.tip!r}"
             self.findings.inconsistent[session] = f"record: {seen}; manifest: {expected}"
         if record.error and str(record.error["type"]).endswith("ambiguous-world"):
-            ways = await self._control.rebuild.candidates(head)
-            self.findings.ambiguous[session] = [one.id for one in ways]
+            _, doubt = await descend(self._control.segments, head)
+            if doubt:
+                self._doubt(session, doubt)
+            else:
+                self.findings.shut.append(session)
         await self._segments(head)
         await self._forks(head)
         for one in await self._control.collection.garbage(session):
             self._garbage(one)
+
+    def _doubt(self, session: str, doubt: Doubt) -> None:
+        self.findings.ambiguous[session] = doubt.tips
+        if doubt.unreached:
+            self.findings.unreached[session] = doubt.unreached
 
     async def _segments(self, head: Head) -> None:
         for entry in head.manifest:
@@ -192,7 +219,3 @@ class Fsck:
             else:
                 removed = await control.collection.collect(session)
             self.findings.repaired.append(f"removed {removed} objects of {session}")
-
-
-def _pairs(head: Head) -> list[Argument]:
-    return [part for pair in head.record().items() for part in pair]

@@ -56,13 +56,15 @@ def sha256(data: bytes) -> str:
 class ObjectStore:
     """Put, get, list and delete by path; raises SegmentMissing, SegmentCorrupt, StoreDown."""
 
+    MAKES_FOLDER = True
+
     def __init__(self, url: str) -> None:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
         self.folder = Path(unquote(urlparse(url).path)) if url.startswith("file:") else None
         # Own client options would hide those of the environment, as AWS_ALLOW_HTTP.
         options: dict[str, Any] = {"retry_config": REMOTE_RETRIES}
         if self.folder is not None:
-            options = {"mkdir": True, "automatic_cleanup": True}
+            options = {"mkdir": self.MAKES_FOLDER, "automatic_cleanup": True}
         elif url.startswith("memory:"):
             options = {}
         self._files = Brief(BRIEF_S)

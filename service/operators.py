@@ -17,6 +17,11 @@ from service.settings import Settings
 
 READ_BYTES = 1 << 20
 WRONG = 1  # exit code
+# fmt: off
+HARMED = (
+    "missing", "corrupt", "inconsistent", "ambiguous", "unreached", "lost", "forks_not_registered"
+)
+# fmt: on
 
 
 def add_operators_commands(commands: Any) -> None:
@@ -50,7 +55,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 async def _fsck(options: argparse.Namespace) -> int:
-    async with reached(_settings(options)) as control:
+    changes = options.repair or options.choose
+    async with reached(_settings(options), unchanged=not changes) as control:
         fsck = Fsck(control, deep=options.deep)
         if options.choose:
             session, is_given, segment = options.choose.partition("=")
@@ -64,9 +70,10 @@ async def _fsck(options: argparse.Namespace) -> int:
 
 def _text(found: Findings) -> str:
     lines = [f"{found.num_sessions} sessions, {found.num_segments} segments"]
-    for name in ("missing", "corrupt", "inconsistent", "ambiguous", "lost", "forks_not_registered"):
+    for name in HARMED:
         lines += [f"{name}: {one}: {what}" for one, what in getattr(found, name).items()]
     lines += [f"unknown to Redis: {one} (--repair rebuilds it)" for one in found.unknown_to_redis]
+    lines += [f"shut, but certain by now: {one} (--repair opens it)" for one in found.shut]
     if found.garbage:
         lines.append(f"garbage: {len(found.garbage)} objects, {found.garbage_bytes:,} bytes")
     lines += found.repaired

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from service.control import ControlPlane
-from service.embedded import EmbeddedValkey, running_url
+from service.embedded import EmbeddedValkey, copy_data, running_url
 from service.errors import ConfigurationError
+from service.objects import ObjectStore
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
+from service.unchanged import UnchangedStore
 
 
 def command_settings(**given: Any) -> Settings:
@@ -24,9 +29,12 @@ def command_settings(**given: Any) -> Settings:
 
 
 @asynccontextmanager
-async def reached(settings: Settings, *, create: bool = False) -> AsyncIterator[ControlPlane]:
+async def reached(
+    settings: Settings, *, create: bool = False, unchanged: bool = False
+) -> AsyncIterator[ControlPlane]:
     """The control plane on MIRAGE_REDIS_URL, else on the embedded Valkey of the data folder: that
     of a running `mirage up`, or one started for the length of the block. `create`: the folder, too.
+    `unchanged`: one that is started works on a copy of its data, and nothing is stored or removed.
 
     Raises ControlPlaneDown, ConfigurationError.
     """
@@ -35,14 +43,16 @@ async def reached(settings: Settings, *, create: bool = False) -> AsyncIterator[
             f"there is no data folder {settings.data_dir}: name that of your service with "
             "--data-dir or MIRAGE_DATA_DIR; `mirage up` makes one"
         )
-    url = settings.redis_url or running_url(settings.data_dir)
-    if url:
-        control = await ControlPlane.open(settings.model_copy(update={"redis_url": url}))
-        try:
-            yield control
-        finally:
-            await control.close()
-        return
-    async with EmbeddedValkey(settings.data_dir) as own:
-        async with reached(settings.model_copy(update={"redis_url": own})) as control:
-            yield control
+    async with AsyncExitStack() as stack:
+        objects, url = ObjectStore, settings.redis_url or running_url(settings.data_dir)
+        if not url:
+            folder = settings.data_dir
+            if unchanged:
+                objects = UnchangedStore
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="mirage-")))
+                await asyncio.to_thread(copy_data, settings.data_dir, folder)
+            url = await stack.enter_async_context(EmbeddedValkey(folder))
+        found = settings.model_copy(update={"redis_url": url})
+        control = await ControlPlane.open(found, objects)
+        stack.push_async_callback(control.close)
+        yield control

@@ -2,11 +2,11 @@
 
 How: Redis and the store hold the same random marker. Redis without it, beside a store that has it,
 has lost its data. Each session then continues from its newest head and the unique chain of segments
-that descends from it: a segment names its parent, and is stored only after its parent was
-committed. Where two could be the last and nothing says which was committed, the tip is ambiguous:
-the session is reported and stays shut until somebody chooses (`mirage fsck --choose`). API keys
-and share links come back, too. Requests that waited in the log are lost; frames that were published
-are not.
+that descends from it (service/descent.py). Where two could be the last and nothing says which was
+committed, or where one in between is missing or damaged, the tip is ambiguous: the session is
+reported and stays shut, with all its objects, until it is mended or somebody chooses
+(`mirage fsck --repair`, `--choose`). API keys and share links come back, too. Requests that waited
+in the log are lost; frames that were published are not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +22,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service import keys
+from service.descent import Doubt, descend
 from service.errors import (
-    AmbiguousWorld,
     ConfigurationError,
     ControlPlaneDown,
     MirageError,
@@ -33,10 +32,9 @@ from service.errors import (
     Unauthenticated,
     UnknownSession,
 )
-from service.frames import ManifestEntry
 from service.heads import Head, Heads
 from service.kept import Kept
-from service.segments import SegmentHeader, SegmentStore, parse_segment
+from service.segments import SegmentStore
 from service.sessions import Sessions, deleted_path
 
 LOG = structlog.get_logger()
@@ -50,31 +48,8 @@ class Report:
     """What became of the sessions."""
 
     rebuilt: list[str] = field(default_factory=list)
-    ambiguous: dict[str, list[str]] = field(default_factory=dict)  # session -> possible tips
+    ambiguous: dict[str, Doubt] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)  # session -> why
-
-
-@dataclass(frozen=True)
-class Found:
-    """A segment that may continue a World."""
-
-    id: str
-    header: SegmentHeader
-    num_bytes: int
-
-    def entry(self, before: Head) -> ManifestEntry:
-        frames, header = self.header.frames, self.header
-        last = frames[-1] if frames else None
-        return ManifestEntry(
-            id=self.id,
-            kind=header.kind,
-            branch=header.branch,
-            first_frame=header.frame_indices[0] if header.frame_indices else before.next_frame,
-            num_frames=len(header.frame_indices),
-            num_bytes=self.num_bytes,
-            num_points=last.num_points if last else before.num_points,
-            world_bytes=last.num_bytes if last else before.world_bytes,
-        )
 
 
 class Rebuild:
@@ -164,20 +139,17 @@ class Rebuild:
             await self._redis.zadd(keys.GRAVES, {session: time.time()})
             return
         try:
-            head, tips = await self._descend(await self._newest(session))
+            head, doubt = await descend(self._store, await self._newest(session))
         except SegmentError as error:
             report.lost[session] = error.detail
             LOG.error("world lost", session=session, reason=error.detail)
             return
         head = head.model_copy(update={"version": head.version + VERSION_STEP})
-        problem = None
-        if tips:
-            problem = AmbiguousWorld(
-                f"the store holds {len(tips)} segments that could be the last of this world and "
-                f"nothing says which was committed: {', '.join(tips)}"
-            )
-            report.ambiguous[session] = tips
-            LOG.error("world ambiguous", session=session, tips=tips)
+        problem = doubt.problem() if doubt else None
+        if doubt:
+            report.ambiguous[session] = doubt
+            unreached = len(doubt.unreached)  # of a long world: thousands
+            LOG.error("world ambiguous", session=session, tips=doubt.tips, unreached=unreached)
         else:
             report.rebuilt.append(session)
         await self._sessions.restore(head, await self._heads.homes(head), problem)
@@ -192,61 +164,3 @@ class Rebuild:
             except SegmentError as error:
                 problem = error
         raise problem
-
-    async def _descend(self, head: Head) -> tuple[Head, list[str]]:
-        """The head moved along the chain of its descendants, and, where that forks without a sign
-        which way was committed, the possible next segments.
-        """
-        later = await self._later(head)
-        while True:
-            ways = [
-                one
-                for one in later[len(head.manifest)]
-                if one.header.parent == head.tip and one.header.branch == head.branch
-            ]
-            if len(ways) > 1:  # a segment with a child was committed
-                parents = {one.header.parent for one in later[len(head.manifest) + 1]}
-                certain = [one for one in ways if one.id in parents]
-                if len(certain) != 1:
-                    return head, sorted(one.id for one in ways)
-                ways = certain
-            if not ways:
-                return head, []
-            head = extended(head, ways[0])
-
-    async def candidates(self, head: Head) -> list[Found]:
-        """The segments that could come next, as far as parent and branch say."""
-        later = (await self._later(head))[len(head.manifest)]
-        return [
-            one
-            for one in later
-            if one.header.parent == head.tip and one.header.branch == head.branch
-        ]
-
-    async def _later(self, head: Head) -> defaultdict[int, list[Found]]:
-        """The segments of this session after the head, by index; damaged ones are left out."""
-        later: defaultdict[int, list[Found]] = defaultdict(list)
-        for name in await self._store.ids(head.session):
-            index = int(name.partition("-")[0])
-            if index < len(head.manifest):
-                continue
-            try:
-                data = await self._store.get(head.session, name)
-                later[index].append(Found(name, parse_segment(data)[0], len(data)))
-            except SegmentError as error:
-                LOG.error("segment left out", session=head.session, reason=error.detail)
-        return later
-
-
-def extended(head: Head, found: Found) -> Head:
-    """The head one segment further."""
-    entry = found.entry(head)
-    return head.model_copy(
-        update={
-            "manifest": [*head.manifest, entry],
-            "num_points": entry.num_points,
-            "world_bytes": entry.world_bytes,
-            "weights": found.header.weights,
-            "init": None,
-        }
-    )

@@ -199,9 +199,9 @@ class SegmentStore:
     StoreDown.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, objects: type[ObjectStore] = ObjectStore) -> None:
         """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
-        self.objects = ObjectStore(url)
+        self.objects = objects(url)
         self._pinged_s = -math.inf  # when it was last seen to work
 
     @property

@@ -52,7 +52,7 @@ class SessionState(StrEnum):
     WAITING = "waiting"  # there is work and no worker has taken it
     ACTIVE = "active"  # a worker owns it
     IDLE = "idle"  # nothing to do
-    FAILED = "failed"  # its first image could not be opened: it will never have frames
+    FAILED = "failed"  # its first image could not be opened, or an operator has to mend it
     DELETED = "deleted"
 
 
@@ -270,7 +270,8 @@ class Sessions:
         """Write a session that Redis has lost, with all that refers to it; `homes`: whose segments
         it uses; `problem`: why nobody may go on with it.
         """
-        first = self._first_entry(head.init, head.init_request) if head.init else ()
+        init = None if problem else head.init
+        first = self._first_entry(init, head.init_request) if init else ()
         now, session = time.time(), head.session
         if await self._write(head, first, problem) == b"exists":
             return

@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from service import keys, scripts
 from service.collection import Collection
-from service.errors import ConfigurationError, Unavailable
+from service.errors import PROBLEMS, AmbiguousWorld, ConfigurationError, Unavailable
 from service.kept import Kept
 from service.rebuild import Rebuild
 from service.requests import RequestLog
@@ -78,6 +78,10 @@ class Sweeper:
         await self._each(keys.EXPIRY, await self._due(keys.EXPIRY, now), self._expire)
 
     async def _expire(self, session: str) -> None:
+        error = await self._redis.hget(keys.record(session), "error")
+        if error and PROBLEMS[AmbiguousWorld].type.encode() in error:  # an operator has to decide
+            await self._redis.zadd(keys.EXPIRY, {session: time.time() + AGAIN_S}, xx=True)
+            return
         said = await bury(self._redis, session, "", time.time())
         self.num_expired += said == "ok"
         if said == "alive":

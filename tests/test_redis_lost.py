@@ -32,6 +32,7 @@ from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, free_port
 from service.errors import ConfigurationError
 from service.fsck import Fsck
+from service.heads import head_path
 from service.rebuild import MARKER
 from service.requests import Generate, RequestState
 from service.segments import segment_id
@@ -238,11 +239,38 @@ async def test_a_tip_that_is_not_certain_is_reported_and_the_session_stays_shut(
     await plane.redis.delete(keys.MARKER, keys.record(session.id), keys.record(middle.id))
     report = await plane.rebuild.ensure()
     assert report is not None and report.rebuilt == [middle.id]
-    assert len(report.ambiguous[session.id]) == 2
+    assert len(report.ambiguous[session.id].tips) == 2
     shut = await plane.sessions.get(session.id)
     assert shut.state == "failed" and shut.error and "w0.1" in shut.error["detail"]
     assert shut.next_frame == 5
     assert (await plane.sessions.get(middle.id)).next_frame == 9
+
+
+async def test_without_the_head_of_a_rewind_what_came_after_it_is_in_doubt(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    settings = with_server(settings, server)
+    async with serving(plane, settings):
+        session = await open_session(plane, 3)
+        await walk(plane, session.id, OUT)
+        old = set(await plane.heads.ids(session.id))
+        back = await plane.branches.rewind(session.id, RewindIn(frame=4))
+        await done(plane, session.id, back)
+        await walk(plane, session.id, BACK)
+    tip = (await plane.sessions.get(session.id)).tip
+    for name in set(await plane.heads.ids(session.id)) - old:
+        (settings.data_dir / "segments" / head_path(session.id, name)).write_bytes(b"rotten")
+    await plane.redis.delete(keys.MARKER, keys.record(session.id), keys.manifest(session.id))
+    report = await plane.rebuild.ensure()
+    assert report is not None and tip in report.ambiguous[session.id].unreached
+    shut = await plane.sessions.get(session.id)
+    assert shut.state == "failed"
+    await Fsck(plane).choose(session.id, shut.tip)
+    opened = await plane.sessions.get(session.id)
+    assert (opened.state, opened.branch) == ("idle", 3)  # what came after it is of branch 2
+    await plane.redis.delete(keys.MARKER, keys.record(session.id), keys.manifest(session.id))
+    report = await plane.rebuild.ensure()
+    assert report is not None and report.rebuilt == [session.id]
 
 
 async def test_what_the_store_has_lost_too_is_reported(

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_branches import BACK, OUT, forked, images, undisturbed, walk
+from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
 from service import cli, keys
-from service.branches import ForkIn
+from service.branches import ForkIn, RewindIn
+from service.collection import Collection
 from service.control import ControlPlane
+from service.embedded import EmbeddedValkey
 from service.errors import InvalidRequest
 from service.fsck import Findings, Fsck
+from service.heads import head_path
 from service.segments import segment_id, segment_path
 from service.settings import Settings
 
@@ -122,6 +127,100 @@ async def test_somebody_chooses_where_an_uncertain_world_ends(
         assert images(await walk(control, source, BACK)) == images(whole)
 
 
+@pytest.fixture(params=["missing", "rotten", "rotten at the end"])
+async def gap(
+    request: pytest.FixtureRequest, control: ControlPlane, settings: Settings
+) -> tuple[str, Path, bytes]:
+    """A world rebuilt without one of its five segments; that one's place, and what lay there."""
+    async with serving(control, settings):
+        session = (await open_session(control, 3)).id
+        await walk(control, session, [*OUT, *BACK])
+    for name in (await control.heads.ids(session))[1:]:  # one that was due would name them all
+        stored(settings, head_path(session, name)).unlink()
+    entries = await control.frames.manifest(session)
+    lost = entries[-1 if "end" in request.param else 2]
+    place = stored(settings, segment_path(session, lost.id))
+    data = place.read_bytes()
+    place.unlink() if request.param == "missing" else place.write_bytes(b"rot" + data[3:])
+    await rebuilt(control, session)
+    return session, place, data
+
+
+async def rebuilt(control: ControlPlane, session: str) -> None:
+    await control.redis.delete(keys.record(session), keys.manifest(session), keys.MARKER)
+    await control.rebuild.ensure()
+
+
+async def test_a_world_with_a_gap_stays_shut_and_whole_until_it_is_mended(
+    control: ControlPlane, settings: Settings, gap: tuple[str, Path, bytes]
+) -> None:
+    session, place, data = gap
+    shut = await control.sessions.get(session)
+    assert shut.state == "failed" and shut.error and "--repair" in shut.error["detail"]
+    left = await control.segments.ids(session)
+    found = await Fsck(control, deep=True).repair()
+    assert not found.is_whole and found.ambiguous == {session: [shut.tip]}
+    assert found.unreached == {session: left[shut.num_segments :]}
+    eager = Collection(control.redis, control.segments, control.heads, 0.0)
+    assert [await eager.collect(session) for _ in range(2)] == [0, 0]
+    await control.redis.hset(keys.record(session), "expires_s", "1")
+    await control.redis.zadd(keys.EXPIRY, {session: 1})
+    await control.sweeper.expire()
+    assert await control.segments.ids(session) == left
+    place.write_bytes(data)
+    again = await check(control)
+    assert again.shut == [session] and again.ambiguous == {} and not again.is_whole
+    repaired = await Fsck(control).repair()
+    assert repaired.is_whole and repaired.repaired == [f"opened {session}"]
+    opened = await control.sessions.get(session)
+    assert opened.num_segments == 5 and opened.expires_s > time.time()
+    async with serving(control, settings):
+        frames = await walk(control, session, OUT)
+        twin = await open_session(control, 3)
+        await walk(control, twin.id, [*OUT, *BACK])
+        assert images(frames) == images(await walk(control, twin.id, OUT))
+
+
+async def test_a_world_with_a_gap_ends_before_it_if_somebody_says_so(
+    control: ControlPlane, settings: Settings, gap: tuple[str, Path, bytes]
+) -> None:
+    session, _, _ = gap
+    shut = await control.sessions.get(session)
+    with pytest.raises(InvalidRequest, match=f"these do: {shut.tip}"):
+        await Fsck(control).choose(session, (await control.segments.ids(session))[-1])
+    await Fsck(control).choose(session, shut.tip)
+    assert (await check(control)).is_whole
+    opened = await control.sessions.get(session)
+    assert (opened.state, opened.tip, opened.branch) == ("idle", shut.tip, shut.branch + 1)
+    assert opened.branch_first_frame == shut.next_frame
+    async with serving(control, settings):
+        await walk(control, session, OUT)
+    eager = Collection(control.redis, control.segments, control.heads, 0.0)
+    await eager.collect(session)
+    assert len(await control.segments.ids(session)) == shut.num_segments + 2
+    await rebuilt(control, session)
+    assert (await check(control)).is_whole
+
+
+async def test_what_lies_lawfully_behind_or_beside_the_chain_is_no_gap(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """What a rewind left behind, and what a refused commit did, even if it can't be read."""
+    async with serving(control, settings):
+        session = (await open_session(control, 3)).id
+        await walk(control, session, [*OUT, *BACK])
+        behind = await control.frames.manifest(session)
+        await done(control, session, await control.branches.rewind(session, RewindIn(frame=4)))
+        await walk(control, session, OUT)
+    await control.segments.put(session, segment_id(2, "w0.1", b"refused"), b"refused")
+    stored(settings, segment_path(session, behind[3].id)).unlink()  # as if half collected
+    before = await control.sessions.get(session)
+    await rebuilt(control, session)
+    assert (await check(control)).is_whole
+    after = await control.sessions.get(session)
+    assert (after.state, after.tip, after.num_segments) == ("idle", before.tip, 4)
+
+
 async def test_garbage_is_counted_and_harms_nobody(
     control: ControlPlane, settings: Settings, worlds: tuple[str, str]
 ) -> None:
@@ -172,6 +271,67 @@ async def options_run(options: object) -> int:
     """The command runs a loop of its own, so it runs in a thread."""
     code: int = await asyncio.to_thread(options.run, options)  # type: ignore[attr-defined]
     return code
+
+
+def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    return {
+        path: (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+    }
+
+
+async def checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What the command finds there, without a server and without changing anything."""
+    before = contents(folder)
+    options = cli.parser().parse_args(["fsck", "--deep", "--json", "--data-dir", str(folder)])
+    code = await options_run(options)
+    assert contents(folder) == before
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert code == (0 if found["is_whole"] else 1)
+    return found
+
+
+async def test_a_backup_is_checked_and_stays_as_it_is(
+    settings: Settings,
+    gap: tuple[str, Path, bytes],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    session, place, data = gap
+    backup = tmp_path_factory.mktemp("backup")
+    shutil.copytree(settings.data_dir / "segments", backup / "segments")
+    found = await checked(backup, capsys)
+    assert found["ambiguous"].keys() == found["unreached"].keys() == {session}
+    (backup / place.relative_to(settings.data_dir)).write_bytes(data)
+    again = await checked(backup, capsys)
+    assert again["is_whole"] and again["num_segments"] == 5
+
+
+async def test_a_stopped_servers_own_valkey_is_believed_and_stays_as_it_is(
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    async with EmbeddedValkey(tmp_path) as url:
+        plane = await ControlPlane.open(settings.model_copy(update={"redis_url": url}))
+        session = await open_session(plane)
+        await plane.close()
+    shutil.rmtree(stored(settings, f"sessions/{session.id}/heads"))  # a rebuild would find none
+    found = await checked(tmp_path, capsys)
+    assert found["is_whole"] and found["num_sessions"] == 1
+
+
+def test_a_folder_without_segments_is_not_given_any(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    assert cli.main(["fsck", "--data-dir", str(tmp_path)]) == 1
+    assert "can't be opened" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [["fsck"], ["export", "s1", "world.tar"]])
