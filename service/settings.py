@@ -23,6 +23,8 @@ OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
 SECRET = re.compile("SECRET|PASSWORD|TOKEN|KEY")  # in a variable's name, misspelt ones among them
 MIN_SECRET_CHARS = 24
+WEB_URL = re.compile(r"https?://[^\s,/][^\s,]*")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")  # as browsers send it
 
 
 class Settings(BaseModel):
@@ -100,6 +102,30 @@ class Settings(BaseModel):
             raise ValueError(f"must be a multiple of 16, {value} is not")
         return value
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _web_url(cls, value: str) -> str:
+        if value and not WEB_URL.fullmatch(value):
+            raise ValueError("must be a URL with http:// or https://")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        if not all(ORIGIN.fullmatch(origin) for origin in _parts(value)):
+            raise ValueError(
+                "must be origins as browsers send them, separated by commas: in lower case, "
+                "without a path, as https://a.example or http://localhost:3000"
+            )
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _long_enough(cls, value: str) -> str:
+        if value and len(value) < MIN_SECRET_CHARS:
+            raise ValueError(f"must have {MIN_SECRET_CHARS} characters or more")
+        return value
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if bool(self.grpc_tls_cert) != bool(self.grpc_tls_key):
@@ -113,7 +139,7 @@ class Settings(BaseModel):
         for target in self.allowed_webhooks:
             if not target.startswith(("http://", "https://")):
                 raise ValueError(f"webhook_targets are URLs with http:// or https://: {target!r}")
-        if self.webhook_targets and len(self.webhook_secret) < MIN_SECRET_CHARS:
+        if self.webhook_targets and not self.webhook_secret:
             raise ValueError(
                 f"webhook_targets need a webhook_secret of {MIN_SECRET_CHARS} characters or more"
             )

@@ -74,6 +74,37 @@ def test_webhook_targets_are_urls(targets: str) -> None:
         load_settings(environ)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("MIRAGE_OTLP_ENDPOINT", "collector:4318", "http://"),
+        ("MIRAGE_OTLP_ENDPOINT", "http://a, http://b", "a URL"),
+        ("MIRAGE_CORS_ORIGINS", "foo", "https://a.example"),
+        ("MIRAGE_CORS_ORIGINS", "*", "https://a.example"),
+        ("MIRAGE_CORS_ORIGINS", "https://a.example, https://b.example/", "without a path"),
+        ("MIRAGE_CORS_ORIGINS", "https://A.example", "lower case"),
+        ("MIRAGE_WEBHOOK_SECRET", "short", "24 characters"),
+    ],
+)
+def test_what_would_only_fail_later_is_refused_at_once(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        load_settings({name: value})
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MIRAGE_OTLP_ENDPOINT", "http://[::1]:4318/v1"),
+        ("MIRAGE_CORS_ORIGINS", "https://a.example, http://localhost:3000,tauri://localhost"),
+        ("MIRAGE_WEBHOOK_SECRET", "s" * 24),
+    ],
+)
+def test_what_can_be_used_is_taken(name: str, value: str) -> None:
+    assert getattr(load_settings({name: value}), name.removeprefix("MIRAGE_").lower()) == value
+    assert load_settings({name: ""}) == Settings()
+
+
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", ""])
 def test_a_device_that_nobody_has_is_refused(device: str) -> None:
     with pytest.raises(ConfigurationError, match="MIRAGE_DEVICE"):
