@@ -102,6 +102,13 @@ class Settings(BaseModel):
             raise ValueError(f"must be a multiple of 16, {value} is not")
         return value
 
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("must name a folder (. is this one); unset it for .mirage")
+        return value
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _web_url(cls, value: str) -> str:

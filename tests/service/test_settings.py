@@ -41,6 +41,12 @@ def test_an_empty_number_is_malformed_not_a_default() -> None:
         load_settings({"MIRAGE_PORT": ""})
 
 
+def test_an_empty_folder_is_not_the_current_one() -> None:
+    with pytest.raises(ConfigurationError, match="must name a folder"):
+        load_settings({"MIRAGE_DATA_DIR": ""})
+    assert load_settings({"MIRAGE_DATA_DIR": "."}).data_dir == Path()
+
+
 def test_what_waits_is_never_more_than_what_is_remembered() -> None:
     """Else the oldest that wait could be neither followed nor cancelled."""
     assert load_settings({"MIRAGE_MAX_BACKLOG": "255"}).max_backlog == keys.REQUESTS_KEPT - 1
