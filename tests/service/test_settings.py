@@ -73,6 +73,37 @@ def test_secrets_are_masked() -> None:
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("MIRAGE_MEMORY_TOKENS", "int4"), ("MIRAGE_REQUIRE_KEYS", "maybe")]
+)
+def test_what_is_no_secret_is_shown(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}='{value}': "):
+        load_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        (
+            {"MIRAGE_GRPC_TLS_CERT": "a.pem"},
+            "give MIRAGE_GRPC_TLS_CERT and MIRAGE_GRPC_TLS_KEY, or neither",
+        ),
+        (
+            {"MIRAGE_GRPC_TLS_CLIENT_CA": "a.pem"},
+            "MIRAGE_GRPC_TLS_CLIENT_CA needs MIRAGE_GRPC_TLS_CERT and MIRAGE_GRPC_TLS_KEY",
+        ),
+        (
+            {"MIRAGE_FRAME_WIDTH": "100"},
+            "MIRAGE_FRAME_WIDTH='100': must be a multiple of 16, 100 is not",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ)
+    assert str(caught.value) == f"settings can't be used: {words}"
+
+
 @pytest.mark.parametrize("targets", ["hooks.example", "https://hooks.example, ftp://x"])
 def test_webhook_targets_are_urls(targets: str) -> None:
     environ = {"MIRAGE_WEBHOOK_TARGETS": targets, "MIRAGE_WEBHOOK_SECRET": "s" * 24}

@@ -231,7 +231,7 @@ async def test_a_walk_that_is_refused_is_not_told(
 
 
 def test_targets_need_a_secret_and_it_is_never_printed() -> None:
-    with pytest.raises(ConfigurationError, match="webhook_secret of 24"):
+    with pytest.raises(ConfigurationError, match="MIRAGE_WEBHOOK_SECRET of 24"):
         load_settings({"MIRAGE_WEBHOOK_TARGETS": TARGET})
     with pytest.raises(ConfigurationError, match="24 characters") as refused:
         load_settings({"MIRAGE_WEBHOOK_TARGETS": TARGET, "MIRAGE_WEBHOOK_SECRET": "hunter2"})
