@@ -175,8 +175,13 @@ class Settings(BaseModel):
 
     def describe(self) -> dict[str, str]:
         """Every setting as text, secrets and passwords in URLs masked."""
-        masked = {name: PASSWORD.sub(r"\1:***@", str(value)) for name, value in self}
-        return masked | {name: "***" for name in SECRETS if masked[name]}
+        shown = {name: masked(str(value)) for name, value in self}
+        return shown | {name: "***" for name in SECRETS if shown[name]}
+
+
+def masked(text: str) -> str:
+    """Without the passwords of URLs in it."""
+    return PASSWORD.sub(r"\1:***@", text)
 
 
 def _parts(listed: str) -> list[str]:
@@ -214,7 +219,7 @@ def _problem(name: str, item: ErrorDetails) -> FieldProblem:
         known = ", ".join(PREFIX + one.upper() for one in Settings.model_fields)
         allowed = f"no such setting; known are {known}"
         is_secret = SECRET.search(variable) is not None
-    seen = "***" if is_secret else PASSWORD.sub(r"\1:***@", str(item["input"]))
+    seen = "***" if is_secret else masked(str(item["input"]))
     return FieldProblem(variable, seen, allowed)
 
 

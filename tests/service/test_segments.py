@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
+from service.errors import ConfigurationError, SegmentCorrupt, SegmentMissing, StoreDown
 from service.segments import (
     FrameMeta,
     SegmentHeader,
@@ -162,5 +162,8 @@ async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 
 def test_a_url_of_no_store_is_refused() -> None:
-    with pytest.raises(StoreDown, match="nowhere://"):
-        SegmentStore("nowhere://bucket")
+    with pytest.raises(ConfigurationError, match=r"nowhere://.*MIRAGE_STORE_URL") as caught:
+        SegmentStore("nowhere://user:hunter2@bucket")
+    assert "\n" not in str(caught.value) and "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="relative URL without a base"):
+        SegmentStore("nowhere")
