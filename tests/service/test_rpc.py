@@ -105,6 +105,17 @@ async def test_a_walk(served: Served, settings: Settings) -> None:
         assert (await talk.get("progress")).state == pb.GENERATION_STATE_DONE
 
 
+async def test_who_has_said_all_still_hears(served: Served, settings: Settings) -> None:
+    session = await served.open()
+    async with working(FakeWorker(settings)), Talk(served, session, after=-1) as talk:
+        await talk.call.done_writing()
+        assert (await talk.get("frame")).frame == 0
+        path = pb.Path(poses=[pb.Pose(matrix=IDENTITY)])
+        asked = pb.CreateGenerationRequest(session=session, path=path)
+        await served.world.CreateGeneration(asked)
+        assert (await talk.get("frame")).frame == 1
+
+
 async def test_errors_have_codes_and_details(served: Served) -> None:
     async with Talk(served, "s1") as talk:
         with pytest.raises(aio.AioRpcError) as refused:
