@@ -28,8 +28,12 @@ def _probe(host: str, port: int, setting: str) -> socket.socket:
         probe.listen()
     except OSError as error:
         probe.close()
-        raise ConfigurationError(
-            f"port {port} of {host} can't be listened on ({error.strerror}): stop what uses it, or "
-            f"choose another ({setting})"
-        ) from error
+        raise cannot_listen(host, port, setting, error) from error
     return probe
+
+
+def cannot_listen(host: str, port: int, setting: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"port {port} of {host} can't be listened on ({error.strerror}): stop what uses it, or "
+        f"choose another ({setting})"
+    )

@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     look = commands.add_parser("inspect", help="pictures of what a stored world remembers")
     look.add_argument("session", help="its id")
     look.add_argument("--output", type=Path, help="folder; default: out/inspect/SESSION")
-    look.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+    look.add_argument("--data-dir", help="default: MIRAGE_DATA_DIR or .mirage")
     look.set_defaults(run=run_inspect)
 
     add_keys_command(commands)
@@ -213,7 +213,7 @@ def _walk(options: argparse.Namespace) -> int:
 def _add_place(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", help="default: MIRAGE_HOST or 127.0.0.1")
     command.add_argument("--port", type=int, help="default: MIRAGE_PORT or 8000; 0 = a free one")
-    command.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+    command.add_argument("--data-dir", help="default: MIRAGE_DATA_DIR or .mirage")
     command.add_argument(
         "--insecure", action="store_true", default=None, help="a public address without keys"
     )

@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.errors import ControlPlaneDown
+from service.obituary import obituary
 from service.orphans import ends_with_parent
 
 READY_S = 10.0
@@ -55,6 +56,15 @@ class EmbeddedValkey:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def died(self) -> bool:
+        """Whether it ended though nobody stopped it."""
+        return self._process is not None and self._process.poll() is not None
+
+    def obituary(self) -> ControlPlaneDown:
+        code = 0 if self._process is None else self._process.returncode
+        return ControlPlaneDown(obituary("embedded Valkey", code, self._log))
+
     async def __aenter__(self) -> str:
         await self.start()
         return self.url
@@ -73,12 +83,23 @@ class EmbeddedValkey:
         try:
             self._lock = lock = await self._take_lock()
             self._remove_dead_socket()
-            self._process = process = self._spawn(lock)
-            await self._wait_ready(process)
+            await self._run(lock)
             (self.data_dir / "url").write_text(self.url)
         except ControlPlaneDown:
             await self.stop()
             raise
+
+    async def restart(self) -> None:
+        """Start one that died again, on the same files and at the same address; raises as `start`.
+
+        Clients find it there, and nobody could take its place: its lock is ours, too.
+        """
+        assert self._lock is not None, "it was never started"
+        await self._run(self._lock)
+
+    async def _run(self, lock: int) -> None:
+        self._process = process = self._spawn(lock)
+        await self._wait_ready(process)
 
     async def _take_lock(self) -> int:
         """Two servers would destroy each other's append-only file; the child shares the lock.
@@ -156,19 +177,15 @@ class EmbeddedValkey:
         try:
             while loop.time() < deadline:
                 if process.poll() is not None:
-                    raise self._down(f"ended with {process.returncode}")
+                    raise self.obituary()
                 with contextlib.suppress(RedisError, OSError):
                     await redis.ping()
                     return
                 await asyncio.sleep(0.01)
         finally:
             await redis.aclose()
-        raise self._down(f"did not answer within {READY_S} s")
-
-    def _down(self, what: str) -> ControlPlaneDown:
-        words = self._log.read_text(errors="replace")[-500:]
-        return ControlPlaneDown(
-            f"the embedded Valkey {what}; its last words in {self._log}: {words}"
+        raise ControlPlaneDown(
+            f"the embedded Valkey did not answer within {READY_S:g} s; see {self._log}"
         )
 
 

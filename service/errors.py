@@ -228,7 +228,8 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     Forbidden: Problem(
         403, 4403, "PERMISSION_DENIED", "forbidden",
         "This is not allowed",
-        "Use a key with the scope that the message names.",
+        "The message says what is missing: a key with another scope, or a page, an address or a "
+        "world that may be used.",
     ),
     NotFound: Problem(
         404, 4404, "NOT_FOUND", "not-found",

@@ -28,7 +28,8 @@ from obstore.store import from_url
 
 from service.batches import Batches
 from service.brief import Brief
-from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
+from service.errors import ConfigurationError, SegmentCorrupt, SegmentMissing, StoreDown
+from service.settings import masked
 
 LOG = structlog.get_logger()
 BACK_OFFS_S = (0.05, 0.2, 0.8)  # between tries; each is stretched by up to a half at random
@@ -59,7 +60,10 @@ class ObjectStore:
     MAKES_FOLDER = True
 
     def __init__(self, url: str) -> None:
-        """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///."""
+        """`url`: file:///absolute/path (created if missing), s3://, gs://, az:// or memory:///.
+
+        Raises ConfigurationError if it can't be used.
+        """
         self.folder = Path(unquote(urlparse(url).path)) if url.startswith("file:") else None
         # Own client options would hide those of the environment, as AWS_ALLOW_HTTP.
         options: dict[str, Any] = {"retry_config": REMOTE_RETRIES}
@@ -72,7 +76,12 @@ class ObjectStore:
         try:
             self._store = from_url(url, **options)
         except (BaseError, ValueError, OSError) as error:
-            raise StoreDown(f"the segment store {url!r} can't be opened: {error}") from error
+            reason = str(error).partition("\n")[0]  # behind it obstore's own objects are dumped
+            raise ConfigurationError(
+                f"the segment store {masked(url)!r} can't be opened: {masked(reason)}; correct "
+                "MIRAGE_STORE_URL (file:///folder, s3://, gs:// or az://), or MIRAGE_DATA_DIR if "
+                "it lies there"
+            ) from error
 
     async def put(self, path: str, data: bytes) -> None:
         """Store `data`, unless the object is there already."""

@@ -46,7 +46,7 @@ def add_operators_commands(commands: Any) -> None:
     importing.add_argument("--owner", default="", help="whose session it becomes")
     importing.set_defaults(run=lambda options: asyncio.run(_import(options)))
     for one in (fsck, export, importing):
-        one.add_argument("--data-dir", type=Path, help="default: MIRAGE_DATA_DIR or .mirage")
+        one.add_argument("--data-dir", help="default: MIRAGE_DATA_DIR or .mirage")
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from service.errors import ConfigurationError, FieldProblem
 from service.keys import REQUESTS_KEPT
@@ -21,8 +22,11 @@ PREFIX = "MIRAGE_"
 # read by `python -m worker` alone (to die at a named point in tests of survival) and by clients
 OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
-SECRET = re.compile("SECRET|PASSWORD|TOKEN|KEY")  # in a variable's name, misspelt ones among them
+SECRETS = frozenset({"webhook_secret"})
+SECRET = re.compile("SECRET|PASSWORD|TOKEN|KEY")  # in the name of a variable that we don't know
 MIN_SECRET_CHARS = 24
+WEB_URL = re.compile(r"https?://[^\s,/][^\s,]*")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")  # as browsers send it
 
 
 class Settings(BaseModel):
@@ -100,22 +104,60 @@ class Settings(BaseModel):
             raise ValueError(f"must be a multiple of 16, {value} is not")
         return value
 
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("must name a folder (. is this one); unset it for .mirage")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _web_url(cls, value: str) -> str:
+        if value and not WEB_URL.fullmatch(value):
+            raise ValueError("must be a URL with http:// or https://")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        if not all(ORIGIN.fullmatch(origin) for origin in _parts(value)):
+            raise ValueError(
+                "must be origins as browsers send them, separated by commas: in lower case, "
+                "without a path, as https://a.example or http://localhost:3000"
+            )
+        return value
+
+    @field_validator("webhook_targets")
+    @classmethod
+    def _web_urls(cls, value: str) -> str:
+        if not all(one.startswith(("http://", "https://")) for one in _parts(value)):
+            raise ValueError("must be URLs with http:// or https://, separated by commas")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _long_enough(cls, value: str) -> str:
+        if value and len(value) < MIN_SECRET_CHARS:
+            raise ValueError(f"must have {MIN_SECRET_CHARS} characters or more")
+        return value
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if bool(self.grpc_tls_cert) != bool(self.grpc_tls_key):
-            raise ValueError("give grpc_tls_cert and grpc_tls_key, or neither")
+            raise ValueError("give MIRAGE_GRPC_TLS_CERT and MIRAGE_GRPC_TLS_KEY, or neither")
         if self.grpc_tls_client_ca and not self.grpc_tls_cert:
-            raise ValueError("grpc_tls_client_ca needs grpc_tls_cert and grpc_tls_key")
+            raise ValueError(
+                "MIRAGE_GRPC_TLS_CLIENT_CA needs MIRAGE_GRPC_TLS_CERT and MIRAGE_GRPC_TLS_KEY"
+            )
         return self
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:
-        for target in self.allowed_webhooks:
-            if not target.startswith(("http://", "https://")):
-                raise ValueError(f"webhook_targets are URLs with http:// or https://: {target!r}")
-        if self.webhook_targets and len(self.webhook_secret) < MIN_SECRET_CHARS:
+        if self.webhook_targets and not self.webhook_secret:
             raise ValueError(
-                f"webhook_targets need a webhook_secret of {MIN_SECRET_CHARS} characters or more"
+                "MIRAGE_WEBHOOK_TARGETS needs a MIRAGE_WEBHOOK_SECRET of "
+                f"{MIN_SECRET_CHARS} characters or more"
             )
         return self
 
@@ -133,8 +175,13 @@ class Settings(BaseModel):
 
     def describe(self) -> dict[str, str]:
         """Every setting as text, secrets and passwords in URLs masked."""
-        masked = {name: PASSWORD.sub(r"\1:***@", str(value)) for name, value in self}
-        return masked | {"webhook_secret": "***" if self.webhook_secret else ""}
+        shown = {name: masked(str(value)) for name, value in self}
+        return shown | {name: "***" for name in SECRETS if shown[name]}
+
+
+def masked(text: str) -> str:
+    """Without the passwords of URLs in it."""
+    return PASSWORD.sub(r"\1:***@", text)
 
 
 def _parts(listed: str) -> list[str]:
@@ -158,15 +205,24 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
 
 
 def _configuration_error(error: ValidationError) -> ConfigurationError:
-    known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
-    fields = []
-    for item in error.errors():
-        name = PREFIX + (".".join(str(part) for part in item["loc"]).upper() or "*")
-        unknown = item["type"] == "extra_forbidden"
-        allowed = f"no such setting; known are {known}" if unknown else item["msg"]
-        seen = "together"
-        if item["loc"]:
-            seen = "***" if SECRET.search(name) else PASSWORD.sub(r"\1:***@", str(item["input"]))
-        fields.append(FieldProblem(name, seen, allowed))
-    lines = "; ".join(f"{field.field}={field.seen!r}: {field.allowed}" for field in fields)
-    return ConfigurationError(f"settings can't be used: {lines}", fields=tuple(fields))
+    found = error.errors()
+    fields = tuple(_problem(str(item["loc"][0]), item) for item in found if item["loc"])
+    lines = [f"{field.field}={field.seen!r}: {field.allowed}" for field in fields]
+    lines += [_plain(item) for item in found if not item["loc"]]  # of several settings
+    return ConfigurationError(f"settings can't be used: {'; '.join(lines)}", fields=fields)
+
+
+def _problem(name: str, item: ErrorDetails) -> FieldProblem:
+    variable, allowed = PREFIX + name.upper(), _plain(item)
+    is_secret = name in SECRETS
+    if name not in Settings.model_fields:
+        known = ", ".join(PREFIX + one.upper() for one in Settings.model_fields)
+        allowed = f"no such setting; known are {known}"
+        is_secret = SECRET.search(variable) is not None
+    seen = "***" if is_secret else masked(str(item["input"]))
+    return FieldProblem(variable, seen, allowed)
+
+
+def _plain(item: ErrorDetails) -> str:
+    """What is allowed, without the validator's own words around ours."""
+    return item["msg"].removeprefix("Value error, ")

@@ -4,7 +4,7 @@ How: this process only supervises. Children get SIGTERM when it ends, however it
 kernel's parent-death signal), and are stopped in order: worker, gateway, Valkey. What they print
 goes to files in `data_dir/logs` (`*.log.1`: of the run before); a child's last lines are shown when
 it dies. A worker that dies when it was ready is started again; its worlds are restored from their
-segments.
+segments. So is the Valkey, with all that it had acknowledged.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from service.addresses import address, check_ports
 from service.client.retries import problem_of
 from service.embedded import EmbeddedValkey, free_port
 from service.errors import Unavailable
+from service.obituary import obituary
 from service.orphans import ends_with_parent
 from service.settings import Settings
 
 READY_S = 180.0  # weights may have to be read from a slow disk
 STOP_S = 15.0
 POLL_S = 0.1
-LAST_LINES = 15
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # -> one of them
 
 
@@ -56,12 +56,7 @@ class Child:
 
     def obituary(self) -> Unavailable:
         code = self.process.returncode or 0
-        how = signal.Signals(-code).name if code < 0 else code
-        lines = self.log.read_bytes()[self.log_begin :].decode(errors="replace").splitlines()
-        words = "\n  ".join(lines[-LAST_LINES:]) or "nothing"
-        return Unavailable(
-            f"the {self.name} ended with {how}; its last words ({self.log}):\n  {words}"
-        )
+        return Unavailable(obituary(self.name, code, self.log, self.log_begin))
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL if that is not enough; harmless if it is gone."""
@@ -76,11 +71,18 @@ class Child:
 
 
 class Stack:
-    """A running service; `watch` keeps its worker alive."""
+    """A running service; `watch` keeps its worker and its Valkey alive."""
 
-    def __init__(self, settings: Settings, worker_command: Sequence[str] = ("worker",)) -> None:
-        """`settings.redis_url` and `settings.port` are final; `worker_command`: module, flags."""
-        self.settings, self._worker_command = settings, worker_command
+    def __init__(
+        self,
+        settings: Settings,
+        worker_command: Sequence[str] = ("worker",),
+        valkey: EmbeddedValkey | None = None,
+    ) -> None:
+        """`settings.redis_url` and `settings.port` are final; `worker_command`: module, flags;
+        `valkey`: ours, which runs; None = it is somebody else's.
+        """
+        self.settings, self._worker_command, self._valkey = settings, worker_command, valkey
         self._logs = settings.data_dir / "logs"
         self.gateway: Child | None = None
         self.worker: Child | None = None
@@ -104,20 +106,23 @@ class Stack:
                 await child.stop()
 
     async def watch(self) -> None:
-        """Until the gateway dies (raises Unavailable); a worker that dies is replaced."""
+        """Until the gateway dies (raises Unavailable); a worker or a Valkey that dies is replaced.
+
+        Raises the last words of one that can't be.
+        """
         while True:
             assert self.gateway is not None and self.worker is not None
-            ends = [asyncio.create_task(one.process.wait()) for one in (self.gateway, self.worker)]
-            try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for end in ends:
-                    end.cancel()
             if self.gateway.died:
                 raise self.gateway.obituary()
-            tell(f"{self.worker.obituary().detail}\nstarting another one")
-            self.worker = await self._spawn("worker", *self._worker_command)
-            await self._until_ready()
+            if self._valkey is not None and self._valkey.died:
+                _tell_of(self._valkey)
+                await self._valkey.restart()
+            elif self.worker.died:
+                _tell_of(self.worker)
+                self.worker = await self._spawn("worker", *self._worker_command)
+                await self._until_ready()
+            else:
+                await asyncio.sleep(POLL_S)
 
     async def _until_ready(self) -> None:
         assert self.gateway is not None and self.worker is not None
@@ -167,13 +172,19 @@ async def running_stack(
             grpc_port = settings.grpc_port and free_port()
             settings = settings.model_copy(update={"port": free_port(), "grpc_port": grpc_port})
         check_ports(settings)
+        valkey = None
         if not settings.redis_url:
-            url = await stack.enter_async_context(EmbeddedValkey(settings.data_dir))
+            valkey = EmbeddedValkey(settings.data_dir)
+            url = await stack.enter_async_context(valkey)
             settings = settings.model_copy(update={"redis_url": url})
-        running = Stack(settings, worker_command)
+        running = Stack(settings, worker_command, valkey)
         stack.push_async_callback(running.stop)
         await running.start()
         yield running
+
+
+def _tell_of(dead: Child | EmbeddedValkey) -> None:
+    tell(f"{dead.obituary().detail}\nstarting another one")
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -207,6 +207,10 @@ class Holdings:
         """How many sessions wait for an owner, and for how long the first of them has."""
         return await self._wakes.waiting()
 
+    def are_at_rest(self) -> bool:
+        """Whether no session has work, begun or not."""
+        return not any(held.ahead or held.may_have_work for held in self._held.values())
+
     def states(self) -> dict[str, int]:
         """How many of the sessions are at work, have work that waits, or rest."""
         found = {"working": 0, "waiting": 0, "resting": 0}

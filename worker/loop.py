@@ -178,10 +178,16 @@ class Worker:
             await self._step(taken)
             if len(taken) < len(jobs) or any(task.held.may_have_work for task in taken):
                 return
-        elif not jobs:
-            self._trouble.over()
+        elif self._trouble.problem and self._holdings.are_at_rest():
+            await self._try_all()
         if not self._stopping:
             await self._holdings.news.wait()
+
+    async def _try_all(self) -> None:
+        """Nothing is to be done that would show whether the trouble is over."""
+        await self._control.redis.ping()
+        await self._control.segments.ping()
+        self._trouble.over()
 
     def _is_over(self, task: Task) -> bool:
         """Begin what needs no model: whether that is all there is to do."""

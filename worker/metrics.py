@@ -21,6 +21,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from service.addresses import cannot_listen
 from worker.pulse import Pulse, with_livez
 from worker.residency import Residency
 
@@ -84,8 +85,15 @@ class Metrics:
         self.errors = counter("dependency_errors", "Failed calls, waited out", "of")
 
     def serve(self, host: str, port: int) -> int:
-        """Answer scrapes on a thread of its own; returns the port (0: a free one was taken)."""
-        server, _ = start_http_server(port, host, self.registry)
+        """Answer scrapes on a thread of its own; returns the port (0: a free one was taken).
+
+        Raises ConfigurationError where nobody may listen.
+        """
+        try:
+            server, _ = start_http_server(port, host, self.registry)
+        except OSError as error:
+            setting = "MIRAGE_WORKER_METRICS_PORT; 0: a free one"
+            raise cannot_listen(host, port, setting, error) from error
         server.set_app(with_livez(make_wsgi_app(self.registry), self.pulse))
         return int(server.server_port)
 

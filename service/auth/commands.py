@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -58,9 +57,7 @@ def _place() -> argparse.ArgumentParser:
     """Where the keys are: before the verb or behind it."""
     unset = argparse.SUPPRESS  # so that what stands before the verb is not overwritten by a default
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
-        "--data-dir", type=Path, default=unset, help="default: MIRAGE_DATA_DIR or .mirage"
-    )
+    parser.add_argument("--data-dir", default=unset, help="default: MIRAGE_DATA_DIR or .mirage")
     parser.add_argument(
         "--redis-url",
         default=unset,

@@ -53,6 +53,7 @@ ALLOWED: Mapping[str, str] = {
 PATTERNS = {
     SNAPSHOT_NAME: "1 to 64 letters, digits, spaces and _ . : -, a letter, digit or _ first"
 }
+ENVELOPE = {"type", "sequence"}  # of a stream's messages; where protobuf has them differs
 QUOTED = ("literal_error", "union_tag_invalid")  # their words are names in quotation marks
 
 
@@ -78,7 +79,8 @@ def field_problem(item: Any, within: str = "") -> FieldProblem:
 def shown(value: object) -> str:
     """A value as its sender would write it, cut short."""
     if isinstance(value, Mapping):  # the names that were given say more than their values
-        names = [str(name) for name, one in value.items() if one is not None]
+        around = ENVELOPE if value.keys() >= ENVELOPE else ()
+        names = [str(name) for name, one in value.items() if one is not None and name not in around]
         text = ", ".join(names[:MAX_FIELD_PROBLEMS]) or "nothing"
     elif isinstance(value, UploadFile):
         text = f"the file {value.filename}"

@@ -17,9 +17,10 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.types import ASGIApp
 
 from service.convert import filled, given
-from service.errors import MirageError
+from service.errors import FieldProblem, InvalidRequest, MirageError
 from service.rpc.inside import Answer, Ask, asked
 from service.rpc.problems import refuse, refuse_document
+from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["World"]
@@ -89,7 +90,7 @@ class Calls:
         answers = GetMessageClass(SERVICE.methods_by_name[name].output_type)
 
         async def handle(request: Message, context: Context) -> Message:
-            async with asked(self._app, _ask(name, request, context)) as answer:
+            async with asked(self._app, await _ask(name, request, context)) as answer:
                 body = await _checked(answer, context)
             if answers is pb.Chunk:
                 return pb.Chunk(data=body)
@@ -101,9 +102,9 @@ class Calls:
         """What is said of a frame, and its picture."""
         assert isinstance(request, pb.GetFrameRequest)
         before = pb.ListFramesRequest(session=request.session, after=request.frame - 1, limit=1)
-        async with asked(self._app, _ask("GetFrame", request, context)) as answer:
+        async with asked(self._app, await _ask("GetFrame", request, context)) as answer:
             image = await _checked(answer, context)
-        async with asked(self._app, _ask("ListFrames", before, context)) as answer:
+        async with asked(self._app, await _ask("ListFrames", before, context)) as answer:
             heads = json.loads(await _checked(answer, context))["frames"]
         frame = filled(pb.Frame, _head(heads[0]))
         frame.image = image
@@ -113,7 +114,7 @@ class Calls:
         """One request, a file in pieces."""
 
         async def handle(request: Message, context: Context) -> AsyncIterator[pb.Chunk]:
-            async with asked(self._app, _ask(name, request, context)) as answer:
+            async with asked(self._app, await _ask(name, request, context)) as answer:
                 body = await _checked(answer, context)
             for start in range(0, len(body), CHUNK_BYTES):
                 yield pb.Chunk(data=body[start : start + CHUNK_BYTES])
@@ -122,7 +123,7 @@ class Calls:
 
     async def export(self, request: pb.ExportRequest, context: Context) -> AsyncIterator[pb.Chunk]:
         """A world as it is read from the store: never all of it in memory."""
-        async with asked(self._app, _ask("Export", request, context)) as answer:
+        async with asked(self._app, await _ask("Export", request, context)) as answer:
             if answer.status >= 400:
                 await _refuse(answer, context)
             try:
@@ -138,7 +139,7 @@ class Calls:
             async for chunk in requests:
                 yield chunk.data
 
-        ask = replace(_ask("Import", pb.Chunk(), context), pieces=pieces())
+        ask = replace(await _ask("Import", pb.Chunk(), context), pieces=pieces())
         async with asked(self._app, ask) as answer:
             return filled(pb.Session, json.loads(await _checked(answer, context)))
 
@@ -146,7 +147,7 @@ class Calls:
         self, request: pb.WatchGenerationRequest, context: Context
     ) -> AsyncIterator[pb.GenerationEvent]:
         """Server-sent events as messages."""
-        async with asked(self._app, _ask("WatchGeneration", request, context)) as answer:
+        async with asked(self._app, await _ask("WatchGeneration", request, context)) as answer:
             if answer.status >= 400:
                 await _refuse(answer, context)
             async for kind, values in _events(answer.body):
@@ -164,18 +165,34 @@ def headers_of(context: Context) -> dict[str, str]:
     return {name: value for name, value in pairs if isinstance(value, str)}
 
 
-def _ask(name: str, request: Message, context: Context) -> Ask:
-    route, values = ROUTES[name], given(request)
-    known = headers_of(context)
-    headers = {one: known[one] for one in PASSED_ON if one in known}
-    if "if_version" in values:
-        headers["if-match"] = f'"{values.pop("if_version")}"'
-    in_path = {
-        field.name: str(values.pop(field.name, getattr(request, field.name))).replace("/", "%2F")
+async def _ask(name: str, request: Message, context: Context) -> Ask:
+    """Ends the call if a field of the path is empty: that would be another address."""
+    route, known = ROUTES[name], headers_of(context)
+    in_path = _in_path(route, request)
+    if empty := [field for field, value in in_path.items() if not value]:
+        problems = tuple(FieldProblem(field, "nothing", "required") for field in empty)
+        error = InvalidRequest(f"These fields can't be used: {', '.join(empty)}.", fields=problems)
+        await refuse(context, error, accepted_request_id(known.get(REQUEST_ID_HEADER)))
+    values = {field: value for field, value in given(request).items() if field not in in_path}
+    quoted = {field: value.replace("/", "%2F") for field, value in in_path.items()}
+    respelt = {quoted[field]: value for field, value in in_path.items() if "/" in value}
+    ask = _filled(route, route.path.format(**quoted), values, known)
+    return replace(ask, respelt=respelt)
+
+
+def _in_path(route: Route, request: Message) -> dict[str, str]:
+    """The fields that are a part of the address."""
+    return {
+        field.name: str(getattr(request, field.name))
         for field in request.DESCRIPTOR.fields
         if f"{{{field.name}}}" in route.path
     }
-    path = route.path.format(**in_path)
+
+
+def _filled(route: Route, path: str, values: dict[str, Any], known: Mapping[str, str]) -> Ask:
+    headers = {one: known[one] for one in PASSED_ON if one in known}
+    if "if_version" in values:
+        headers["if-match"] = f'"{values.pop("if_version")}"'
     if route.rest == "json":
         return Ask(route.method, path, json=values.pop("path", {}) | values, headers=headers)
     if route.rest == "form":
@@ -197,7 +214,10 @@ async def _checked(answer: Answer, context: Context) -> bytes:
 
 
 async def _refuse(answer: Answer, context: Context) -> NoReturn:
-    await refuse_document(context, json.loads(await answer.read()))
+    text = (await answer.read()).decode()
+    for quoted, sent in answer.ask.respelt.items():
+        text = text.replace(quoted, sent)
+    await refuse_document(context, json.loads(text))
 
 
 def _shaped(name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Ask:
     files: Mapping[str, bytes] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     pieces: AsyncIterator[bytes] | None = None  # a tar file that is still arriving
+    respelt: Mapping[str, str] = field(default_factory=dict)  # part of the path -> as it was sent
 
     def body(self) -> tuple[bytes, str]:
         """Its bytes and their media type."""
@@ -53,6 +54,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
+    ask: Ask
     status: int
     headers: dict[str, str]
     body: AsyncIterator[bytes]
@@ -78,7 +80,7 @@ async def asked(app: ASGIApp, ask: Ask) -> AsyncIterator[Answer]:
     try:
         head = await _next(sent)
         headers = {name.decode(): value.decode("latin-1") for name, value in head["headers"]}
-        yield Answer(head["status"], headers, _pieces(sent, task))
+        yield Answer(ask, head["status"], headers, _pieces(sent, task))
     finally:
         await end([task])
 

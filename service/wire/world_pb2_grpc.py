@@ -473,6 +473,7 @@ class WorldServicer:
 
     def Stream(self, request_iterator, context):
         """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`.
+        A client that closes its side says no more, but hears on until it cancels the call or the server ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -108,7 +108,9 @@ class WorldStub:
     GetSamplePicture: _grpc.UnaryUnaryMultiCallable[_world_pb2.GetSamplePictureRequest, _world_pb2.Chunk]
     """A sample's picture (PNG)."""
     Stream: _grpc.StreamStreamMultiCallable[_world_pb2.ClientMessage, _world_pb2.ServerMessage]
-    """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`."""
+    """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`.
+    A client that closes its side says no more, but hears on until it cancels the call or the server ends it.
+    """
 
 @_typing.type_check_only
 class WorldAsyncStub(WorldStub):
@@ -180,7 +182,9 @@ class WorldAsyncStub(WorldStub):
     GetSamplePicture: _aio.UnaryUnaryMultiCallable[_world_pb2.GetSamplePictureRequest, _world_pb2.Chunk]  # type: ignore[assignment]
     """A sample's picture (PNG)."""
     Stream: _aio.StreamStreamMultiCallable[_world_pb2.ClientMessage, _world_pb2.ServerMessage]  # type: ignore[assignment]
-    """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`."""
+    """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`.
+    A client that closes its side says no more, but hears on until it cancels the call or the server ends it.
+    """
 
 class WorldServicer(metaclass=_abc_1.ABCMeta):
     """Worlds that remember: open one from an image, send camera poses, get video."""
@@ -471,6 +475,8 @@ class WorldServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_world_pb2.ClientMessage],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_world_pb2.ServerMessage], _abc.AsyncIterator[_world_pb2.ServerMessage]]:
-        """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`."""
+        """A walk: poses, inputs, observations and controls in; frames, state and statistics out. The first message is `open`.
+        A client that closes its side says no more, but hears on until it cancels the call or the server ends it.
+        """
 
 def add_WorldServicer_to_server(servicer: WorldServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

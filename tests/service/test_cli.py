@@ -72,6 +72,9 @@ def test_mistakes_are_one_line_and_a_code(
     assert "not allowed with argument" in capsys.readouterr().err
     assert main(["demo", "--fov-deg", "70"]) == 1
     assert "--fov-deg is of --image" in capsys.readouterr().err
+    for command in (["up"], ["inspect", "s1"], ["fsck"], ["keys", "list"]):
+        assert main([*command, "--data-dir", ""]) == 1  # of a variable that is not set
+        assert "MIRAGE_DATA_DIR='': must name a folder" in capsys.readouterr().err
 
 
 def environment(**variables: str) -> dict[str, str]:

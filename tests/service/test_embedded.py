@@ -42,6 +42,27 @@ async def test_what_was_written_is_there_at_the_next_start(
         assert server.pid is None and pid and not is_running(pid)
 
 
+@pytest.mark.parametrize("port", [None, free_port()])
+async def test_one_that_died_runs_again_at_the_same_address(
+    tmp_path: Path, port: int | None
+) -> None:
+    server = EmbeddedValkey(tmp_path, port)
+    async with server as url, Redis.from_url(url) as redis:
+        await redis.set("kept", "yes")
+        pid = server.pid
+        assert pid is not None and not server.died
+        os.kill(pid, signal.SIGKILL)
+        while not server.died:  # noqa: ASYNC110 of the kernel
+            await asyncio.sleep(0.01)
+        assert "the embedded Valkey ended with SIGKILL" in server.obituary().detail
+        await server.restart()
+        assert server.url == url and server.pid != pid
+        async with Redis.from_url(url) as again:
+            assert await again.get("kept") == b"yes"
+        with pytest.raises(ControlPlaneDown, match="in use by another"):
+            await EmbeddedValkey(tmp_path).start()
+
+
 async def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
     async with EmbeddedValkey(tmp_path):
         with pytest.raises(ControlPlaneDown, match="in use by another"):

@@ -52,6 +52,11 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert (document["status"], document["retry_after_s"]) == (429, 2.0)
 
 
+def test_what_is_forbidden_is_not_always_a_scope() -> None:
+    hint = errors.PROBLEMS[errors.Forbidden].hint
+    assert all(word in hint for word in ("scope", "page", "address", "world"))
+
+
 def test_every_row_says_what_to_do_and_has_a_grpc_code() -> None:
     for problem in errors.BY_TYPE.values():
         assert problem.hint.endswith(".") and problem.title

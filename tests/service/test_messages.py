@@ -82,6 +82,13 @@ def test_other_messages_do_not() -> None:
     assert isinstance(from_proto(pb.ClientMessage()), InvalidRequest)
 
 
+def test_what_is_missing_is_said_without_names_that_nobody_sent() -> None:
+    for empty in (pb.LivePose(), pb.LivePose(pose=pb.Pose())):
+        refused = from_proto(pb.ClientMessage(pose=empty, sequence=3))
+        assert isinstance(refused, InvalidRequest)
+        assert [(one.field, one.seen) for one in refused.fields] == [("pose", "nothing")]
+
+
 @given(RIGID, st.integers(0, 15), st.integers(0, 2**63 - 1), TIMES, st.text(max_size=60))
 def test_the_body_in_the_log_is_that_of_the_message(
     pose: list[float], camera: int, sequence: int, time_ms: float | None, trace: str

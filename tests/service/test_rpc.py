@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -102,6 +103,17 @@ async def test_a_walk(served: Served, settings: Settings) -> None:
         assert (await talk.get("accepted")).total == 3
         assert [(await talk.get("frame")).frame for _ in range(3)] == [2, 3, 4]
         assert (await talk.get("progress")).state == pb.GENERATION_STATE_DONE
+
+
+async def test_who_has_said_all_still_hears(served: Served, settings: Settings) -> None:
+    session = await served.open()
+    async with working(FakeWorker(settings)), Talk(served, session, after=-1) as talk:
+        await talk.call.done_writing()
+        assert (await talk.get("frame")).frame == 0
+        path = pb.Path(poses=[pb.Pose(matrix=IDENTITY)])
+        asked = pb.CreateGenerationRequest(session=session, path=path)
+        await served.world.CreateGeneration(asked)
+        assert (await talk.get("frame")).frame == 1
 
 
 async def test_errors_have_codes_and_details(served: Served) -> None:
@@ -192,8 +204,39 @@ async def test_names_arrive_as_they_were_sent(served: Served, name: str) -> None
     session = await served.open()
     with pytest.raises(aio.AioRpcError) as caught:
         await served.world.ForgetSnapshot(pb.ForgetSnapshotRequest(session=session, name=name))
-    shown = name.replace("/", "%2F")  # else it would be another address
-    assert caught.value.details() == f"session {session!r} has no snapshot {shown!r}"
+    assert caught.value.details() == f"session {session!r} has no snapshot {name!r}"
+
+
+async def test_a_slash_in_an_id_is_told_as_it_was_sent(served: Served) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await served.world.GetSession(pb.GetSessionRequest(session="../samples"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert "'../samples'" in (caught.value.details() or "")
+    assert "'../samples'" in problem_of_call(caught.value).detail
+
+
+@pytest.mark.parametrize(
+    ("call", "request_", "fields"),
+    [
+        ("GetSession", pb.GetSessionRequest(), ["session"]),
+        ("GetGeneration", pb.GetGenerationRequest(session="s1"), ["id"]),
+        ("GetVideo", pb.GetVideoRequest(), ["session", "id"]),
+        ("WatchGeneration", pb.WatchGenerationRequest(session="s1"), ["id"]),
+        ("GetSamplePicture", pb.GetSamplePictureRequest(), ["name"]),
+    ],
+)
+async def test_a_field_without_which_there_is_no_address_is_named(
+    served: Served, call: str, request_: Message, fields: list[str]
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        answer = getattr(served.world, call)(request_, metadata=(("x-request-id", "robot-7"),))
+        await (answer.read() if hasattr(answer, "read") else answer)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    problem = problem_of_call(caught.value)
+    assert [(one.field, one.allowed) for one in problem.errors] == [
+        (one, "required") for one in fields
+    ]
+    assert problem.request_id == "robot-7" and "/v1" not in problem.detail
 
 
 async def test_videos(served: Served, settings: Settings) -> None:

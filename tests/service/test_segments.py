@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
+from service.errors import ConfigurationError, SegmentCorrupt, SegmentMissing, StoreDown
 from service.segments import (
     FRAMES,
     MAX_TABLE_BYTES,
@@ -209,5 +209,8 @@ async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 
 def test_a_url_of_no_store_is_refused() -> None:
-    with pytest.raises(StoreDown, match="nowhere://"):
-        SegmentStore("nowhere://bucket")
+    with pytest.raises(ConfigurationError, match=r"nowhere://.*MIRAGE_STORE_URL") as caught:
+        SegmentStore("nowhere://user:hunter2@bucket")
+    assert "\n" not in str(caught.value) and "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="relative URL without a base"):
+        SegmentStore("nowhere")

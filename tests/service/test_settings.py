@@ -41,6 +41,12 @@ def test_an_empty_number_is_malformed_not_a_default() -> None:
         load_settings({"MIRAGE_PORT": ""})
 
 
+def test_an_empty_folder_is_not_the_current_one() -> None:
+    with pytest.raises(ConfigurationError, match="must name a folder"):
+        load_settings({"MIRAGE_DATA_DIR": ""})
+    assert load_settings({"MIRAGE_DATA_DIR": "."}).data_dir == Path()
+
+
 def test_what_waits_is_never_more_than_what_is_remembered() -> None:
     """Else the oldest that wait could be neither followed nor cancelled."""
     assert load_settings({"MIRAGE_MAX_BACKLOG": "255"}).max_backlog == keys.REQUESTS_KEPT - 1
@@ -67,11 +73,73 @@ def test_secrets_are_masked() -> None:
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("MIRAGE_MEMORY_TOKENS", "int4"), ("MIRAGE_REQUIRE_KEYS", "maybe")]
+)
+def test_what_is_no_secret_is_shown(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}='{value}': "):
+        load_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        (
+            {"MIRAGE_GRPC_TLS_CERT": "a.pem"},
+            "give MIRAGE_GRPC_TLS_CERT and MIRAGE_GRPC_TLS_KEY, or neither",
+        ),
+        (
+            {"MIRAGE_GRPC_TLS_CLIENT_CA": "a.pem"},
+            "MIRAGE_GRPC_TLS_CLIENT_CA needs MIRAGE_GRPC_TLS_CERT and MIRAGE_GRPC_TLS_KEY",
+        ),
+        (
+            {"MIRAGE_FRAME_WIDTH": "100"},
+            "MIRAGE_FRAME_WIDTH='100': must be a multiple of 16, 100 is not",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(environ)
+    assert str(caught.value) == f"settings can't be used: {words}"
+
+
 @pytest.mark.parametrize("targets", ["hooks.example", "https://hooks.example, ftp://x"])
 def test_webhook_targets_are_urls(targets: str) -> None:
     environ = {"MIRAGE_WEBHOOK_TARGETS": targets, "MIRAGE_WEBHOOK_SECRET": "s" * 24}
     with pytest.raises(ConfigurationError, match="http://"):
         load_settings(environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("MIRAGE_OTLP_ENDPOINT", "collector:4318", "http://"),
+        ("MIRAGE_OTLP_ENDPOINT", "http://a, http://b", "a URL"),
+        ("MIRAGE_CORS_ORIGINS", "foo", "https://a.example"),
+        ("MIRAGE_CORS_ORIGINS", "*", "https://a.example"),
+        ("MIRAGE_CORS_ORIGINS", "https://a.example, https://b.example/", "without a path"),
+        ("MIRAGE_CORS_ORIGINS", "https://A.example", "lower case"),
+        ("MIRAGE_WEBHOOK_SECRET", "short", "24 characters"),
+    ],
+)
+def test_what_would_only_fail_later_is_refused_at_once(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        load_settings({name: value})
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MIRAGE_OTLP_ENDPOINT", "http://[::1]:4318/v1"),
+        ("MIRAGE_CORS_ORIGINS", "https://a.example, http://localhost:3000,tauri://localhost"),
+        ("MIRAGE_WEBHOOK_SECRET", "s" * 24),
+    ],
+)
+def test_what_can_be_used_is_taken(name: str, value: str) -> None:
+    assert getattr(load_settings({name: value}), name.removeprefix("MIRAGE_").lower()) == value
+    assert load_settings({name: ""}) == Settings()
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", ""])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from uploads_made import png
 
@@ -136,6 +137,45 @@ def test_up_stops_without_a_trace_and_worlds_are_there_the_next_time(folder: Pat
         assert second.child("-m worker") != old
     family = children(second.process.pid)
     assert second.end(signal.SIGKILL) == -signal.SIGKILL  # the parent is lost: nobody stays behind
+    assert until(lambda: not [pid for pid in family if command(pid)])
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()  # what nobody waited for is still there
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_valkey_that_is_lost_is_replaced_with_all_it_knew(folder: Path) -> None:
+    up = Up(folder)
+    with Mirage(up.url) as mirage:
+        world = mirage.create(png())
+        assert world.generate(actions=[{"forward_m": 0.3}]).wait()["done"] == 3
+        old = up.child("valkey-server")
+        os.kill(old, signal.SIGKILL)
+        assert until(lambda: is_gone(old))
+        assert until(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
+        again = mirage.world(world.id)
+        assert again.info["num_frames"] == 4
+        assert again.generate(actions=[{"yaw_deg": 8}]).wait()["done"] == 2
+    assert up.child("valkey-server") != old
+    up.process.send_signal(signal.SIGINT)
+    words, _ = up.process.communicate(timeout=60)
+    assert up.process.returncode == 0
+    assert words.count("the embedded Valkey ended with SIGKILL") == 1
+    assert words.count("starting another one") >= 1  # a worker may die of it, too
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_valkey_that_cannot_start_again_ends_everything(folder: Path) -> None:
+    up = Up(folder)
+    family = up.family()
+    for file in (folder / "data" / "valkey" / "appendonlydir").iterdir():
+        file.write_text("nonsense\n")
+    os.kill(up.child("valkey-server"), signal.SIGKILL)
+    words, _ = up.process.communicate(timeout=60)
+    assert up.process.returncode == 1
+    _, _, end = words.partition("starting another one")
+    assert "the embedded Valkey ended with 1; its last words" in end
     assert until(lambda: not [pid for pid in family if command(pid)])
 
 

@@ -18,7 +18,7 @@ from uploads_made import png
 from service import keys
 from service.app import create_app
 from service.control import ControlPlane
-from service.errors import InvalidRequest
+from service.errors import ConfigurationError, InvalidRequest
 from service.requests import Progress, RequestState
 from service.settings import Settings, load_settings
 from service.webhooks import Errand, Webhooks
@@ -231,7 +231,9 @@ async def test_a_walk_that_is_refused_is_not_told(
 
 
 def test_targets_need_a_secret_and_it_is_never_printed() -> None:
-    with pytest.raises(Exception, match="webhook_secret of 24") as refused:
+    with pytest.raises(ConfigurationError, match="MIRAGE_WEBHOOK_SECRET of 24"):
+        load_settings({"MIRAGE_WEBHOOK_TARGETS": TARGET})
+    with pytest.raises(ConfigurationError, match="24 characters") as refused:
         load_settings({"MIRAGE_WEBHOOK_TARGETS": TARGET, "MIRAGE_WEBHOOK_SECRET": "hunter2"})
     assert "hunter2" not in str(refused.value)
     good = {"MIRAGE_WEBHOOK_TARGETS": TARGET, "MIRAGE_WEBHOOK_SECRET": "hunter2" * 4}

@@ -353,6 +353,22 @@ async def test_a_store_that_fails_is_waited_out_and_said(
         assert [frame.frame for frame in await read_until(control, session.id, 0)] == [0]
 
 
+async def test_what_nobody_waits_for_any_more_is_tried_and_over(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    segments = settings.data_dir / "segments" / "sessions" / session.id / "segments"
+    segments.write_text("a file where the directory should be")
+    async with serving(control, settings):
+
+        async def complains(is_so: bool) -> bool:
+            return [bool(one.problem) for one in await control.workers.alive()] == [is_so]
+
+        await until(lambda: complains(True))
+        await control.sessions.delete(session.id)
+        await until(lambda: complains(False))
+
+
 async def test_a_session_that_was_deleted_is_no_lost_lease(
     control: ControlPlane, settings: Settings
 ) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from test_loop import open_session, pose, read_until, serving, until
 
 from service.control import ControlPlane
+from service.errors import ConfigurationError
 from service.requests import Generate, LivePose
 from service.settings import Settings
 from service.telemetry import Metrics as GatewayMetrics
@@ -78,6 +81,13 @@ def test_metrics_are_served_on_a_port_of_their_own() -> None:
     assert owned == {"working": 2, "waiting": 0, "resting": 1}
     (count,) = (one for one in served["chunk_interval_seconds"].samples if "count" in one.name)
     assert count.value == 1
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"port {port} .*MIRAGE_WORKER_METRICS_PORT"):
+            Metrics().serve("127.0.0.1", port)
 
 
 def test_the_age_of_an_entry_is_read_off_its_id() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from service.settings import Settings
 from worker import publisher
 from worker.engine import Engine, EngineConfig
 from worker.faults import NoFaults
-from worker.loop import Worker
+from worker.loop import NEWS_WAIT_S, Worker
 from worker.runner import Encoding, Runner
 
 
@@ -116,6 +117,35 @@ async def test_what_ran_ahead_of_a_failed_put_is_discarded_and_done_again(
     assert indices == list(range(7))
     value = worker.metrics.registry.get_sample_value
     assert value("mirage_dependency_errors_total", {"of": "store"}) == 3
+
+
+class FullStore(SegmentStore):
+    """Has no room for the first segments; it takes long to say so, and small objects fit."""
+
+    def __init__(self, url: str, fails: int) -> None:
+        super().__init__(url)
+        self._fails = fails
+        self.asked_s, self.told_s = list[float](), list[float]()
+
+    async def put_all(self, segments: Sequence[tuple[str, str, bytes]]) -> list[StoreDown | None]:
+        self.asked_s.append(time.monotonic())
+        await asyncio.sleep(2 * NEWS_WAIT_S)  # the loop looks around meanwhile, with nothing to do
+        self.told_s.append(time.monotonic())
+        if len(self.told_s) <= self._fails:
+            return [StoreDown("No space left on device") for _ in segments]
+        return await super().put_all(segments)
+
+
+async def test_a_store_that_is_full_is_tried_ever_more_slowly(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    store = FullStore(settings.segments_url, fails=3)
+    async with serving(dataclasses.replace(control, segments=store), settings):
+        await read_until(control, session.id, 0)
+    pauses_s = [asked - told for told, asked in zip(store.told_s, store.asked_s[1:], strict=False)]
+    for pause_s, expected_s in zip(pauses_s, (0.2, 0.4, 0.8), strict=True):
+        assert pause_s > 0.98 * expected_s
 
 
 class TightBackbone(NoopBackbone):
