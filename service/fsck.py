@@ -124,7 +124,7 @@ class Fsck:
     async def _open(self, shut: Head, after: Head) -> None:
         """Let a World that was shut go on from this head, which descends from where it stood."""
         pairs = [part for pair in after.record().items() for part in pair]
-        added = after.lines()[len(shut.manifest) :]
+        added = after.lines(len(shut.manifest))
         await scripts.run(
             self._control.redis,
             "choose",

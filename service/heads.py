@@ -117,9 +117,9 @@ class Head(BaseModel):
         """Whether it takes so long to write that others must not wait for it."""
         return len(self.manifest) >= LONG
 
-    def lines(self) -> list[str]:
-        """The manifest as it stands in Redis."""
-        return [one.model_dump_json(exclude_defaults=True) for one in self.manifest]
+    def lines(self, first: int = 0) -> list[str]:
+        """The manifest from an entry on, as it stands in Redis."""
+        return [one.model_dump_json(exclude_defaults=True) for one in self.manifest[first:]]
 
     def document(self, exclude_defaults: bool = False) -> bytes:
         """As JSON, segment by segment: at once, every other thread would stand still meanwhile."""

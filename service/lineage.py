@@ -111,7 +111,7 @@ class Lineage:
             update={"branch": branch, "branch_first_frame": back.next_frame, "names": head.names}
         )
         kept = _common(head, back)
-        added = [one.model_dump_json(exclude_defaults=True) for one in back.manifest[kept:]]
+        added = back.lines(kept)
         fields = {**back.record(), "moved_by": request_id, "error": ""}
         pairs = [part for pair in fields.items() for part in pair]
         arguments = [lease, head.tip, kept, len(pairs), *pairs, *added]

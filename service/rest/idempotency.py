@@ -29,9 +29,7 @@ from service.gateway import Gateway
 from service.tasks import end
 
 KEPT_S = 86_400
-CLAIMED_S = (
-    120  # a process that dies while working frees the key after this; renewed by one that lives
-)
+CLAIMED_S = 120  # renewed by a process that works; one that dies frees the key after this
 ALLOWED = re.compile(r"[\x21-\x7e]{1,128}")
 
 IdempotencyKey = Annotated[
