@@ -20,8 +20,8 @@ from PIL import Image
 
 
 def mux_mp4(frames: Iterable[bytes], frames_per_s: int) -> bytes:
-    """Encoded images (WebP, JPEG or PNG, one size with even sides) -> an H.264 MP4; at least one
-    frame.
+    """Encoded images (WebP, JPEG or PNG, one size with even sides) -> an H.264 MP4, always the same
+    for the same images; at least one frame.
     """
     return mux_images((decode_frame(frame) for frame in frames), frames_per_s)
 
@@ -60,7 +60,9 @@ def _encode(
 def _stream(
     container: av.container.OutputContainer, width: int, height: int, frames_per_s: int
 ) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=frames_per_s, options={"crf": "18"})
+    # Without mbtree: with it x264 reads what it never wrote, and one input gives several files.
+    options = {"crf": "18", "x264-params": "mbtree=0"}
+    stream = container.add_stream("libx264", rate=frames_per_s, options=options)
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv420p"
     stream.time_base = Fraction(1, frames_per_s)

@@ -194,11 +194,14 @@ async def video_of(
     branch = (await gateway.control.sessions.get(session_id)).branch  # a rewind may drop some
     key = (session_id, branch, progress.id, progress.first_frame, frames_per_s)
     video = gateway.videos.get(key)
-    if video is None:
-        async with gateway.heavy:
+    if video is not None:
+        return video
+    async with gateway.heavy:
+        video = gateway.videos.get(key)  # another may have made it while this one waited
+        if video is None:
             images = await _images(gateway, session_id, progress)
             video = await asyncio.to_thread(mux_mp4, images, frames_per_s)
-        gateway.videos.put(key, video)
+            gateway.videos.put(key, video)
     return video
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
 import pytest
 from fake_worker import picture
+from PIL import Image
 
-from service.video import decode_frame, mux_mp4
+from service.video import decode_frame, mux_images, mux_mp4
 
 
 def decoded(video: bytes) -> list[np.ndarray]:
@@ -34,6 +36,16 @@ def test_the_index_comes_first_and_the_rate_is_kept() -> None:
         stream = container.streams.video[0]
         assert stream.average_rate == 12
         assert stream.codec_context.name in ("h264", "libx264")
+
+
+def test_one_list_of_frames_makes_one_file_also_beside_others() -> None:
+    """Parts of a file that two gateways made, or one gateway twice, must fit together."""
+    rough = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(rough).resize((320, 192)))
+    frames = [np.roll(smooth, 3 * number, axis=1) for number in range(30)]
+    with ThreadPoolExecutor(6) as pool:
+        videos = set(pool.map(lambda _: mux_images(frames, 15), range(40)))
+    assert len(videos) == 1
 
 
 def test_frames_are_decoded_as_rgb() -> None:
