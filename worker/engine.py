@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,17 +21,13 @@ from worker.backbones.base import Backbone
 from worker.clock import Clock
 from worker.conditioning import chunk_noise, condition_on
 from worker.depth.align import align_depths
-from worker.depth.fill import filled
-from worker.depth.mirrored import depth_both_ways
-from worker.dynamics import kept_out, moving_cells, withdraw
-from worker.geometry import Cameras, masked_cells, pool_depth
+from worker.geometry import Cameras
 from worker.memory import create_memory, read_many
-from worker.memory.base import Delta, Memory, Readout
+from worker.memory.base import Readout
 from worker.memory.latent import LatentMemoryConfig
-from worker.pixels import cell_colours, from_uint8, to_uint8
-from worker.placed import FINER
-from worker.revision import after, compared, place
-from worker.world import Guess, Increment, Sight, World, in_use
+from worker.observation import Looks, Observation, look_at, write_observation
+from worker.pixels import to_uint8
+from worker.world import Increment, World
 
 
 @dataclass(frozen=True)
@@ -45,20 +40,12 @@ class EngineConfig:
     memory: LatentMemoryConfig = field(default_factory=LatentMemoryConfig)
 
 
-class Looks(NamedTuple):
-    """A picture as the engine sees it."""
-
-    latents: Tensor  # (1, c, h, w) bfloat16
-    mirrored: Tensor | None  # (1, c, h, w) bfloat16 of its mirror image, if depth is to be guessed
-
-
 class Engine:
     """Steps Worlds; owns no session."""
 
     def __init__(self, backbone: Backbone, cfg: EngineConfig) -> None:
         self.backbone, self.cfg = backbone, cfg
         self.grid = (cfg.height // backbone.stride, cfg.width // backbone.stride)
-        self.finer_grid = (FINER * self.grid[0], FINER * self.grid[1])
 
     def open(self, seed: int, memory: str = "latent") -> World:
         """An empty World; `observe` gives it its first image."""
@@ -68,19 +55,9 @@ class Engine:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor], guessed: Sequence[bool]) -> list[Looks]:
-        """(H, W, 3) uint8 each -> what `observe` takes, with the mirror image of those whose depth
-        is to be guessed.
-        """
-        pixels = from_uint8(torch.stack(list(images))).to(self.cfg.device)
-        mirrored = pixels[torch.tensor(guessed)].flip(-1)
-        every = torch.cat([pixels, mirrored])
-        groups = every.split(1) if self.cfg.deterministic else (every,)
-        latents = [one for some in groups for one in self.backbone.encode(some).bfloat16().split(1)]
-        others = iter(latents[len(pixels) :])
-        return [
-            Looks(one, next(others) if is_guessed else None)
-            for one, is_guessed in zip(latents, guessed, strict=False)
-        ]
+        """(H, W, 3) uint8 each -> what `observe` takes; `guessed`: which are without depth."""
+        cfg = self.cfg
+        return look_at(self.backbone, images, guessed, cfg.device, one_by_one=cfg.deterministic)
 
     @torch.inference_mode()
     def observe(
@@ -88,104 +65,17 @@ class Engine:
         world: World,
         image: Tensor,  # (H, W, 3) uint8
         camera: Cameras,  # (1,)
-        depth: Tensor | None = None,  # (H', W') z-depth in metres; 0 or NaN = unknown
-        mask: Tensor | None = None,  # (H', W') True = keep out of the memory (moving, sky)
-        centre_m: float | None = None,  # without depth: how far what stands at the centre is
+        depth: Tensor | None = None,
+        mask: Tensor | None = None,
+        centre_m: float | None = None,
         looks: Looks | None = None,  # of the image, if it was encoded before
     ) -> Increment:
-        """Write what was really seen; the first image becomes frame 0, later ones are not shown."""
+        """Write what was really seen, an Observation; the first one becomes frame 0."""
         clock = Clock()
-        with clock("read"):
-            readout = world.memory.read(camera, "nearest")
         with clock("encode"):
             looks = looks or self.encode([image], [depth is None])[0]
-            latents = looks.latents
-        with clock("depth"):
-            sight = self._sight(world, looks, camera, depth, mask, readout, centre_m)
-        sights = in_use([*world.sights, sight])
-        found = None
-        if depth is None:
-            with clock("compare"):
-                found = compared(self.backbone, sights)
-        with clock("motion"):
-            moving = moving_cells(self.backbone, sights, found)
-        with clock("write"):
-            delta = withdraw(world.memory, sights[:-1], moving[:-1])
-            if found is not None:
-                written = place(world.memory, sights, moving, found)
-            else:
-                assert depth is not None
-                keep_out = kept_out(moving[-1:], mask)
-                seen = None if len(delta.removed) else readout  # it is of before
-                written = self._write_measured(world.memory, sight, depth, image, keep_out, seen)
-        shown = (0,) if world.next_frame == 0 else ()
-        with clock("decode"):
-            images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))
-        coverage = readout.coverage.cpu()
-        increment = Increment(
-            after(delta, written),
-            shown,
-            images,
-            camera,
-            latents,
-            coverage,
-            clock.timings_ms,
-            guess=sight.guess,
-            measured=sight.measured,
-            colours=None if shown else cell_colours(image, self.grid)[None],
-        )
-        world.apply(increment, sight)
-        return increment
-
-    def _sight(
-        self,
-        world: World,
-        looks: Looks,
-        camera: Cameras,
-        depth: Tensor | None,
-        mask: Tensor | None,
-        readout: Readout,
-        centre_m: float | None,
-    ) -> Sight:
-        """An observation for others to be compared with; its depth is guessed if none is given."""
-        guess = measured = None
-        latents = looks.latents
-        if depth is None:
-            assert looks.mirrored is not None
-            both = (latents.float(), looks.mirrored.float())
-            own, confidence = depth_both_ways(self.backbone, *both, camera, readout.depth)
-            own = align_depths(own, readout.depth, readout.coverage, centre_m)
-            hidden = torch.zeros_like(own, dtype=torch.bool)
-            if mask is not None:
-                hidden = masked_cells(mask[None].to(own.device), self.grid)
-            guess = Guess(own, confidence, hidden)
-        elif self.backbone.sees_motion:
-            measured = pool_depth(depth[None].to(latents.device), self.finer_grid)
-            measured = measured.clamp(max=torch.finfo(torch.half).max).half()
-        return Sight(guess, measured, latents, camera, world.next_source)
-
-    def _write_measured(
-        self,
-        memory: Memory,
-        sight: Sight,
-        depth: Tensor,  # (H', W')
-        image: Tensor,  # (H, W, 3) uint8
-        keep_out: Tensor,  # (1, H", W") bool
-        readout: Readout | None,
-    ) -> Delta:
-        """What was seen with its depth, and where that is unknown with a guess."""
-        whole, confidence = filled(self.backbone, sight.latents, sight.camera, depth[None])
-        return memory.write(
-            sight.latents,
-            whole,
-            sight.camera,
-            [sight.source],
-            confidence=confidence,
-            mask=keep_out,
-            observed=True,
-            readout=readout,
-            images=image[None],
-        )
+        seen = Observation(image, camera, depth, mask, centre_m)
+        return write_observation(self.backbone, world, seen, looks, clock)
 
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         """Generate one chunk for each World, seen by its cameras (t,); t is the same for all."""

@@ -26,9 +26,10 @@ from service.requests import Init, LivePose, Observe
 from service.segments import SegmentHeader, Upload
 from service.sessions import Intrinsics, Session
 from worker.commits import WorldSize
-from worker.engine import Engine, Looks
+from worker.engine import Engine
 from worker.geometry import Cameras
 from worker.memory.merge import merged
+from worker.observation import Looks
 from worker.scheduler import Job
 from worker.snapshot import encode_image, pack_segment, unpack_segment
 from worker.world import Increment, World
