@@ -231,6 +231,34 @@ async def test_the_gallery_shows_all_worlds_and_forgets_old_alerts(tmp_path: Pat
     assert seen == {"first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": ""}
 
 
+REFUSED_FORM = """
+const [base, picture, ...values] = process.argv.slice(2);
+fetchFrom(base);
+const { createSession } = await import("./api.js");
+const { report } = await import("./dom.js");
+const fields = Object.fromEntries(values.map((one) => one.split("=")));
+console.error = () => {};
+await createSession({ file: new Blob([picture]), ...fields }).catch(report);
+tell(places.alerts.children[0].children[1].words);
+"""
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((), ["b'hello'", "PNG, JPEG, WEBP"]),
+        (("fov_deg=500", "seed=-3"), ["at most 170", "got 500", "at least 0", "got -3"]),
+        (("fov_deg=wide", "seed=oak"), ["fov_deg: a number", "got wide", "seed: a", "got oak"]),
+    ],
+)
+async def test_what_was_refused_is_said_once(
+    server_url: str, tmp_path: Path, values: tuple[str, ...], words: list[str]
+) -> None:
+    told = await visit(tmp_path, REFUSED_FORM, server_url, "hello", *values)
+    assert {word: told.count(word) for word in words} == dict.fromkeys(words, 1)
+
+
 RELOAD = """
 const [base, session, generation] = process.argv.slice(2);
 fetchFrom(base);
