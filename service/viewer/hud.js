@@ -1,6 +1,7 @@
-// The figures over the picture and beside it: frame, memory, coverage, latency, rate, state.
+// What is said over the picture and beside it: which world; frame, memory, coverage, latency, rate, state.
 
 import { byId, element, formatBytes } from "./dom.js";
+import { factsOf, nameOf } from "./names.js";
 
 const RECENT_MS = 3000; // what rate and latency are about
 
@@ -26,8 +27,15 @@ export class Hud {
   /** Any of {session, connected, isReady, isWalking, mayWalk, ended}; what is not named stays as it was. */
   state(news) {
     this.situation = { ...this.situation, ...news };
+    if (news.session) this.#call(news.session);
     const box = byId("state");
     [box.dataset.state, box.textContent] = told(this.situation);
+  }
+
+  #call(session) {
+    byId("name").textContent = nameOf(session);
+    byId("facts").textContent = `${factsOf(session)}\n${session.id}`;
+    document.title = `${nameOf(session)} · mirage`;
   }
 
   draw() {

@@ -14,7 +14,7 @@ async function route() {
   world?.close();
   world = null;
   const id = decodeURIComponent(location.hash.slice(1));
-  document.title = id ? `${id.slice(0, 8)} · mirage` : "mirage";
+  document.title = "mirage"; // until a world is open, which has a name
   if (id) await enter(new World(id, () => (location.hash = "")));
   else await gallery.show();
 }

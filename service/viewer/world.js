@@ -5,6 +5,7 @@ import { Camera } from "./camera.js";
 import { Controls } from "./controls.js";
 import { alertUser, byId, guarded, save } from "./dom.js";
 import { Hud } from "./hud.js";
+import { forget, nameOf } from "./names.js";
 import { Stage } from "./stage.js";
 import { Stream } from "./stream.js";
 import { Trace } from "./trace.js";
@@ -109,7 +110,7 @@ export class World {
   }
 
   #message(message) {
-    if (message.type === "state") this.hud.state({ session: message });
+    if (message.type === "state") this.hud.state({ session: { ...this.session, ...message } });
     if (message.problem === FORBIDDEN) this.#stand();
     else if (message.type === "error" || message.type === "closed") alertUser(message);
     if (message.type === "closed") this.#end(message.detail);
@@ -130,7 +131,7 @@ export class World {
   async #look() {
     const [session, { ready }] = await Promise.all([api.getSession(this.id), api.readiness()]);
     this.session = session;
-    this.hud.state({ session, isReady: ready });
+    if (!this.isClosed) this.hud.state({ session, isReady: ready });
   }
 
   async #refresh() {
@@ -168,16 +169,13 @@ export class World {
       },
       "walk-back": () => this.#walkBack(),
       stop: () => this.walk.cancel(),
-      video: async () => {
-        const video = await api.file(api.videoUrl(this.id, this.finished));
-        if (video === null) throw new api.ApiError("No video", "It could not be made: its frames are no longer kept.");
-        save(video, `${this.id}.mp4`);
-      },
+      video: async () => save(await api.getVideo(this.id, this.finished), `${nameOf(this.session)}.mp4`),
       leave: () => this.leave(),
       delete: async () => {
-        if (!confirm("Delete this world and everything it remembers?")) return;
+        if (!confirm(`Delete "${nameOf(this.session)}" and everything it remembers?`)) return;
         this.stream.close(); // it would complain that its world has gone
         await api.deleteSession(this.id);
+        forget(this.id);
         this.leave();
       },
     };

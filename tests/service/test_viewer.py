@@ -164,12 +164,13 @@ const say = (news) => {
   hud.state(news);
   states.push([places.state.dataset.state, places.state.textContent]);
 };
-say({ session: { state: "idle" }, isReady: false, mayWalk: true });
+const session = { id: "s1", created_at: "2026-01-02T03:04:05Z", num_frames: 1, state: "idle" };
+say({ session, isReady: false, mayWalk: true });
 say({ connected: true });
 say({ isReady: true });
 say({ isWalking: true });
 say({ isWalking: false, mayWalk: false });
-say({ session: { state: "failed", error: { detail: "no depth" } } });
+say({ session: { ...session, state: "failed", error: { detail: "no depth" } } });
 say({ ended: "deleted" });
 hud.frame({ frame: 7 }, 40);
 now_ms = 500;
@@ -178,7 +179,8 @@ const moving = places.hud.textContent;
 now_ms = 4000;
 hud.draw();
 const latency = places.stats.children.at(-1).words;
-tell({ states, moving, still: places.hud.textContent, latency });
+const told = [document.title, places.name.textContent, places.facts.textContent];
+tell({ states, moving, still: places.hud.textContent, latency, told });
 """
 
 
@@ -197,6 +199,9 @@ async def test_the_page_says_how_things_stand_now(tmp_path: Path) -> None:
     assert seen["moving"].split() == ["frame", "8", "2.0", "frames/s", "60", "ms"]
     assert seen["still"].split() == ["frame", "8", "0.0", "frames/s", "\u2013"]
     assert seen["latency"] == "pose to frame \u2013"
+    title, name, facts = seen["told"]
+    assert (title, name) == ("World s1 · mirage", "World s1")
+    assert re.fullmatch(r".*2026.* · 1 frame\ns1", facts)
 
 
 GALLERY = """
@@ -229,6 +234,57 @@ tell(seen);
 async def test_the_gallery_shows_all_worlds_and_forgets_old_alerts(tmp_path: Path) -> None:
     seen = await visit(tmp_path, GALLERY)
     assert seen == {"first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": ""}
+
+
+NAMES = """
+const usual = { memory: "latent", created_at: 0, state: "idle" };
+const world = (id, num_frames, more) => ({ ...usual, id, num_frames, ...more });
+const sessions = [
+  world("s5", 2, { origin: "fork:s1" }),
+  world("s4", 1, { origin: "import:s0" }),
+  world("s3", 0, { memory: "null" }),
+  world("s2", 1),
+  world("s1", 1234),
+];
+const opened = ["s1", "s2"];
+globalThis.fetch = async (path, options) => {
+  if (options?.method === "POST") return answer({ id: opened.shift() });
+  if (path === "v1/samples") return answer({ samples: [{ name: "attic", title: "Attic" }] });
+  return path === "v1/sessions" ? answer({ sessions, next_cursor: null }) : answer({}, 404);
+};
+document.querySelector = () => ({ value: "latent" });
+URL.createObjectURL = URL.revokeObjectURL = () => "";
+const { Gallery } = await import("./gallery.js");
+const { forget } = await import("./names.js");
+const gallery = new Gallery(() => {});
+const told = async () => {
+  await gallery.show();
+  return places.worlds.children.map((row) => row.children[1].children.map((one) => one.words));
+};
+await gallery.show();
+places.samples.children[0].onclick();
+await until(() => opened.length === 1);
+await until(() => !gallery.busy);
+places.file.onchange({ target: { files: [Object.assign(new Blob(), { name: "my.room.jpg" })] } });
+places.upload.onsubmit({ preventDefault() {} });
+await until(() => opened.length === 0);
+await until(() => !gallery.busy);
+const seen = { worlds: await told() };
+forget("s2");
+seen.forgotten = (await told())[3][0];
+tell(seen);
+"""
+
+
+@needs_node
+async def test_worlds_are_called_what_they_were_made_from(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, NAMES)
+    names, facts, more = zip(*seen["worlds"], strict=True)
+    assert names == ("Attic (fork)", "World s4", "World s3", "my.room", "Attic")
+    lengths = [fact.rpartition(" · ")[2] for fact in facts]
+    assert lengths == ["2 frames", "1 frame", "0 frames", "1 frame", "1,234 frames"]
+    assert more[1:3] == ("latent memory · idle", "no memory · idle")
+    assert seen["forgotten"] == "World s2"
 
 
 REFUSED_FORM = """
@@ -285,6 +341,6 @@ async def test_a_walk_that_is_under_way_can_be_stopped_after_a_reload(
     walk = (await http.post(f"/v1/sessions/{session}/generations", json=path)).json()["id"]
     seen = await visit(tmp_path, RELOAD, server_url, session, walk)
     assert seen == {
-        "title": f"{session[:8]} · mirage", "top": [0, 0],
+        "title": f"World {session} · mirage", "top": [0, 0],
         "stop": True, "state": "waiting for a worker",
     }  # fmt: skip
