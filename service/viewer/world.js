@@ -106,7 +106,8 @@ export class World {
     this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
     this.#redraw();
     await this.stage.show(blob);
-    await this.walk?.compare(header.matrix, this.visits, this.inset);
+    if (this.walk) await this.walk.compare(header.matrix, this.visits, this.inset);
+    else byId("first-visit").hidden = true; // it is of a place that the camera has left
   }
 
   #message(message) {

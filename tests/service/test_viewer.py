@@ -287,6 +287,31 @@ async def test_worlds_are_called_what_they_were_made_from(tmp_path: Path) -> Non
     assert seen["forgotten"] == "World s2"
 
 
+WALKED_ON = """
+globalThis.createImageBitmap = async () => ({ width: 4, height: 3, close() {} });
+const pages = {
+  "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 0, state: "idle" },
+  "v1/sessions/s1/frames?after=-1": { frames: [] },
+  "v1/sessions/s1/generations": { generations: [] },
+  readyz: {},
+};
+globalThis.fetch = async (path) => answer(pages[path]);
+location.hash = "#s1";
+await import("./main.js");
+await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
+places["first-visit"].hidden = false; // as a walk back leaves it
+WebSocket.last.say({ type: "frame", frame: 0, matrix: Array(16).fill(0) });
+WebSocket.last.onmessage({ data: new Blob() });
+await until(() => places["first-visit"].hidden);
+tell(true);
+"""
+
+
+@needs_node
+async def test_the_first_visit_is_gone_once_the_visitor_walks_on(tmp_path: Path) -> None:
+    assert await visit(tmp_path, WALKED_ON)
+
+
 REFUSED_FORM = """
 const [base, picture, ...values] = process.argv.slice(2);
 fetchFrom(base);
