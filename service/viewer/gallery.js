@@ -17,6 +17,7 @@ export class Gallery {
     this.file = null;
     this.busy = false;
     byId("file").onchange = (event) => this.#choose(event.target.files[0]);
+    byId("preview").onerror = () => this.#refuse();
     byId("upload").onsubmit = (event) => {
       event.preventDefault();
       this.#create({ file: this.file }, this.file.name.replace(/\.\w+$/, ""));
@@ -84,6 +85,13 @@ export class Gallery {
     preview.hidden = false;
     byId("drop-text").textContent = file.name;
     byId("create").disabled = false;
+  }
+
+  /** What the browser can't open, the server can't either. */
+  #refuse() {
+    byId("preview").hidden = true;
+    byId("create").disabled = true;
+    alertUser({ title: "No picture", detail: `${this.file.name} can't be opened: choose a PNG, JPEG or WebP.` });
   }
 
   /** source: {file} or {sample}; the options beside the upload apply to both. name: what the world is called here. */

@@ -12,12 +12,12 @@ const store = (names) => localStorage.setItem(KEPT, JSON.stringify(Object.fromEn
 export const keep = (id, name) => store({ ...all(), [id]: name });
 export const forget = (id) => store({ ...all(), [id]: undefined });
 
-/** A world that was opened elsewhere has only its id; one made of another is called after that. */
+/** One made of another is called after that; one from elsewhere by its id's end, as ids of one day begin alike. */
 export function nameOf({ id, origin }) {
   const names = all();
   const [made, source] = origin?.split(":") ?? [];
   if (names[id]) return names[id];
-  return names[source] ? `${names[source]} (${made})` : `World ${id}`;
+  return names[source] ? `${names[source]} (${made})` : `World ${id.slice(-6)}`;
 }
 
 /** When it was made, and how long it is. */

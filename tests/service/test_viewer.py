@@ -226,6 +226,11 @@ seen.opened = opened;
 alertUser({ title: "no picture", detail: "" });
 places.file.onchange({ target: { files: [{ name: "good.png", size: 9 }] } });
 seen.alerts = places.alerts.words;
+const enterable = () => !places.create.disabled && !places.preview.hidden;
+seen.enterable = [enterable()];
+places.preview.onerror();
+seen.enterable.push(enterable());
+seen.refused = places.alerts.words.includes("good.png can't be opened");
 tell(seen);
 """
 
@@ -233,7 +238,10 @@ tell(seen);
 @needs_node
 async def test_the_gallery_shows_all_worlds_and_forgets_old_alerts(tmp_path: Path) -> None:
     seen = await visit(tmp_path, GALLERY)
-    assert seen == {"first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": ""}
+    assert seen == {
+        "first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": "",
+        "enterable": [True, False], "refused": True,
+    }  # fmt: skip
 
 
 NAMES = """
@@ -366,6 +374,6 @@ async def test_a_walk_that_is_under_way_can_be_stopped_after_a_reload(
     walk = (await http.post(f"/v1/sessions/{session}/generations", json=path)).json()["id"]
     seen = await visit(tmp_path, RELOAD, server_url, session, walk)
     assert seen == {
-        "title": f"World {session} · mirage", "top": [0, 0],
+        "title": f"World {session[-6:]} · mirage", "top": [0, 0],
         "stop": True, "state": "waiting for a worker",
     }  # fmt: skip
