@@ -5,6 +5,8 @@ export class Stage {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { alpha: false });
     this.picture = null;
+    this.asked = 0; // pictures to show
+    this.shown = 0; // which of them is the picture
     this.observer = new ResizeObserver(() => this.#fit());
     this.observer.observe(canvas);
   }
@@ -15,8 +17,12 @@ export class Stage {
     this.picture = null;
   }
 
+  /** Unless one asked for later was decoded sooner. */
   async show(blob) {
+    const turn = ++this.asked;
     const picture = await createImageBitmap(blob);
+    if (turn < this.shown) return picture.close();
+    this.shown = turn;
     this.picture?.close();
     this.picture = picture;
     this.#draw();

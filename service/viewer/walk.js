@@ -13,6 +13,8 @@ export class Walk {
     this.sessionId = sessionId;
     this.generation = progress.id;
     this.before = progress.first_frame ?? numFrames; // frames from here on are its own
+    this.asked = 0; // pictures of first visits
+    this.shown = 0; // which of them was the last to be shown
   }
 
   cancel() {
@@ -26,8 +28,11 @@ export class Walk {
 
   /** Show, small, what this place looked like when it was first seen (if the server still has that frame). */
   async compare(matrix, visits, inset) {
+    const turn = ++this.asked;
     const frame = visits.firstFrame(matrix, this.before);
     const picture = frame === null ? null : await api.file(api.frameUrl(this.sessionId, frame));
+    if (turn < this.shown) return; // one asked for later has come sooner
+    this.shown = turn;
     byId("first-visit").hidden = picture === null;
     if (picture) await inset.show(picture);
   }

@@ -320,6 +320,35 @@ async def test_the_first_visit_is_gone_once_the_visitor_walks_on(tmp_path: Path)
     assert await visit(tmp_path, WALKED_ON)
 
 
+OVERTAKEN = """
+const due = {};
+const later = (name) => new Promise((come) => (due[name] = come));
+const { Stage } = await import("./stage.js");
+const { Walk } = await import("./walk.js");
+const stage = new Stage(new Place());
+globalThis.createImageBitmap = (blob) => later(blob);
+const draws = ["first", "second"].map((name) => stage.show(name));
+for (const name of ["second", "first"]) due[name]({ name, close() {} });
+await Promise.all(draws);
+const compared = [];
+globalThis.fetch = (path) => later(path.at(-1));
+const walk = new Walk("s1", { id: "r1" }, 9);
+const visits = { firstFrame: (matrix) => matrix };
+const inset = { show: async (picture) => compared.push(await picture.text()) };
+const looks = [1, 2, 3].map((frame) => walk.compare(frame, visits, inset));
+for (const frame of [1, 3, 2]) {
+  due[frame](new Response(String(frame)));
+  await looks[frame - 1];
+}
+tell([stage.picture.name, compared]);
+"""
+
+
+@needs_node
+async def test_a_picture_that_comes_late_does_not_replace_a_later_one(tmp_path: Path) -> None:
+    assert await visit(tmp_path, OVERTAKEN) == ["second", ["1", "3"]]
+
+
 REFUSED_FORM = """
 const [base, picture, ...values] = process.argv.slice(2);
 fetchFrom(base);
