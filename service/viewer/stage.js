@@ -17,11 +17,15 @@ export class Stage {
     this.picture = null;
   }
 
-  /** Unless one asked for later was decoded sooner. */
-  async show(blob) {
+  /** source: a picture's blob, null for none, or a promise of either. One that comes after a later one is dropped. */
+  async show(source) {
     const turn = ++this.asked;
-    const picture = await createImageBitmap(blob);
-    if (turn < this.shown) return picture.close();
+    const blob = await source;
+    const picture = blob && (await createImageBitmap(blob));
+    if (turn < this.shown) {
+      picture?.close();
+      return;
+    }
     this.shown = turn;
     this.picture?.close();
     this.picture = picture;

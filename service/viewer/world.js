@@ -105,9 +105,10 @@ export class World {
     if (!this.controls.enabled) this.camera.set(header.matrix);
     this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
     this.#redraw();
-    await this.stage.show(blob);
-    if (this.walk) await this.walk.compare(header.matrix, this.visits, this.inset);
-    else byId("first-visit").hidden = true; // it is of a place that the camera has left
+    const first = this.walk?.firstVisit(header.matrix, this.visits) ?? null;
+    const together = Promise.allSettled([first]).then(() => blob); // or the corner would show where the camera was
+    await Promise.all([this.stage.show(together), this.inset.show(first)]);
+    byId("first-visit").hidden = this.inset.picture === null;
   }
 
   #message(message) {

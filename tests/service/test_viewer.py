@@ -295,58 +295,84 @@ async def test_worlds_are_called_what_they_were_made_from(tmp_path: Path) -> Non
     assert seen["forgotten"] == "World s2"
 
 
-WALKED_ON = """
-globalThis.createImageBitmap = async () => ({ width: 4, height: 3, close() {} });
+WALKED_BACK = """
+const due = {};
+const later = (name) => new Promise((come) => (due[name] = come));
+const decoded = [];
+globalThis.createImageBitmap = async (blob) => {
+  decoded.push(await blob.text());
+  return { width: 4, height: 3, close() {} };
+};
+const identity = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+const walk = { id: "r1", kind: "generate", state: "running", first_frame: 1 };
+const seen = { frame: 0, matrix: identity };
 const pages = {
-  "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 0, state: "idle" },
-  "v1/sessions/s1/frames?after=-1": { frames: [] },
-  "v1/sessions/s1/generations": { generations: [] },
+  "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 1, state: "idle" },
+  "v1/sessions/s1/frames?after=-1": { frames: [seen], next_after: 0 },
+  "v1/sessions/s1/frames?after=0": { frames: [] },
+  "v1/sessions/s1/generations": { generations: [walk] },
+  "v1/sessions/s1/generations/r1": { ...walk, state: "done" },
+  "v1/sessions/s1/memory": {},
   readyz: {},
 };
-globalThis.fetch = async (path) => answer(pages[path]);
+const kept = new Response("seen at first");
+let first = async () => kept.clone();
+globalThis.fetch = async (path) => (path.endsWith("/frames/0") ? first() : answer(pages[path]));
 location.hash = "#s1";
 await import("./main.js");
 await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
-places["first-visit"].hidden = false; // as a walk back leaves it
-WebSocket.last.say({ type: "frame", frame: 0, matrix: Array(16).fill(0) });
-WebSocket.last.onmessage({ data: new Blob() });
+const frame = (number) => {
+  WebSocket.last.say({ type: "frame", frame: number, matrix: identity });
+  WebSocket.last.onmessage({ data: new Blob([`frame ${number}`]) });
+};
+const told = { opened: [...decoded] };
+first = () => later("first");
+frame(1);
+await until(() => due.first);
+told.waiting = decoded.length === 1 && places["first-visit"].hidden;
+due.first(kept);
+await until(() => !places["first-visit"].hidden);
+told.together = decoded.slice(1).sort();
+WebSocket.last.readyState = WebSocket.OPEN;
+await until(() => places.stop.hidden);
+frame(2);
 await until(() => places["first-visit"].hidden);
-tell(true);
+told.after = decoded.slice(3);
+tell(told);
 """
 
 
 @needs_node
-async def test_the_first_visit_is_gone_once_the_visitor_walks_on(tmp_path: Path) -> None:
-    assert await visit(tmp_path, WALKED_ON)
+async def test_a_way_back_is_shown_together_with_the_first_visits(tmp_path: Path) -> None:
+    assert await visit(tmp_path, WALKED_BACK) == {
+        "opened": ["seen at first"],
+        "waiting": True,
+        "together": ["frame 1", "seen at first"],
+        "after": ["frame 2"],
+    }
 
 
 OVERTAKEN = """
-const due = {};
-const later = (name) => new Promise((come) => (due[name] = come));
 const { Stage } = await import("./stage.js");
-const { Walk } = await import("./walk.js");
+globalThis.createImageBitmap = async (name) => ({ name, close() {} });
 const stage = new Stage(new Place());
-globalThis.createImageBitmap = (blob) => later(blob);
-const draws = ["first", "second"].map((name) => stage.show(name));
-for (const name of ["second", "first"]) due[name]({ name, close() {} });
-await Promise.all(draws);
-const compared = [];
-globalThis.fetch = (path) => later(path.at(-1));
-const walk = new Walk("s1", { id: "r1" }, 9);
-const visits = { firstFrame: (matrix) => matrix };
-const inset = { show: async (picture) => compared.push(await picture.text()) };
-const looks = [1, 2, 3].map((frame) => walk.compare(frame, visits, inset));
-for (const frame of [1, 3, 2]) {
-  due[frame](new Response(String(frame)));
-  await looks[frame - 1];
+const due = [];
+const shown = [1, 2, 3].map(() => stage.show(new Promise((come) => due.push(come))));
+const names = [];
+for (const place of [0, 2, 1]) {
+  due[place](`picture ${place}`);
+  await shown[place];
+  names.push(stage.picture.name);
 }
-tell([stage.picture.name, compared]);
+await stage.show(null);
+tell([names, stage.picture]);
 """
 
 
 @needs_node
 async def test_a_picture_that_comes_late_does_not_replace_a_later_one(tmp_path: Path) -> None:
-    assert await visit(tmp_path, OVERTAKEN) == ["second", ["1", "3"]]
+    names = ["picture 0", "picture 2", "picture 2"]
+    assert await visit(tmp_path, OVERTAKEN) == [names, None]
 
 
 REFUSED_FORM = """
