@@ -27,19 +27,16 @@ export class Hud {
   /** Any of {session, connected, isReady, isWalking, mayWalk, ended}; what is not named stays as it was. */
   state(news) {
     this.situation = { ...this.situation, ...news };
-    if (news.session) this.#call(news.session);
+    byId("name").textContent = nameOf(this.situation.session);
     const box = byId("state");
     [box.dataset.state, box.textContent] = told(this.situation);
   }
 
-  #call(session) {
-    byId("name").textContent = nameOf(session);
-    byId("facts").textContent = `${factsOf(session)}\n${session.id}`;
-    document.title = `${nameOf(session)} · mirage`;
-  }
-
   draw() {
     const { frame, coverage, num_points, num_bytes } = this.values;
+    const { session } = this.situation;
+    const num_frames = frame === undefined ? session.num_frames : frame + 1;
+    byId("facts").textContent = `${factsOf({ ...session, num_frames })}\n${session.id}`;
     const now_ms = performance.now();
     this.arrivals = this.arrivals.filter((one) => now_ms - one.time_ms < RECENT_MS);
     const latencies = this.arrivals.map((one) => one.latency_ms).filter((one) => one !== null);

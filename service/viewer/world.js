@@ -133,7 +133,7 @@ export class World {
   async #look() {
     const [session, { ready }] = await Promise.all([api.getSession(this.id), api.readiness()]);
     this.session = session;
-    if (!this.isClosed) this.hud.state({ session, isReady: ready });
+    this.hud.state({ session, isReady: ready });
   }
 
   async #refresh() {

@@ -167,6 +167,8 @@ const say = (news) => {
 const session = { id: "s1", created_at: "2026-01-02T03:04:05Z", num_frames: 1, state: "idle" };
 say({ session, isReady: false, mayWalk: true });
 say({ connected: true });
+hud.draw();
+const told = [places.name.textContent, places.facts.textContent];
 say({ isReady: true });
 say({ isWalking: true });
 say({ isWalking: false, mayWalk: false });
@@ -175,11 +177,11 @@ say({ ended: "deleted" });
 hud.frame({ frame: 7 }, 40);
 now_ms = 500;
 hud.frame({ frame: 8 }, 60);
+told.push(places.facts.textContent);
 const moving = places.hud.textContent;
 now_ms = 4000;
 hud.draw();
 const latency = places.stats.children.at(-1).words;
-const told = [document.title, places.name.textContent, places.facts.textContent];
 tell({ states, moving, still: places.hud.textContent, latency, told });
 """
 
@@ -199,9 +201,10 @@ async def test_the_page_says_how_things_stand_now(tmp_path: Path) -> None:
     assert seen["moving"].split() == ["frame", "8", "2.0", "frames/s", "60", "ms"]
     assert seen["still"].split() == ["frame", "8", "0.0", "frames/s", "\u2013"]
     assert seen["latency"] == "pose to frame \u2013"
-    title, name, facts = seen["told"]
-    assert (title, name) == ("World s1 · mirage", "World s1")
-    assert re.fullmatch(r".*2026.* · 1 frame\ns1", facts)
+    name, *facts = seen["told"]
+    assert name == "World s1"
+    for told, length in zip(facts, ["1 frame", "9 frames"], strict=True):
+        assert re.fullmatch(rf".*2026.* · {length}\ns1", told)
 
 
 GALLERY = """
