@@ -39,7 +39,6 @@ const next = (cursor) => (cursor ? `?cursor=${encodeURIComponent(cursor)}` : "")
 
 export const sessionUrl = (id) => `v1/sessions/${encodeURIComponent(id)}`;
 export const frameUrl = (id, frame) => `${sessionUrl(id)}/frames/${frame}`;
-export const videoUrl = (id, generation) => `${sessionUrl(id)}/generations/${generation}/video.mp4`;
 
 export const listSamples = async () => (await json("v1/samples")).samples;
 /** A page, newest first: {sessions, next_cursor}. */
@@ -88,6 +87,13 @@ export function createSession(options) {
 export async function file(path) {
   const response = await fetch(path, { headers: key.headers() });
   return response.ok ? response.blob() : null;
+}
+
+/** What a generation made, as an MP4. */
+export async function getVideo(id, generation) {
+  const video = await file(`${sessionUrl(id)}/generations/${generation}/video.mp4`);
+  if (video === null) throw new ApiError("No video", "It could not be made: its frames are no longer kept.");
+  return video;
 }
 
 /** What a WebSocket's address needs where keys are required: browsers send no header with it. */

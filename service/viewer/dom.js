@@ -10,12 +10,11 @@ export function element(tag, properties = {}, ...children) {
 
 const ALERT_MS = 12_000;
 
-/** What went wrong with which field, in one line; what was seen only once. */
+/** What went wrong, and with which fields; the server's `detail` tells of the first one already. */
 export function describe(problem) {
   const detail = problem.detail ?? problem.message ?? String(problem);
-  const seen = (e) => (detail.includes(e.seen) ? "" : `got ${e.seen}, `);
-  const fields = (problem.errors ?? []).map((e) => `${e.field}: ${seen(e)}allowed: ${e.allowed}`);
-  return [detail, ...fields].join(" · ");
+  const others = (problem.errors ?? []).slice(1);
+  return [detail, ...others.map((e) => `${e.field}: ${e.allowed}; got ${e.seen}.`)].join(" ");
 }
 
 /** Show an error (ours, or the server's problem details) until it is clicked away or old. */
@@ -47,6 +46,8 @@ export async function guarded(action) {
     return undefined;
   }
 }
+
+export const counted = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
 export function save(blob, name) {
   const href = URL.createObjectURL(blob);

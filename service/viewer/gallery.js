@@ -2,6 +2,7 @@
 
 import { createSession, file, frameUrl, listSamples, listSessions } from "./api.js";
 import { alertUser, byId, clearAlerts, element, guarded } from "./dom.js";
+import { factsOf, keep, nameOf } from "./names.js";
 
 const MAX_UPLOAD_BYTES = 20 * 1024 * 1024;
 const NONE_YET = "None yet. They outlive restarts of the server.";
@@ -16,9 +17,10 @@ export class Gallery {
     this.file = null;
     this.busy = false;
     byId("file").onchange = (event) => this.#choose(event.target.files[0]);
+    byId("preview").onerror = () => this.#refuse();
     byId("upload").onsubmit = (event) => {
       event.preventDefault();
-      this.#create({ file: this.file });
+      this.#create({ file: this.file }, this.file.name.replace(/\.\w+$/, ""));
     };
     const drop = byId("drop");
     for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -85,15 +87,24 @@ export class Gallery {
     byId("create").disabled = false;
   }
 
-  /** source: {file} or {sample}; the options beside the upload apply to both. */
-  async #create(source) {
+  /** What the browser can't open, the server can't either. */
+  #refuse() {
+    byId("preview").hidden = true;
+    byId("create").disabled = true;
+    alertUser({ title: "No picture", detail: `${this.file.name} can't be opened: choose a PNG, JPEG or WebP.` });
+  }
+
+  /** source: {file} or {sample}; the options beside the upload apply to both. name: what the world is called here. */
+  async #create(source, name) {
     if (this.busy) return;
     this.busy = true;
     const options = { memory: document.querySelector("input[name=memory]:checked").value, seed: byId("seed").value };
     if (source.file) options.fov_deg = byId("fov").value;
     const session = await guarded(() => createSession({ ...source, ...options }));
     this.busy = false;
-    if (session) this.openWorld(session.id);
+    if (!session) return;
+    keep(session.id, name);
+    this.openWorld(session.id);
   }
 
   #sampleCard(sample) {
@@ -101,9 +112,9 @@ export class Gallery {
     showFile(picture, sample.image);
     const card = element("button", { className: "card", title: sample.description ?? "" },
       picture,
-      element("strong", { textContent: sample.title ?? sample.name }),
+      element("strong", { textContent: sample.title }),
       element("span", { textContent: sample.description ?? "" }));
-    card.onclick = () => this.#create({ sample: sample.name });
+    card.onclick = () => this.#create({ sample: sample.name }, sample.title);
     return card;
   }
 
@@ -111,10 +122,10 @@ export class Gallery {
     const thumbnail = element("img", { alt: "", loading: "lazy" });
     if (session.num_frames) showFile(thumbnail, frameUrl(session.id, session.num_frames - 1));
     else thumbnail.classList.add("missing");
-    const facts = [`${session.num_frames} frames`, `memory: ${session.memory}`, session.state];
-    const row = element("button", { className: "row" }, thumbnail,
-      element("span", {}, element("strong", { textContent: `${session.id.slice(0, 8)} · ${when(session.created_at)}` }),
-        element("small", { textContent: facts.join(" · ") })));
+    const row = element("button", { className: "row", title: session.id }, thumbnail,
+      element("span", {}, element("strong", { textContent: nameOf(session) }),
+        element("small", { textContent: factsOf(session) }),
+        element("small", { textContent: `${session.memory === "null" ? "no" : session.memory} memory · ${session.state}` })));
     row.onclick = () => this.openWorld(session.id);
     return row;
   }
@@ -134,5 +145,3 @@ async function showFile(image, path) {
 function fill(box, items, whenEmpty) {
   box.replaceChildren(...(items.length ? items : [element("p", { className: "empty", textContent: whenEmpty })]));
 }
-
-const when = (time) => new Date(time).toLocaleString();

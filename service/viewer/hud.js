@@ -1,6 +1,7 @@
-// The figures over the picture and beside it: frame, memory, coverage, latency, rate, state.
+// What is said over the picture and beside it: which world; frame, memory, coverage, latency, rate, state.
 
 import { byId, element, formatBytes } from "./dom.js";
+import { factsOf, nameOf } from "./names.js";
 
 const RECENT_MS = 3000; // what rate and latency are about
 
@@ -26,12 +27,16 @@ export class Hud {
   /** Any of {session, connected, isReady, isWalking, mayWalk, ended}; what is not named stays as it was. */
   state(news) {
     this.situation = { ...this.situation, ...news };
+    byId("name").textContent = nameOf(this.situation.session);
     const box = byId("state");
     [box.dataset.state, box.textContent] = told(this.situation);
   }
 
   draw() {
     const { frame, coverage, num_points, num_bytes } = this.values;
+    const { session } = this.situation;
+    const num_frames = frame === undefined ? session.num_frames : frame + 1;
+    byId("facts").textContent = `${factsOf({ ...session, num_frames })}\n${session.id}`;
     const now_ms = performance.now();
     this.arrivals = this.arrivals.filter((one) => now_ms - one.time_ms < RECENT_MS);
     const latencies = this.arrivals.map((one) => one.latency_ms).filter((one) => one !== null);

@@ -4,6 +4,7 @@ import { readiness } from "./api.js";
 import { byId, clearAlerts, report } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { onEntered } from "./key.js";
+import { nameOf } from "./names.js";
 import { World } from "./world.js";
 
 const READINESS_MS = 4000;
@@ -14,7 +15,7 @@ async function route() {
   world?.close();
   world = null;
   const id = decodeURIComponent(location.hash.slice(1));
-  document.title = id ? `${id.slice(0, 8)} · mirage` : "mirage";
+  document.title = "mirage";
   if (id) await enter(new World(id, () => (location.hash = "")));
   else await gallery.show();
 }
@@ -23,8 +24,9 @@ async function enter(next) {
   gallery.hide();
   world = next;
   try {
-    await world.open();
+    await next.open();
     clearAlerts();
+    if (world === next) document.title = `${nameOf(next.session)} · mirage`;
   } catch (error) {
     if (world !== next) return; // the visitor has gone elsewhere
     report(error);

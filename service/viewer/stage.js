@@ -5,6 +5,8 @@ export class Stage {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { alpha: false });
     this.picture = null;
+    this.asked = 0; // pictures to show
+    this.shown = 0; // which of them is the picture
     this.observer = new ResizeObserver(() => this.#fit());
     this.observer.observe(canvas);
   }
@@ -15,8 +17,16 @@ export class Stage {
     this.picture = null;
   }
 
-  async show(blob) {
-    const picture = await createImageBitmap(blob);
+  /** source: a picture's blob, null for none, or a promise of either. One that comes after a later one is dropped. */
+  async show(source) {
+    const turn = ++this.asked;
+    const blob = await source;
+    const picture = blob && (await createImageBitmap(blob));
+    if (turn < this.shown) {
+      picture?.close();
+      return;
+    }
+    this.shown = turn;
     this.picture?.close();
     this.picture = picture;
     this.#draw();

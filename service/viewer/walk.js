@@ -1,7 +1,6 @@
 // A path that the camera walks by itself, as the way back: followed to its end, beside what was seen there at first.
 
 import * as api from "./api.js";
-import { byId } from "./dom.js";
 
 const FINISHED = ["done", "failed", "cancelled"];
 
@@ -24,11 +23,9 @@ export class Walk {
     return api.getGeneration(this.sessionId, this.generation);
   }
 
-  /** Show, small, what this place looked like when it was first seen (if the server still has that frame). */
-  async compare(matrix, visits, inset) {
+  /** What this place looked like when it was first seen; null if it is new, or that frame is no longer kept. */
+  async firstVisit(matrix, visits) {
     const frame = visits.firstFrame(matrix, this.before);
-    const picture = frame === null ? null : await api.file(api.frameUrl(this.sessionId, frame));
-    byId("first-visit").hidden = picture === null;
-    if (picture) await inset.show(picture);
+    return frame === null ? null : api.file(api.frameUrl(this.sessionId, frame));
   }
 }

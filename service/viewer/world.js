@@ -5,6 +5,7 @@ import { Camera } from "./camera.js";
 import { Controls } from "./controls.js";
 import { alertUser, byId, guarded, save } from "./dom.js";
 import { Hud } from "./hud.js";
+import { forget, nameOf } from "./names.js";
 import { Stage } from "./stage.js";
 import { Stream } from "./stream.js";
 import { Trace } from "./trace.js";
@@ -104,12 +105,14 @@ export class World {
     if (!this.controls.enabled) this.camera.set(header.matrix);
     this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
     this.#redraw();
-    await this.stage.show(blob);
-    await this.walk?.compare(header.matrix, this.visits, this.inset);
+    const first = this.walk?.firstVisit(header.matrix, this.visits) ?? null;
+    const together = Promise.allSettled([first]).then(() => blob); // or the corner would show where the camera was
+    await Promise.all([this.stage.show(together), this.inset.show(first)]);
+    byId("first-visit").hidden = this.inset.picture === null;
   }
 
   #message(message) {
-    if (message.type === "state") this.hud.state({ session: message });
+    if (message.type === "state") this.hud.state({ session: { ...this.session, ...message } });
     if (message.problem === FORBIDDEN) this.#stand();
     else if (message.type === "error" || message.type === "closed") alertUser(message);
     if (message.type === "closed") this.#end(message.detail);
@@ -168,16 +171,13 @@ export class World {
       },
       "walk-back": () => this.#walkBack(),
       stop: () => this.walk.cancel(),
-      video: async () => {
-        const video = await api.file(api.videoUrl(this.id, this.finished));
-        if (video === null) throw new api.ApiError("No video", "It could not be made: its frames are no longer kept.");
-        save(video, `${this.id}.mp4`);
-      },
+      video: async () => save(await api.getVideo(this.id, this.finished), `${nameOf(this.session)}.mp4`),
       leave: () => this.leave(),
       delete: async () => {
-        if (!confirm("Delete this world and everything it remembers?")) return;
+        if (!confirm(`Delete "${nameOf(this.session)}" and everything it remembers?`)) return;
         this.stream.close(); // it would complain that its world has gone
         await api.deleteSession(this.id);
+        forget(this.id);
         this.leave();
       },
     };

@@ -164,21 +164,25 @@ const say = (news) => {
   hud.state(news);
   states.push([places.state.dataset.state, places.state.textContent]);
 };
-say({ session: { state: "idle" }, isReady: false, mayWalk: true });
+const session = { id: "s1", created_at: "2026-01-02T03:04:05Z", num_frames: 1, state: "idle" };
+say({ session, isReady: false, mayWalk: true });
 say({ connected: true });
+hud.draw();
+const told = [places.name.textContent, places.facts.textContent];
 say({ isReady: true });
 say({ isWalking: true });
 say({ isWalking: false, mayWalk: false });
-say({ session: { state: "failed", error: { detail: "no depth" } } });
+say({ session: { ...session, state: "failed", error: { detail: "no depth" } } });
 say({ ended: "deleted" });
 hud.frame({ frame: 7 }, 40);
 now_ms = 500;
 hud.frame({ frame: 8 }, 60);
+told.push(places.facts.textContent);
 const moving = places.hud.textContent;
 now_ms = 4000;
 hud.draw();
 const latency = places.stats.children.at(-1).words;
-tell({ states, moving, still: places.hud.textContent, latency });
+tell({ states, moving, still: places.hud.textContent, latency, told });
 """
 
 
@@ -197,6 +201,10 @@ async def test_the_page_says_how_things_stand_now(tmp_path: Path) -> None:
     assert seen["moving"].split() == ["frame", "8", "2.0", "frames/s", "60", "ms"]
     assert seen["still"].split() == ["frame", "8", "0.0", "frames/s", "\u2013"]
     assert seen["latency"] == "pose to frame \u2013"
+    name, *facts = seen["told"]
+    assert name == "World s1"
+    for told, length in zip(facts, ["1 frame", "9 frames"], strict=True):
+        assert re.fullmatch(rf".*2026.* · {length}\ns1", told)
 
 
 GALLERY = """
@@ -221,6 +229,11 @@ seen.opened = opened;
 alertUser({ title: "no picture", detail: "" });
 places.file.onchange({ target: { files: [{ name: "good.png", size: 9 }] } });
 seen.alerts = places.alerts.words;
+const enterable = () => !places.create.disabled && !places.preview.hidden;
+seen.enterable = [enterable()];
+places.preview.onerror();
+seen.enterable.push(enterable());
+seen.refused = places.alerts.words.includes("good.png can't be opened");
 tell(seen);
 """
 
@@ -228,7 +241,169 @@ tell(seen);
 @needs_node
 async def test_the_gallery_shows_all_worlds_and_forgets_old_alerts(tmp_path: Path) -> None:
     seen = await visit(tmp_path, GALLERY)
-    assert seen == {"first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": ""}
+    assert seen == {
+        "first": 2, "more": True, "opened": ["s3", "s2", "s1"], "alerts": "",
+        "enterable": [True, False], "refused": True,
+    }  # fmt: skip
+
+
+NAMES = """
+const usual = { memory: "latent", created_at: 0, state: "idle" };
+const world = (id, num_frames, more) => ({ ...usual, id, num_frames, ...more });
+const sessions = [
+  world("s5", 2, { origin: "fork:s1" }),
+  world("s4", 1, { origin: "import:s0" }),
+  world("s3", 0, { memory: "null" }),
+  world("s2", 1),
+  world("s1", 1234),
+];
+const opened = ["s1", "s2"];
+globalThis.fetch = async (path, options) => {
+  if (options?.method === "POST") return answer({ id: opened.shift() });
+  if (path === "v1/samples") return answer({ samples: [{ name: "attic", title: "Attic" }] });
+  return path === "v1/sessions" ? answer({ sessions, next_cursor: null }) : answer({}, 404);
+};
+document.querySelector = () => ({ value: "latent" });
+URL.createObjectURL = URL.revokeObjectURL = () => "";
+const { Gallery } = await import("./gallery.js");
+const { forget } = await import("./names.js");
+const gallery = new Gallery(() => {});
+const told = async () => {
+  await gallery.show();
+  return places.worlds.children.map((row) => row.children[1].children.map((one) => one.words));
+};
+await gallery.show();
+places.samples.children[0].onclick();
+await until(() => opened.length === 1);
+await until(() => !gallery.busy);
+places.file.onchange({ target: { files: [Object.assign(new Blob(), { name: "my.room.jpg" })] } });
+places.upload.onsubmit({ preventDefault() {} });
+await until(() => opened.length === 0);
+await until(() => !gallery.busy);
+const seen = { worlds: await told() };
+forget("s2");
+seen.forgotten = (await told())[3][0];
+tell(seen);
+"""
+
+
+@needs_node
+async def test_worlds_are_called_what_they_were_made_from(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, NAMES)
+    names, facts, more = zip(*seen["worlds"], strict=True)
+    assert names == ("Attic (fork)", "World s4", "World s3", "my.room", "Attic")
+    lengths = [fact.rpartition(" · ")[2] for fact in facts]
+    assert lengths == ["2 frames", "1 frame", "0 frames", "1 frame", "1,234 frames"]
+    assert more[1:3] == ("latent memory · idle", "no memory · idle")
+    assert seen["forgotten"] == "World s2"
+
+
+WALKED_BACK = """
+const due = {};
+const later = (name) => new Promise((come) => (due[name] = come));
+const decoded = [];
+globalThis.createImageBitmap = async (blob) => {
+  decoded.push(await blob.text());
+  return { width: 4, height: 3, close() {} };
+};
+const identity = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+const walk = { id: "r1", kind: "generate", state: "running", first_frame: 1 };
+const seen = { frame: 0, matrix: identity };
+const pages = {
+  "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 1, state: "idle" },
+  "v1/sessions/s1/frames?after=-1": { frames: [seen], next_after: 0 },
+  "v1/sessions/s1/frames?after=0": { frames: [] },
+  "v1/sessions/s1/generations": { generations: [walk] },
+  "v1/sessions/s1/generations/r1": { ...walk, state: "done" },
+  "v1/sessions/s1/memory": {},
+  readyz: {},
+};
+const kept = new Response("seen at first");
+let first = async () => kept.clone();
+globalThis.fetch = async (path) => (path.endsWith("/frames/0") ? first() : answer(pages[path]));
+location.hash = "#s1";
+await import("./main.js");
+await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
+const frame = (number) => {
+  WebSocket.last.say({ type: "frame", frame: number, matrix: identity });
+  WebSocket.last.onmessage({ data: new Blob([`frame ${number}`]) });
+};
+const told = { opened: [...decoded] };
+first = () => later("first");
+frame(1);
+await until(() => due.first);
+told.waiting = decoded.length === 1 && places["first-visit"].hidden;
+due.first(kept);
+await until(() => !places["first-visit"].hidden);
+told.together = decoded.slice(1).sort();
+WebSocket.last.readyState = WebSocket.OPEN;
+await until(() => places.stop.hidden);
+frame(2);
+await until(() => places["first-visit"].hidden);
+told.after = decoded.slice(3);
+tell(told);
+"""
+
+
+@needs_node
+async def test_a_way_back_is_shown_together_with_the_first_visits(tmp_path: Path) -> None:
+    assert await visit(tmp_path, WALKED_BACK) == {
+        "opened": ["seen at first"],
+        "waiting": True,
+        "together": ["frame 1", "seen at first"],
+        "after": ["frame 2"],
+    }
+
+
+OVERTAKEN = """
+const { Stage } = await import("./stage.js");
+globalThis.createImageBitmap = async (name) => ({ name, close() {} });
+const stage = new Stage(new Place());
+const due = [];
+const shown = [1, 2, 3].map(() => stage.show(new Promise((come) => due.push(come))));
+const names = [];
+for (const place of [0, 2, 1]) {
+  due[place](`picture ${place}`);
+  await shown[place];
+  names.push(stage.picture.name);
+}
+await stage.show(null);
+tell([names, stage.picture]);
+"""
+
+
+@needs_node
+async def test_a_picture_that_comes_late_does_not_replace_a_later_one(tmp_path: Path) -> None:
+    names = ["picture 0", "picture 2", "picture 2"]
+    assert await visit(tmp_path, OVERTAKEN) == [names, None]
+
+
+REFUSED_FORM = """
+const [base, picture, ...values] = process.argv.slice(2);
+fetchFrom(base);
+const { createSession } = await import("./api.js");
+const { report } = await import("./dom.js");
+const fields = Object.fromEntries(values.map((one) => one.split("=")));
+console.error = () => {};
+await createSession({ file: new Blob([picture]), ...fields }).catch(report);
+tell(places.alerts.children[0].children[1].words);
+"""
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((), ["b'hello'", "PNG, JPEG, WEBP"]),
+        (("fov_deg=500", "seed=-3"), ["at most 170", "got 500", "at least 0", "got -3"]),
+        (("fov_deg=wide", "seed=oak"), ["fov_deg: a number", "got wide", "seed: a", "got oak"]),
+    ],
+)
+async def test_what_was_refused_is_said_once(
+    server_url: str, tmp_path: Path, values: tuple[str, ...], words: list[str]
+) -> None:
+    told = await visit(tmp_path, REFUSED_FORM, server_url, "hello", *values)
+    assert {word: told.count(word) for word in words} == dict.fromkeys(words, 1)
 
 
 RELOAD = """
@@ -257,6 +432,6 @@ async def test_a_walk_that_is_under_way_can_be_stopped_after_a_reload(
     walk = (await http.post(f"/v1/sessions/{session}/generations", json=path)).json()["id"]
     seen = await visit(tmp_path, RELOAD, server_url, session, walk)
     assert seen == {
-        "title": f"{session[:8]} · mirage", "top": [0, 0],
+        "title": f"World {session[-6:]} · mirage", "top": [0, 0],
         "stop": True, "state": "waiting for a worker",
     }  # fmt: skip

@@ -38,7 +38,10 @@ class Place {
   get words() { return this.textContent + this.children.map((one) => one.words ?? one).join(" "); }
 }
 const places = {};
-const stored = {};
+const storage = (stored = {}) => ({
+  getItem: (name) => stored[name] ?? null,
+  setItem: (name, value) => (stored[name] = value),
+});
 const page = new Place();
 globalThis.places = places;
 globalThis.page = page;
@@ -51,10 +54,8 @@ globalThis.document = Object.assign(new Place(), {
 globalThis.addEventListener = (type, listener) => page.addEventListener(type, listener);
 globalThis.scrollTo = (x, y) => (page.scrolledTo = [x, y]);
 globalThis.location = { hash: "", href: "http://here/" };
-globalThis.sessionStorage = {
-  getItem: (name) => stored[name] ?? null,
-  setItem: (name, value) => (stored[name] = value),
-};
+globalThis.sessionStorage = storage();
+globalThis.localStorage = storage();
 globalThis.ResizeObserver = class { observe() {} disconnect() {} };
 globalThis.WebSocket = class {
   static OPEN = 1;
