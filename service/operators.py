@@ -84,7 +84,7 @@ def _text(found: Findings) -> str:
 
 async def _export(options: argparse.Namespace) -> int:
     make_room(options.file)
-    async with reached(_settings(options)) as control:
+    async with reached(_settings(options), unchanged=True) as control:
         export = await control.exports.open(options.session, options.snapshot)
         partial = options.file.with_name(f"{options.file.name}.part")
         with partial.open("wb") as file:

@@ -301,6 +301,26 @@ async def test_a_backup_is_checked_and_stays_as_it_is(
     assert again["is_whole"] and again["num_segments"] == 5
 
 
+async def test_a_world_is_exported_from_a_backup_that_stays_as_it_is(
+    control: ControlPlane,
+    settings: Settings,
+    worlds: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    backup, file = (tmp_path_factory.mktemp(name) for name in ("backup", "file"))
+    file /= "world.tar"
+    shutil.copytree(settings.data_dir / "segments", backup / "segments")
+    before = contents(backup)
+    options = cli.parser().parse_args(["export", worlds[1], str(file), "--data-dir", str(backup)])
+    assert await options_run(options) == 0
+    assert contents(backup) == before
+    exported = await control.exports.open(worlds[1])
+    segments = [chunk async for chunk in exported.chunks()][1:]  # before them: what is said of it
+    assert file.read_bytes().endswith(b"".join(segments))
+
+
 async def test_a_stopped_servers_own_valkey_is_believed_and_stays_as_it_is(
     settings: Settings,
     capsys: pytest.CaptureFixture[str],
