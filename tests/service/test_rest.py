@@ -387,6 +387,11 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
         "depth",
         "96 x 64",
     ),
+    "depth of too few pixels": (
+        {"files": {"image": png(64, 64), "depth": npy(np.ones((5, 5), np.float32))}},
+        "depth",
+        "8 x 8 pixels",
+    ),
     "depth in millimetres": (
         {"files": {"image": png(), "depth": npy(np.full((64, 96), 1800.0, np.float32))}},
         "depth",

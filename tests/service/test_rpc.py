@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from uploads_made import png
+from uploads_made import npy, png
 
 from service import keys
 from service.app import create_app
@@ -422,6 +422,27 @@ async def test_a_message_holds_all_files_of_a_form(settings: Settings, samples: 
         with pytest.raises(aio.AioRpcError) as error:
             await world_pb2_grpc.WorldStub(one).CreateSession(pb.CreateSessionRequest(**files))
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+
+
+async def test_depth_of_another_aspect_or_too_few_pixels_is_refused_as_over_rest(
+    served: Served,
+) -> None:
+    session = await served.open()
+    for side, image, size in ((64, png(), "96 x 64"), (5, png(64, 64), "8 x 8 pixels")):
+        depth = npy(np.ones((side, side), np.float32))
+        pose = pb.Pose(matrix=IDENTITY)
+        seen = pb.Observation(image=image, depth=depth, pose=pose)
+        for call in (
+            served.world.CreateObservation(
+                pb.CreateObservationRequest(session=session, observation=seen)
+            ),
+            served.world.CreateSession(pb.CreateSessionRequest(image=image, depth=depth)),
+        ):
+            with pytest.raises(aio.AioRpcError) as refused:
+                await call
+            told = problem_of_call(refused.value)
+            assert told.type == "urn:mirage:problem:invalid-upload"
+            assert f"{side} x {side} pixels" in told.detail and size in told.detail
 
 
 async def test_an_export_that_breaks_off_says_why(served: Served, control: ControlPlane) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
 from test_conversation import IDENTITY, Client, gateway, session
-from uploads_made import png
+from uploads_made import npy, png
 
 from bench.noop import start_worker
 from service.auth.principal import LOCAL, Quota
@@ -263,6 +264,21 @@ async def test_a_picture_that_cannot_be_used_is_answered_as_over_rest(
             sequence,
         )
         assert field in str(error["errors"])
+    await client.close()
+
+
+async def test_depth_of_another_aspect_or_too_few_pixels_is_answered_as_over_rest(
+    gateway: Gateway, session: str
+) -> None:
+    client = Client(gateway, session)
+    for side, size in ((64, "96 x 64"), (5, "8 x 8 pixels")):
+        image = png(64, 64) if side == 5 else png()
+        depth = base64.b64encode(npy(np.ones((side, side), np.float32))).decode()
+        picture = base64.b64encode(image).decode()
+        client.send(type="observe", image=picture, depth=depth, pose={"matrix": IDENTITY})
+        error = (await client.get("error")).head
+        assert error["problem"] == "urn:mirage:problem:invalid-upload"
+        assert f"{side} x {side} pixels" in error["detail"] and size in error["detail"]
     await client.close()
 
 
