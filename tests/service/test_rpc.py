@@ -317,6 +317,31 @@ async def test_what_is_wrong_with_a_request_is_told(served: Served) -> None:
         assert refused.value.code().name == code
 
 
+async def test_what_is_missing_in_a_message_has_the_messages_name(served: Served) -> None:
+    session, pose = await served.open(), pb.Pose(matrix=IDENTITY)
+    both = pb.Observation(image=png(), depth=png(), scale_m=2, pose=pose)
+    for call, name in (
+        (served.world.CreateGeneration(pb.CreateGenerationRequest(session=session)), "path"),
+        (
+            served.world.CreateGeneration(
+                pb.CreateGenerationRequest(session=session, path=pb.Path())
+            ),
+            "path",
+        ),
+        (
+            served.world.CreateObservation(
+                pb.CreateObservationRequest(session=session, observation=both)
+            ),
+            "observation",
+        ),
+    ):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call
+        problem = problem_of_call(refused.value)
+        assert [one.field for one in problem.errors] == [name]
+        assert f"{name}: " in problem.detail and "body" not in problem.detail
+
+
 async def test_a_call_with_the_same_key_is_done_once(served: Served) -> None:
     asked, key = pb.CreateSessionRequest(image=png()), (("idempotency-key", "k1"),)
     first, second = [await served.world.CreateSession(asked, metadata=key) for _ in range(2)]
