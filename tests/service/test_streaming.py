@@ -92,6 +92,40 @@ async def test_a_path_at_a_rate_can_be_cancelled(
     await client.close()
 
 
+async def test_a_path_goes_on_when_its_client_has_left_until_it_is_cancelled(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    client = Client(gateway, session, after=-1)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 500)
+    accepted = (await client.get("accepted")).head
+    async with working(FakeWorker(settings, step_s=0.01)), asyncio.timeout(60):
+        await client.close()
+        while (await control.sessions.get(session)).next_frame < 9:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        progress = await control.requests.cancel(session, accepted["id"])
+        while not progress.state.is_final:
+            await asyncio.sleep(0.01)
+            progress = await control.requests.get(session, accepted["id"])
+    assert progress.state == "cancelled" and progress.done < 500
+
+
+async def test_a_path_at_a_rate_ends_soon_after_its_client_has_left(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    client = Client(gateway, session, after=-1, frames_per_s=50, lead_frames=8)
+    async with working(FakeWorker(settings)), asyncio.timeout(60):
+        client.send(type="path", poses=[{"matrix": IDENTITY}] * 500)
+        while (await client.get("frame")).head["frame"] < 4:
+            pass
+        await client.close()
+        given = found = await control.requests.list(session)
+        while not all(one.state.is_final for one in found):
+            await asyncio.sleep(0.01)
+            found = await control.requests.list(session)
+        assert len(found) == len(given)
+    assert (await control.sessions.get(session)).next_frame < 100
+
+
 async def test_seek_while_paused_is_answered_at_once(
     gateway: Gateway, session: str, settings: Settings
 ) -> None:
