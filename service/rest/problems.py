@@ -16,7 +16,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -79,7 +79,8 @@ def body_type(scope: Scope) -> str | None:
 def control_plane_down(error: Exception) -> ControlPlaneDown:
     """What the client is told when Redis fails in the middle of a request: not where it is."""
     LOG.warning("redis failed", error=str(error))
-    return ControlPlaneDown("Redis does not answer.", retry_after_s=1.0)
+    what = "is full" if isinstance(error, OutOfMemoryError) else "does not answer"
+    return ControlPlaneDown(f"Redis {what}.", retry_after_s=1.0)
 
 
 def answer(
