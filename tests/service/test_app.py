@@ -13,6 +13,8 @@ from uploads_made import png
 
 from service import keys
 from service.app import create_app
+from service.auth.keyring import Keyring
+from service.auth.principal import Scope
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
 from service.settings import Settings
@@ -78,11 +80,19 @@ async def test_a_world_can_be_deleted_where_redis_is_full(
     tmp_path: Path, settings: Settings
 ) -> None:
     async with EmbeddedValkey(tmp_path) as url:
-        app = create_app(settings.model_copy(update={"redis_url": url}))
+        app = create_app(settings.model_copy(update={"redis_url": url, "require_keys": True}))
         async with app.router.lifespan_context(app):
             control = app.state.gateway.control
+            scopes = frozenset({Scope.READ, Scope.WRITE})
+            _, key = await Keyring(control.redis, control.kept).create(
+                "ann", scopes, requests_per_s=9.0
+            )
             transport = httpx.ASGITransport(app=app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as one:
+            async with httpx.AsyncClient(
+                transport=transport,
+                base_url="http://localhost",
+                headers={"Authorization": f"Bearer {key}"},
+            ) as one:
                 made = await one.post("/v1/sessions", files={"image": png()})
                 where = made.headers["location"]
                 await control.redis.config_set("maxmemory", 1)
