@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from service.convert import plain
 from service.embedded import free_port
 from service.frames import ManifestEntry
 from service.poses import flat
+from service.rpc import walk as stream_calls
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
 from service.telemetry import REQUEST_ID
@@ -123,6 +124,24 @@ async def test_errors_have_codes_and_details(served: Served) -> None:
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
     details = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
     assert b"mirage.v1.Problem" in details and b"unknown-session" in details
+
+
+async def test_a_defect_of_a_stream_is_told_to_the_log_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch, logs_of: Callable[..., list[Any]]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("nobody at 10.0.0.7:6379")
+
+    logs = logs_of(stream_calls)
+    monkeypatch.setattr(stream_calls, "converse", broken)
+    async with Talk(served, "s1") as talk:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await talk.get("hello")
+    assert refused.value.code() == grpc.StatusCode.INTERNAL
+    problem = problem_of_call(refused.value)
+    assert problem.type == "urn:mirage:problem:internal" and "10.0.0.7" not in str(refused.value)
+    (said,) = logs
+    assert said["request_id"] == problem.request_id and "10.0.0.7" in said["error"]
 
 
 async def test_a_stream_begins_with_open(served: Served) -> None:
