@@ -12,12 +12,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from grpc import aio
 
+from service.rpc.calls import SERVICE
 from service.wire import world_pb2 as pb
-from service.wire.world_pb2_grpc import WorldServicer, add_WorldServicer_to_server
 
 HEAD_BYTES, IMAGE_BYTES = 560, 640  # of a small frame as the gateway sends it
 IMAGE = bytes(IMAGE_BYTES)
@@ -29,19 +30,26 @@ def answer(number: int, asked: pb.ClientMessage) -> pb.ServerMessage:
     return pb.ServerMessage(sequence=number, frame=frame)
 
 
-class Echo(WorldServicer):
-    async def Stream(self, request_iterator: AsyncIterator[pb.ClientMessage], context: object):
-        number = 0
-        async for asked in request_iterator:
-            yield answer(number, asked)
-            number += 1
+async def echo(
+    asked: AsyncIterator[pb.ClientMessage], context: object
+) -> AsyncIterator[pb.ServerMessage]:
+    number = 0
+    async for message in asked:
+        yield answer(number, message)
+        number += 1
 
 
 def create_app(grpc_port: int) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server = aio.server()
-        add_WorldServicer_to_server(Echo(), server)
+        stream = grpc.stream_stream_rpc_method_handler(
+            echo,
+            request_deserializer=pb.ClientMessage.FromString,
+            response_serializer=pb.ServerMessage.SerializeToString,
+        )
+        world = grpc.method_handlers_generic_handler(SERVICE.full_name, {"Stream": stream})
+        server.add_generic_rpc_handlers((world,))
         server.add_insecure_port(f"127.0.0.1:{grpc_port}")
         await server.start()
         yield

@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,8 +103,8 @@ def measure(points: Points) -> dict[str, float]:
     for name, num in (("ms", 1), ("ms_9_views", 9)):
         cameras = looking(num).to("cuda")
         views = cameras.reshape(1, num)
-        found[name] = replayed_ms(lambda views=views: splat_gpu.read(batch, views))
-        found[f"plain_{name}"] = timed_ms(lambda views=views: splat_gpu.read(batch, views))
+        found[name] = replayed_ms(partial(splat_gpu.read, batch, views))
+        found[f"plain_{name}"] = timed_ms(partial(splat_gpu.read, batch, views))
         winners = int((splat_gpu.read(batch, views).winner >= 0).sum())
         touched = num * len(points.rows) * SCAN_BYTES + winners * 2 * CHANNELS
         touched += num * GRID[0] * GRID[1] * (4 * CHANNELS + 28 + 16)
@@ -161,7 +162,7 @@ def replayed_ms(work: Callable[[], object], repeats: int = 50) -> float:
 
 
 def timed_ms(work: Callable[[], object], repeats: int = 20) -> float:
-    times = []
+    times: list[float] = []
     for _ in range(3):
         work()
     for _ in range(repeats):
@@ -184,7 +185,7 @@ def copy_rate(num_bytes: int = 1 << 30) -> float:
 def value_at(report: dict[str, object], path: str) -> float | None:
     first, last = path.split(".")
     part = report.get(first)
-    return part[last] if isinstance(part, dict) else None
+    return float(part[last]) if isinstance(part, dict) else None
 
 
 def parse() -> argparse.Namespace:

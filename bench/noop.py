@@ -82,6 +82,7 @@ class StillEngine(Engine):
 
     def __init__(self, backbone: NoopBackbone, cfg: EngineConfig) -> None:
         super().__init__(backbone, cfg)
+        self._step_s = backbone.step_s
         self._images = torch.full((1, cfg.height, cfg.width, 3), 128, dtype=torch.uint8)
         self._latents = torch.zeros(1, backbone.channels, 1, 1, dtype=torch.bfloat16)
         self._coverage = torch.ones(1, 1, 1)
@@ -99,8 +100,8 @@ class StillEngine(Engine):
         return self._still(world, camera, shown=world.next_frame == 0)
 
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
-        if self.backbone.step_s:
-            time.sleep(self.backbone.step_s)
+        if self._step_s:
+            time.sleep(self._step_s)
         return [self._still(*pair, shown=True) for pair in zip(worlds, cameras, strict=True)]
 
     def _still(self, world: World, views: Cameras, shown: bool) -> Increment:
@@ -200,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -154,7 +155,7 @@ def matrix_rate(size: int = 2048) -> float:
     return 2 * size**3 / statistics.median(times)
 
 
-def print_table(report: dict, batches: list[int]) -> None:
+def print_table(report: dict[str, Any], batches: list[int]) -> None:
     stages = list(report[f"batch_{batches[0]}"][WAYS[0]]["stages_ms_per_frame"])
     words = "".join(f"{word:>10}" for word in ("frames/s", *stages))
     print(f"{'':12}{'sessions':>10}{words}   (ms per frame)")
@@ -163,8 +164,8 @@ def print_table(report: dict, batches: list[int]) -> None:
         cells = "".join(f"{row['stages_ms_per_frame'][stage]:10.2f}" for stage in stages)
         print(f"{way:12}{batch:10}{row['frames_per_s']:10.1f}{cells}")
     for name, stages_ms in report["observations"].items():
-        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in stages_ms.items())
-        print(f"an observation {name}: {stages}   (ms)")
+        times = ", ".join(f"{stage} {value:.1f}" for stage, value in stages_ms.items())
+        print(f"an observation {name}: {times}   (ms)")
     floors = (f"{way} {value:.1f}" for way, value in report["floor_ms_per_frame"].items())
     print(f"arithmetic floor, ms per frame: {', '.join(floors)}")
     print(json.dumps(report["settings"]))

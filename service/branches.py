@@ -36,10 +36,12 @@ class Ask(BaseModel):
 class ForkIn(Ask):
     """Where the new world begins: as this one stands, after `frame`, or as `snapshot`."""
 
-    frame: Frame | None = Field(None, description="the last frame that is kept; chunks stay whole")
+    frame: Frame | None = Field(
+        default=None, description="the last frame that is kept; chunks stay whole"
+    )
     snapshot: SnapshotName | None = None
     seed: int | None = Field(
-        None, ge=0, lt=MAX_INTEGER, description="another one imagines other things"
+        default=None, ge=0, lt=MAX_INTEGER, description="another one imagines other things"
     )
 
     @model_validator(mode="after")

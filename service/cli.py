@@ -28,6 +28,7 @@ from service.client import Mirage, ServiceError
 from service.control import ControlPlane
 from service.errors import InvalidRequest, MirageError, Unavailable
 from service.operators import add_operators_commands
+from service.outputs import make_room
 from service.runtime import settle_heap
 from service.server import serve
 from service.settings import Settings, load_settings
@@ -195,6 +196,7 @@ def _walk(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("fov_deg", "seed", "memory")}
     form = {name: value for name, value in given.items() if value is not None}
     actions = parse_actions(options.actions)
+    make_room(options.output)
     with Mirage(options.server) as mirage:
         world = mirage.create(options.image, sample=options.sample, **form)
         walk = world.generate(actions=actions)
@@ -202,7 +204,6 @@ def _walk(options: argparse.Namespace) -> int:
             done = frame.number - walk.info["first_frame"] + 1
             known = "" if frame.coverage is None else f", {frame.coverage:.0%} remembered"
             print(f"\rframe {done} of {walk.info['total']}{known}   ", end="", flush=True)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_bytes(walk.video())
         if not options.keep:
             world.delete()

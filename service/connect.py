@@ -23,7 +23,7 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError, RedisClusterException, TimeoutError
 
 from service import keys
 from service.errors import ConfigurationError
@@ -32,6 +32,17 @@ RETRIES = 8
 FIRST_BACK_OFF_S, LAST_BACK_OFF_S = 0.02, 0.5
 FORM = re.compile(r"(rediss?)\+(sentinel|cluster)://(.*)")
 PORTS = {"sentinel": 26379, "cluster": 6379}
+
+
+class Cluster(RedisCluster):
+    """Without a node it fails as one server does; what redis-py raises then is no RedisError."""
+
+    async def initialize(self, *args: Any, **options: Any) -> Cluster:
+        try:
+            await super().initialize(*args, **options)
+        except RedisClusterException as error:
+            raise ConnectionError(str(error)) from error
+        return self
 
 
 def connect(url: str) -> Redis:
@@ -54,7 +65,7 @@ def connect(url: str) -> Redis:
         nodes, path, given = _several(form[1], form[2], form[3])
         if form[2] == "cluster":
             startup = [ClusterNode(host, port) for host, port in nodes]
-            return cast(Redis, RedisCluster(startup_nodes=startup, **options, **given))
+            return cast(Redis, Cluster(startup_nodes=startup, **options, **given))
         return _master(nodes, path, options | given)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"MIRAGE_REDIS_URL can't be used: {error}") from error

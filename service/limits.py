@@ -6,6 +6,7 @@ FORM_FILES = 3  # of one picture: itself, its depth, its mask
 FORM_OVERHEAD_BYTES = 100_000  # of a multipart request, beside its files
 MAX_JSON_BYTES = 2_000_000  # the longest path as text, with room
 MIN_IMAGE_SIDE = 32
+PATCH_PX = 8  # of a frame, each way: what is remembered has one depth for each such square
 MIN_FOV_DEG, MAX_FOV_DEG, DEFAULT_FOV_DEG = 5.0, 170.0, 60.0  # of a whole image, horizontally
 MIN_FRAME_FOV_DEG = 1.0  # of what is left of it in the frame's aspect
 MAX_ACTIONS = 200  # per generation

@@ -92,7 +92,7 @@ class ObjectStore:
             elif error := (await self._put_files([(path, data)]))[0]:
                 raise error
 
-        await _persist(once, f"{path} can't be stored")
+        await _persist(once, path, "stored")
 
     async def put_all(self, items: Sequence[tuple[str, bytes]]) -> list[StoreDown | None]:
         """`put` for each (path, data), in a folder all in one go; what it raises, or None."""
@@ -135,7 +135,7 @@ class ObjectStore:
         async def once() -> None:
             await obstore.put_async(self._store, path, data, mode="overwrite")
 
-        await _persist(once, f"{path} can't be stored")
+        await _persist(once, path, "stored")
 
     async def read(self, path: str) -> bytes:
         """The bytes, unverified."""
@@ -146,7 +146,7 @@ class ObjectStore:
             answer = await obstore.get_async(self._store, path)
             return bytes(await answer.bytes_async())
 
-        return await _persist(once, f"{path} can't be read")
+        return await _persist(once, path, "read")
 
     async def _read_files(self, paths: Sequence[str]) -> list[bytes | Exception]:
         """Likewise: half the time of as many tasks."""
@@ -175,7 +175,7 @@ class ObjectStore:
                 for item in batch
             ]
 
-        return await _persist(once, f"{prefix} can't be listed")
+        return await _persist(once, prefix, "listed")
 
     async def names(self, folder: str, form: re.Pattern[str], suffix: str) -> list[str]:
         """Names without suffix of the objects in a folder that have this form, sorted; what else a
@@ -195,7 +195,7 @@ class ObjectStore:
             found = await obstore.list_with_delimiter_async(self._store, prefix=prefix)
             return sorted(one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"])
 
-        return await _persist(once, f"{prefix} can't be listed")
+        return await _persist(once, prefix, "listed")
 
     async def delete(self, paths: Iterable[str]) -> None:
         """Remove in this order; what is not there is fine."""
@@ -205,7 +205,7 @@ class ObjectStore:
                 with suppress(FileNotFoundError):
                     await obstore.delete_async(self._store, path)
 
-            await _persist(once, f"{path} can't be removed")
+            await _persist(once, path, "removed")
 
 
 def _write(path: str, data: bytes) -> None:
@@ -223,17 +223,24 @@ def _write(path: str, data: bytes) -> None:
         os.close(file)
 
 
-async def _persist(once: Callable[[], Awaitable[T]], what: str) -> T:
+def reason_of(error: Exception) -> str:
+    """What went wrong, for whoever asks: not where, which the text of an error may say."""
+    number = error.errno if isinstance(error, OSError) else None
+    return type(error).__name__ if number is None else os.strerror(number)
+
+
+async def _persist(once: Callable[[], Awaitable[T]], path: str, deed: str) -> T:
     """Do it, again if it fails; raises SegmentMissing at once, StoreDown in the end."""
+    what = f"{path} can't be {deed}"
     for back_off_s in (*BACK_OFFS_S, None):
         try:
             return await once()
         except FileNotFoundError as error:
             raise SegmentMissing(f"{what}: it is not in the store") from error
         except (BaseError, OSError) as error:
-            if back_off_s is None:  # clients read this: not where the store is
+            if back_off_s is None:
                 LOG.warning("store failed", what=what, error=str(error))
-                reason = getattr(error, "strerror", None) or type(error).__name__
-                raise StoreDown(f"{what}: {reason}", retry_after_s=1.0) from error
+                told = f"An object of the store can't be {deed}: {reason_of(error)}"
+                raise StoreDown(told, retry_after_s=1.0) from error
             await asyncio.sleep(back_off_s * random.uniform(1, 1.5))
     raise AssertionError("the last try returns or raises")

@@ -12,6 +12,7 @@ from typing import Any
 
 from service.errors import InvalidRequest
 from service.fsck import Findings, Fsck
+from service.outputs import make_room
 from service.reach import command_settings, reached
 from service.settings import Settings
 
@@ -82,10 +83,8 @@ def _text(found: Findings) -> str:
 
 
 async def _export(options: argparse.Namespace) -> int:
-    folder = options.file.parent
-    if not folder.is_dir():
-        raise InvalidRequest(f"there is no folder {folder} for {options.file.name}: make it first")
-    async with reached(_settings(options)) as control:
+    make_room(options.file)
+    async with reached(_settings(options), unchanged=True) as control:
         export = await control.exports.open(options.session, options.snapshot)
         partial = options.file.with_name(f"{options.file.name}.part")
         with partial.open("wb") as file:

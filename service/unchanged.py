@@ -1,7 +1,7 @@
 """A store that is only looked at: what would be written or removed is passed over.
 
-For a rebuild whose outcome nobody keeps, as that of a backup which `mirage fsck` checks; the folder
-may be mounted read-only.
+For a rebuild whose outcome nobody keeps, as that of a backup which is checked, or out of which one
+world is exported; the folder may be mounted read-only.
 """
 
 from __future__ import annotations

@@ -176,6 +176,14 @@ def test_a_url_that_can_not_be_used_says_why(url: str, message: str) -> None:
         connect(url)
 
 
+@pytest.mark.parametrize("form", ["redis", "redis+cluster"])
+async def test_where_nobody_answers_every_form_says_so(form: str) -> None:
+    redis = connect(f"{form}://127.0.0.1:{free_port()}")
+    with pytest.raises(RedisError, match=r"127\.0\.0\.1"):
+        await redis.ping()
+    await redis.aclose()
+
+
 async def test_options_reach_the_client() -> None:
     redis = connect("rediss://ann:pw@host:7000/2?ssl_cert_reqs=none")
     given = redis.connection_pool.connection_kwargs

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,11 @@ def test_pinned_versions_are_plain_pins() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     wanted = set(re.findall(r'"([a-z][a-z0-9-]*)>=', project)) - {"setuptools"}
     assert wanted - names == set()
+
+
+def test_all_product_code_is_type_checked() -> None:
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert set(checked["packages"]) == set(PRODUCT)
 
 
 def test_ci_runs_what_a_person_runs() -> None:

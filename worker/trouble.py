@@ -13,6 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from service.errors import StoreDown
+from service.objects import reason_of
 from worker.metrics import Metrics
 
 LOG = structlog.get_logger()
@@ -62,5 +63,4 @@ def _told(error: Exception) -> str:
     """What /readyz may say to anybody: not where Redis or the store is."""
     if isinstance(error, RedisError):
         return f"Redis does not answer ({type(error).__name__})"
-    reason = error.detail if isinstance(error, StoreDown) else getattr(error, "strerror", None)
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return error.detail if isinstance(error, StoreDown) else reason_of(error)

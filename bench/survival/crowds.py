@@ -33,7 +33,11 @@ async def abandoned(num_sessions: int, baseline: int, budget: int = 200) -> dict
     `budget`: how many worlds there is room for.
     """
     room_bytes = budget * _bytes_after_one_chunk() + EMPTY_WORLD_BYTES
-    limits = {"max_sessions": num_sessions + 1, "session_idle_s": 20.0, "linger_s": 0.0}
+    limits: dict[str, Any] = {
+        "max_sessions": num_sessions + 1,
+        "session_idle_s": 20.0,
+        "linger_s": 0.0,
+    }
     port = free_port()
     async with fleet(**limits) as running:
         worker = running.worker(resident_bytes=room_bytes)
@@ -112,7 +116,7 @@ async def resident(
     """Frames per second of a few active sessions, alone, and of as many in equal worlds among many
     that rest in memory; and what a frame costs their worker.
     """
-    limits = {"linger_s": 600.0, "lease_s": 5.0, "max_batch": num_active}
+    limits: dict[str, Any] = {"linger_s": 600.0, "lease_s": 5.0, "max_batch": num_active}
     async with fleet(**limits, deterministic=False) as running:  # batches are computed together
         worker = running.worker(step_s=step_s)
         assert worker.pid is not None

@@ -11,11 +11,11 @@ import dataclasses
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,6 +26,8 @@ from service.control import ControlPlane
 from service.embedded import EmbeddedValkey, free_port
 from service.settings import Settings
 from service.workers import WorkerRecord
+
+T = TypeVar("T")
 
 SMALL: dict[str, Any] = {
     "frame_width": 64,
@@ -67,9 +69,9 @@ class Fleet:
 
     async def leases(self, worker_id: str) -> dict[str, float]:
         """Sessions that a worker owns -> seconds until its lease ends."""
-        found = {}
-        async for key in self.control.redis.scan_iter(match=keys.lease("*"), count=1000):
-            lease, left_ms = await self.control.redis.get(key), await self.control.redis.pttl(key)
+        found, redis = {}, cast(Any, self.control.redis)  # its types mix sync and async answers
+        async for key in redis.scan_iter(match=keys.lease("*"), count=1000):
+            lease, left_ms = await redis.get(key), await redis.pttl(key)
             if lease is not None and lease.decode().rpartition(".")[0] == worker_id:
                 found[key.decode().partition("{")[2].partition("}")[0]] = left_ms / 1e3
         return found
@@ -125,7 +127,7 @@ def send(process: BaseProcess, number: signal.Signals) -> None:
     os.kill(process.pid, number)
 
 
-async def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
+async def until(found: Callable[[], Awaitable[T | None]], seconds: float = 60.0) -> T:
     """The first true answer of an async question asked again and again; raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not (answer := await found()):  # noqa: ASYNC110 it is in other processes

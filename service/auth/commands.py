@@ -98,7 +98,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 async def _list(options: argparse.Namespace) -> int:
-    async with _control(options) as control:
+    async with _control(options, unchanged=True) as control:
         found = await Keyring(control.redis, control.kept).list()
     for key in found:
         print(_line(key))
@@ -119,10 +119,10 @@ async def _revoke(options: argparse.Namespace) -> int:
 
 
 def _control(
-    options: argparse.Namespace, *, create: bool = False
+    options: argparse.Namespace, *, create: bool = False, unchanged: bool = False
 ) -> AbstractAsyncContextManager[ControlPlane]:
     given = {name: value for name, value in vars(options).items() if name in PLACE}
-    return reached(command_settings(**given), create=create)
+    return reached(command_settings(**given), create=create, unchanged=unchanged)
 
 
 def _line(key: ApiKey) -> str:

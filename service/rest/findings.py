@@ -16,7 +16,7 @@ from service.branches import SNAPSHOT_NAME
 from service.errors import FieldProblem
 from service.limits import MAX_FIELD_PROBLEMS, MAX_SEEN_CHARS
 
-LOCATIONS = ("body", "query", "path", "header", "form")
+BODY = "body"  # the whole of what was sent, where nothing in it is to blame
 NUMBER, WHOLE, BOOLEAN, OBJECT = "a number", "a whole number", "true or false", "a JSON object"
 # by pydantic's type of the error; filled in with its context
 ALLOWED: Mapping[str, str] = {
@@ -56,24 +56,27 @@ PATTERNS = {
 ENVELOPE = {"type", "sequence"}  # of a stream's messages; where protobuf has them differs
 QUOTED = ("literal_error", "union_tag_invalid")  # their words are names in quotation marks
 
+Location = tuple[str | int, ...]
 
-def field_problem(item: Any, within: str = "") -> FieldProblem:
-    """One of pydantic's errors; `within`: the field that holds what was validated."""
-    location = item["loc"][1:] if item["loc"] and item["loc"][0] in LOCATIONS else item["loc"]
+
+def field_problem(item: Any, location: Location, within: str, whole: str) -> FieldProblem:
+    """One of pydantic's errors and where in what was sent it is; `within`: the field that holds
+    what was validated; `whole`: what to call all of it.
+    """
     kind, context = item["type"], item.get("ctx", {})
     if kind == "json_invalid" and location:  # FastAPI's: where the parser stopped
         problem = f"{context['error']} at character {location[0]}"
-        return FieldProblem("body", problem, "valid JSON")
+        return FieldProblem(whole, problem, "valid JSON")
     if kind.startswith("union_tag"):
         location = (*location, context["discriminator"].strip("'"))
     path = within
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     if kind == "missing":
-        return FieldProblem(path or "body", "nothing", "required")
+        return FieldProblem(path or whole, "nothing", "required")
     if kind.startswith("union_tag"):
         return FieldProblem(path, shown(context.get("tag", "nothing")), _allowed(item))
-    return FieldProblem(path or "body", shown(item.get("input")), _allowed(item))
+    return FieldProblem(path or whole, shown(item.get("input")), _allowed(item))
 
 
 def shown(value: object) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.errors import FieldProblem, InvalidUpload
 from service.gateway import Gateway
-from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
+from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG, PATCH_PX
 from service.rest.problems import invalid_request
 from service.schemas import POSE_FORM, Axes, PoseIn
 from service.segments import Upload
@@ -30,10 +30,15 @@ class PictureForm(BaseModel):
 
     image: UploadFile | None = Field(None, description="PNG, JPEG or WebP")
     depth: UploadFile | None = Field(
-        None, description="of the image: 16-bit PNG (millimetres) or float32 NPY (metres), z-depth"
+        None,
+        description="of the image: 16-bit PNG (millimetres) or float32 NPY (metres), z-depth; in "
+        f"any resolution of the image's aspect, at least a pixel for each {PATCH_PX} x {PATCH_PX} "
+        "of the frame",
     )
     mask: UploadFile | None = Field(
-        None, description="of the image: PNG or WebP, not black where nothing is to be remembered"
+        None,
+        description="of the image, in any resolution that depth may have: PNG or WebP, not black "
+        "where nothing is to be remembered",
     )
     fov_deg: float | None = Field(
         None, ge=MIN_FOV_DEG, le=MAX_FOV_DEG, description="of the whole image, horizontally"

@@ -16,7 +16,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -32,11 +32,12 @@ from service.errors import (
     problem_document,
 )
 from service.limits import MAX_FIELD_PROBLEMS
-from service.rest.findings import field_problem, shown
+from service.rest.findings import BODY, field_problem, shown
 from service.schemas import ProblemOut
 
 LOG = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
+WHOLE = "whole"  # of a request's state: what to call its body, where that has another name
 JSON, FORM = "application/json", "multipart/form-data"
 ACCEPTED = {JSON: (JSON,), FORM: (FORM, "application/x-www-form-urlencoded")}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -54,12 +55,15 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def invalid_request(
-    error: ValidationError | RequestValidationError, within: str = ""
+    error: ValidationError | RequestValidationError, within: str = "", whole: str = BODY
 ) -> InvalidRequest:
     """A validator's findings in our words: each field with what was seen and what is allowed.
-    `within`: the field that holds what was validated."""
-    found = error.errors()
-    fields = tuple(field_problem(item, within) for item in found[:MAX_FIELD_PROBLEMS])
+    `within`: the field that holds what was validated; `whole`: what to call all that was sent."""
+    found, skipped = error.errors(), int(isinstance(error, RequestValidationError))  # "query", ...
+    fields = tuple(
+        field_problem(item, item["loc"][skipped:], within, whole)
+        for item in found[:MAX_FIELD_PROBLEMS]
+    )
     names = ", ".join(dict.fromkeys(field.field for field in fields))
     more = len(found) - len(fields)
     others = f" and {more:,} more" if more else ""
@@ -75,7 +79,8 @@ def body_type(scope: Scope) -> str | None:
 def control_plane_down(error: Exception) -> ControlPlaneDown:
     """What the client is told when Redis fails in the middle of a request: not where it is."""
     LOG.warning("redis failed", error=str(error))
-    return ControlPlaneDown("Redis does not answer.", retry_after_s=1.0)
+    what = "is full" if isinstance(error, OutOfMemoryError) else "does not answer"
+    return ControlPlaneDown(f"Redis {what}.", retry_after_s=1.0)
 
 
 def answer(
@@ -110,7 +115,8 @@ async def _redis(request: Request, error: Exception) -> Response:
 
 async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return await _ours(request, _another_type(request) or invalid_request(error))
+    whole = getattr(request.state, WHOLE, BODY)
+    return await _ours(request, _another_type(request) or invalid_request(error, whole=whole))
 
 
 def _another_type(request: Request) -> InvalidRequest | None:

@@ -97,8 +97,8 @@ async def delete_session(
 ) -> None:
     """Delete a world and all it remembers; with If-Match only if it is still at that version. What
     forks of it use stays until they are gone: the header Mirage-Used-By-Forks counts those."""
+    forks = (await gateway.control.collection.forks(session_id)).users  # before: this may fail
     await gateway.control.sessions.delete(session_id, if_version=version_of(if_match))
-    forks = (await gateway.control.collection.forks(session_id)).users
     response.headers["Mirage-Used-By-Forks"] = str(len(forks))
 
 

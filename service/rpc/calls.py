@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from service.convert import filled, given
 from service.errors import FieldProblem, InvalidRequest, MirageError
+from service.rest.findings import BODY
 from service.rpc.inside import Answer, Ask, asked
 from service.rpc.problems import refuse, refuse_document
 from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
@@ -27,6 +28,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["World"]
 PASSED_ON = ("authorization", "x-request-id", "idempotency-key", "traceparent")
 SESSION = "/v1/sessions/{session}"
 FILES = ("image", "depth", "mask", "input_reference")
+SPREAD = ("path", "observation")  # messages whose fields are REST's own
 CHUNK_BYTES = 1 << 18
 
 Context = Any  # grpc.aio.ServicerContext; its stubs are generic in types that handlers don't share
@@ -177,7 +179,8 @@ async def _ask(name: str, request: Message, context: Context) -> Ask:
     quoted = {field: value.replace("/", "%2F") for field, value in in_path.items()}
     respelt = {quoted[field]: value for field, value in in_path.items() if "/" in value}
     ask = _filled(route, route.path.format(**quoted), values, known)
-    return replace(ask, respelt=respelt)
+    spread = [one for one in SPREAD if one in request.DESCRIPTOR.fields_by_name]
+    return replace(ask, respelt=respelt, whole=spread[0] if spread else BODY)
 
 
 def _in_path(route: Route, request: Message) -> dict[str, str]:

@@ -19,6 +19,8 @@ import httpx
 from starlette.types import ASGIApp, Message
 
 from service.errors import MirageError
+from service.rest.findings import BODY
+from service.rest.problems import WHOLE
 from service.tasks import end
 
 PIECES_AHEAD = 4  # of a body that is read slowly
@@ -38,6 +40,7 @@ class Ask:
     headers: Mapping[str, str] = field(default_factory=dict)
     pieces: AsyncIterator[bytes] | None = None  # a tar file that is still arriving
     respelt: Mapping[str, str] = field(default_factory=dict)  # part of the path -> as it was sent
+    whole: str = BODY  # what problems call all of it
 
     def body(self) -> tuple[bytes, str]:
         """Its bytes and their media type."""
@@ -140,5 +143,5 @@ def _scope(ask: Ask, body: bytes, media_type: str) -> dict[str, Any]:
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
         "client": None,
         "server": None,
-        "state": {},
+        "state": {WHOLE: ask.whole},
     }

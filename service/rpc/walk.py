@@ -10,21 +10,23 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import structlog
 from grpc import aio
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
 from service.auth.principal import Scope
-from service.errors import FieldProblem, InvalidRequest, MirageError
+from service.errors import DEFECT, INTERNAL, FieldProblem, InvalidRequest, MirageError
 from service.gateway import Gateway
 from service.rest.problems import control_plane_down
 from service.rpc.calls import Context, headers_of
-from service.rpc.problems import refuse
+from service.rpc.problems import refuse, refuse_document
 from service.stream.conversation import converse
 from service.stream.messages import Incoming, OpenMessage, from_proto
 from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
+LOG = structlog.get_logger("mirage.gateway")
 EOF = aio.EOF  # type: ignore[attr-defined]
 
 
@@ -46,6 +48,9 @@ class Walk:
             await refuse(context, truth, request_id)
         except RedisError as error:
             await refuse(context, control_plane_down(error), request_id)
+        except Exception as error:  # a defect, of which grpc would tell the client all
+            LOG.error("unforeseen", error=repr(error), request_id=request_id, exc_info=error)
+            await refuse_document(context, INTERNAL.document(DEFECT) | {"request_id": request_id})
 
     async def _talk(self, context: Context, headers: dict[str, str], request_id: str) -> None:
         gateway = self._gateway

@@ -59,16 +59,16 @@ def decode_depth(
 
 def sample_nearest(
     values: NDArray[Value],  # (H', W') of the whole image
-    image_width: int,
+    image_size: tuple[int, int],
     box: tuple[float, float, float, float],
     frame_size: tuple[int, int],
 ) -> NDArray[Value]:
     """What lies under each frame pixel's centre, (h, w); `box`: the crop in pixels of the image."""
     width, height = frame_size
     left, top, right, bottom = box
-    scale = values.shape[1] / image_width  # of its pixels per image pixel, the same both ways
-    columns = (left + (np.arange(width) + 0.5) * (right - left) / width) * scale
-    rows = (top + (np.arange(height) + 0.5) * (bottom - top) / height) * scale
+    scale_x, scale_y = values.shape[1] / image_size[0], values.shape[0] / image_size[1]
+    columns = (left + (np.arange(width) + 0.5) * (right - left) / width) * scale_x
+    rows = (top + (np.arange(height) + 0.5) * (bottom - top) / height) * scale_y
     nearest = rows.astype(np.intp)[:, None], columns.astype(np.intp)
     return np.ascontiguousarray(values[nearest])
 

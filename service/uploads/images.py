@@ -27,6 +27,7 @@ from service.limits import (
     MIN_FOV_DEG,
     MIN_FRAME_FOV_DEG,
     MIN_IMAGE_SIDE,
+    PATCH_PX,
 )
 from service.uploads.depth_maps import DepthMap, decode_depth, sample_nearest
 from service.uploads.masks import decode_mask
@@ -132,6 +133,10 @@ def observation_from(
         crop = crop_for(upload, lens, frame_lens, frame_size)
     observation = compose(upload, depth_map, mask, lens, crop, frame_size)
     _check_view(observation)
+    if depth_map is not None:
+        _check_resolution("depth", depth_map.depth_m.shape, observation)
+    if mask is not None:
+        _check_resolution("mask", mask.shape, observation)
     return observation
 
 
@@ -148,6 +153,7 @@ def compose(
     box = (crop.x, crop.y, crop.x + crop.width, crop.y + crop.height)
     frame = upload.image.resize(frame_size, Image.Resampling.LANCZOS, box=box)
     scale_x, scale_y = width / crop.width, height / crop.height
+    upload_size = (upload.width, upload.height)
     return Observation(
         image=np.asarray(frame),
         intrinsics=(
@@ -158,11 +164,11 @@ def compose(
         ),
         depth_m=None
         if depth_map is None
-        else sample_nearest(depth_map.depth_m, upload.width, box, frame_size),
-        mask=None if mask is None else sample_nearest(mask, upload.width, box, frame_size),
+        else sample_nearest(depth_map.depth_m, upload_size, box, frame_size),
+        mask=None if mask is None else sample_nearest(mask, upload_size, box, frame_size),
         crop=crop,
         lens_source=lens.source,
-        upload_size=(upload.width, upload.height),
+        upload_size=upload_size,
     )
 
 
@@ -264,6 +270,29 @@ def _check_view(observation: Observation) -> None:
     raise InvalidUpload(
         f"The image can't be used: {seen}.", fields=(FieldProblem("image", seen, allowed),)
     )
+
+
+def _check_resolution(field: str, shape: tuple[int, ...], observation: Observation) -> None:
+    """Refuse a map (H', W') with less than a pixel for each patch of the frame."""
+    (width, height), crop = observation.upload_size, observation.crop
+    frame_height, frame_width = observation.image.shape[:2]
+    least_width = _whole(frame_width / PATCH_PX * width / crop.width)
+    least_height = _whole(frame_height / PATCH_PX * height / crop.height)
+    if shape[1] >= least_width and shape[0] >= least_height:
+        return
+    seen = f"{shape[1]} x {shape[0]} pixels for an image of {width} x {height}"
+    allowed = (
+        f"at least {least_width} x {least_height} pixels: one for each {PATCH_PX} x {PATCH_PX} of "
+        f"the frame, {frame_width} x {frame_height}"
+    )
+    raise InvalidUpload(
+        f"The {field} is too small: {seen}.", fields=(FieldProblem(field, seen, allowed),)
+    )
+
+
+def _whole(pixels: float) -> int:
+    """Rounded up, but for the last bits of a division."""
+    return math.ceil(round(pixels, 6))
 
 
 def _check_sides(image: Image.Image, field: str) -> None:

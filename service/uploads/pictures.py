@@ -60,11 +60,13 @@ def check_size(data: bytes, limits: UploadLimits, field: str) -> None:
 
 
 def check_aspect(shape: tuple[int, ...], width: int, height: int, field: str) -> None:
-    """Refuse a map (H', W') that is no scaled copy of the image's pixels."""
+    """Refuse a map (H', W') that is no scaled copy of the image's pixels, however its sides were
+    rounded.
+    """
     map_height, map_width = shape
-    if map_width * height != map_height * width:
+    if abs(map_width * height - map_height * width) >= max(width, height):
         seen = f"{map_width} x {map_height} pixels"
-        allowed = f"the image's size, {width} x {height} (upright), or exactly its aspect"
+        allowed = f"the image's {width} x {height} (upright), or its aspect in another resolution"
         raise _invalid(field, seen, allowed)
 
 

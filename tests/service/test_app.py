@@ -11,7 +11,10 @@ from fake_worker import FakeWorker, working
 from redis.asyncio import Redis
 from uploads_made import png
 
+from service import keys
 from service.app import create_app
+from service.auth.keyring import Keyring
+from service.auth.principal import Scope
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
 from service.settings import Settings
@@ -71,6 +74,35 @@ async def test_not_ready_while_redis_is_away(tmp_path: Path, settings: Settings)
                 assert str(tmp_path) not in answer.text  # where it is, only the log says
             assert (await client.get("/livez")).status_code == 200
             assert "mirage_http_requests_total" in (await client.get("/metrics")).text
+
+
+async def test_a_world_can_be_deleted_where_redis_is_full(
+    tmp_path: Path, settings: Settings
+) -> None:
+    async with EmbeddedValkey(tmp_path) as url:
+        app = create_app(settings.model_copy(update={"redis_url": url, "require_keys": True}))
+        async with app.router.lifespan_context(app):
+            control = app.state.gateway.control
+            scopes = frozenset({Scope.READ, Scope.WRITE})
+            _, key = await Keyring(control.redis, control.kept).create(
+                "ann", scopes, requests_per_s=9.0
+            )
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(
+                transport=transport,
+                base_url="http://localhost",
+                headers={"Authorization": f"Bearer {key}"},
+            ) as one:
+                made = await one.post("/v1/sessions", files={"image": png()})
+                where = made.headers["location"]
+                await control.redis.config_set("maxmemory", 1)
+                full = await one.post("/v1/sessions", files={"image": png()})
+                assert (full.status_code, full.json()["detail"]) == (503, "Redis is full.")
+                assert (await one.delete(where)).status_code == 204
+                assert (await one.get(where)).status_code == 410
+            await control.sweeper.empty_graves()
+            assert not list(settings.data_dir.rglob(f"{made.json()['id']}/uploads"))
+            assert not await control.redis.exists(keys.GRAVES, keys.EXPIRY)
 
 
 async def test_metrics_name_routes_not_paths(http: httpx.AsyncClient, session: str) -> None:

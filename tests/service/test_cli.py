@@ -77,6 +77,16 @@ def test_mistakes_are_one_line_and_a_code(
         assert "MIRAGE_DATA_DIR='': must name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [["walk", "--sample", "attic", "--output"], ["export", "s1"]], ids=lambda one: one[0]
+)
+def test_a_folder_is_no_place_for_a_file_and_said_before_the_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, str(tmp_path)]) == 1
+    assert f"{tmp_path} is a folder: name a file in it" in capsys.readouterr().err
+
+
 def environment(**variables: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MIRAGE_")}
     return {**clean, "OMP_NUM_THREADS": "1", **variables}

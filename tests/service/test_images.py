@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from uploads_made import encoded, npy, png
 
-from service.errors import InvalidUpload
+from service.errors import InvalidUpload, problem_document
 from service.uploads.depth_maps import decode_depth
 from service.uploads.images import Files, centre_crop, decode_image, observation_from
 from service.uploads.pictures import UploadLimits
@@ -198,6 +198,55 @@ def test_depth_at_half_the_images_size() -> None:
     np.testing.assert_array_equal(small.depth_m, ramp(64, 32))
 
 
+@pytest.mark.parametrize(
+    ("image", "depth"),
+    [((1241, 376), (620, 188)), ((1241, 376), (621, 188)), ((1280, 853), (321, 214))],
+)
+def test_a_lower_resolution_is_the_images_aspect_up_to_rounding(
+    image: tuple[int, int], depth: tuple[int, int]
+) -> None:
+    files = Files(encoded(plain(*image), "PNG"), npy(ramp(*depth)))
+    found = observation_from(files, FRAME, LIMITS)
+    assert found.depth_m is not None
+    centre = np.float32(found.depth_m[15:17, 31:33]).mean()
+    assert centre == pytest.approx(1 + depth[1] / 2, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("image", "depth", "allowed"),
+    [
+        ((640, 480), (5, 5), "640 x 480"),
+        ((640, 480), (40, 31), "640 x 480"),
+        ((640, 480), (480, 640), "640 x 480"),
+        ((640, 640), (5, 5), "8 x 8 pixels: one for each 8 x 8 of the frame, 64 x 32"),
+        ((640, 480), (7, 5), "8 x 6 pixels"),
+    ],
+)
+def test_maps_of_another_aspect_or_too_few_pixels_are_refused_with_both_sizes(
+    image: tuple[int, int], depth: tuple[int, int], allowed: str
+) -> None:
+    picture = encoded(plain(*image), "PNG")
+    maps = {
+        "depth": Files(picture, depth=npy(np.full(depth[::-1], 2, np.float32))),
+        "mask": Files(picture, mask=encoded(plain(*depth), "PNG")),
+    }
+    for field, files in maps.items():
+        with pytest.raises(InvalidUpload) as caught:
+            observation_from(files, FRAME, LIMITS)
+        (problem,) = caught.value.fields
+        assert problem.field == field and allowed in problem.allowed
+        assert f"{depth[0]} x {depth[1]} pixels" in problem.seen
+        told = problem_document(caught.value)["detail"]
+        assert f"{image[0]} x {image[1]}" in told
+
+
+def test_depth_of_one_pixel_for_each_patch_of_the_frame_is_enough() -> None:
+    files = Files(encoded(plain(640, 480), "PNG"), npy(ramp(8, 6)))
+    found = observation_from(files, FRAME, LIMITS)
+    assert found.depth_m is not None
+    np.testing.assert_array_equal(found.depth_m[4::8, 4::8], ramp(8, 6)[1:5])
+
+
 def test_edges_are_not_averaged() -> None:
     depth = np.where(np.arange(200) < 101, 1.0, 9.0) * np.ones((100, 1))
     observation = observation_from(
@@ -233,7 +282,7 @@ def lying_npy() -> bytes:
     ("data", "seen", "allowed"),
     [
         (b"whatever", "starting b'whatever'", "float32 NPY"),
-        (npy(np.full((64, 95), 2.0, np.float32)), "95 x 64", "96 x 64"),
+        (npy(np.full((64, 94), 2.0, np.float32)), "94 x 64", "96 x 64"),
         (npy(np.full((64, 96), 2500.0, np.float32)), "2500 m", "probably millimetres"),
         (npy(np.full((64, 96), 0.002, np.float32)), "0.002 m", "metres"),
         (npy(np.zeros((64, 96), np.float32)), "0 of 6144", "at least 1%"),

@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from service.errors import InvalidRequest
 from service.poses import Action, expand, flat
 from service.requests import REQUEST, LivePose, View, live_body
-from service.stream.messages import PoseMessage, checked, from_proto
+from service.stream.messages import PoseMessage, checked, from_proto, from_text
 from service.wire import world_pb2 as pb
 
 ANY_FLOAT = st.floats(width=64)
@@ -87,6 +87,17 @@ def test_what_is_missing_is_said_without_names_that_nobody_sent() -> None:
         refused = from_proto(pb.ClientMessage(pose=empty, sequence=3))
         assert isinstance(refused, InvalidRequest)
         assert [(one.field, one.seen) for one in refused.fields] == [("pose", "nothing")]
+
+
+def test_an_empty_path_is_called_a_path() -> None:
+    for refused in (from_proto(pb.ClientMessage(path=pb.Path())), from_text('{"type": "path"}')):
+        assert isinstance(refused, InvalidRequest)
+        (problem,) = refused.fields
+        assert (problem.field, problem.allowed) == ("path", "give either `poses` or `actions`")
+        assert "body" not in refused.detail
+    refused = from_text('{"type": "path", "actions": [{"jump_m": 1}]}')
+    assert isinstance(refused, InvalidRequest)
+    assert refused.fields[0].field == "path.actions[0].jump_m"
 
 
 @given(RIGID, st.integers(0, 15), st.integers(0, 2**63 - 1), TIMES, st.text(max_size=60))

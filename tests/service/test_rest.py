@@ -20,8 +20,9 @@ from uploads_made import npy, png
 
 from service import keys
 from service.auth.principal import LOCAL
+from service.collection import Collection, Marks
 from service.control import ControlPlane
-from service.errors import Conflict, InvalidRequest
+from service.errors import Conflict, InvalidRequest, StoreDown
 from service.gateway import Gateway
 from service.poses import flat
 from service.rest import idempotency
@@ -373,6 +374,19 @@ async def test_a_full_backlog_is_a_429_with_retry_after(
     assert int(refused.headers["retry-after"]) >= 1
 
 
+async def test_a_world_is_still_there_when_its_deletion_is_refused(
+    http: httpx.AsyncClient, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def out_of_reach(*_: object) -> Marks:
+        raise StoreDown("the store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Collection, "forks", out_of_reach)
+        assert (await http.delete(f"/v1/sessions/{session}")).status_code == 503
+    assert (await http.get(f"/v1/sessions/{session}")).status_code == 200
+    assert (await http.delete(f"/v1/sessions/{session}")).status_code == 204
+
+
 # what to create a session with, the field that is named, a part of what is allowed
 BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
     "nothing": ({}, "body", "either `image` or `sample`"),
@@ -386,6 +400,11 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
         {"files": {"image": png(), "depth": npy(np.ones((64, 64), np.float32))}},
         "depth",
         "96 x 64",
+    ),
+    "depth of too few pixels": (
+        {"files": {"image": png(64, 64), "depth": npy(np.ones((5, 5), np.float32))}},
+        "depth",
+        "8 x 8 pixels",
     ),
     "depth in millimetres": (
         {"files": {"image": png(), "depth": npy(np.full((64, 96), 1800.0, np.float32))}},

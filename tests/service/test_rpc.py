@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from uploads_made import png
+from uploads_made import npy, png
 
 from service import keys
 from service.app import create_app
@@ -28,6 +28,7 @@ from service.convert import plain
 from service.embedded import free_port
 from service.frames import ManifestEntry
 from service.poses import flat
+from service.rpc import walk as stream_calls
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
 from service.telemetry import REQUEST_ID
@@ -123,6 +124,24 @@ async def test_errors_have_codes_and_details(served: Served) -> None:
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
     details = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
     assert b"mirage.v1.Problem" in details and b"unknown-session" in details
+
+
+async def test_a_defect_of_a_stream_is_told_to_the_log_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch, logs_of: Callable[..., list[Any]]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("nobody at 10.0.0.7:6379")
+
+    logs = logs_of(stream_calls)
+    monkeypatch.setattr(stream_calls, "converse", broken)
+    async with Talk(served, "s1") as talk:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await talk.get("hello")
+    assert refused.value.code() == grpc.StatusCode.INTERNAL
+    problem = problem_of_call(refused.value)
+    assert problem.type == "urn:mirage:problem:internal" and "10.0.0.7" not in str(refused.value)
+    (said,) = logs
+    assert said["request_id"] == problem.request_id and "10.0.0.7" in said["error"]
 
 
 async def test_a_stream_begins_with_open(served: Served) -> None:
@@ -317,6 +336,31 @@ async def test_what_is_wrong_with_a_request_is_told(served: Served) -> None:
         assert refused.value.code().name == code
 
 
+async def test_what_is_missing_in_a_message_has_the_messages_name(served: Served) -> None:
+    session, pose = await served.open(), pb.Pose(matrix=IDENTITY)
+    both = pb.Observation(image=png(), depth=png(), scale_m=2, pose=pose)
+    for call, name in (
+        (served.world.CreateGeneration(pb.CreateGenerationRequest(session=session)), "path"),
+        (
+            served.world.CreateGeneration(
+                pb.CreateGenerationRequest(session=session, path=pb.Path())
+            ),
+            "path",
+        ),
+        (
+            served.world.CreateObservation(
+                pb.CreateObservationRequest(session=session, observation=both)
+            ),
+            "observation",
+        ),
+    ):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call
+        problem = problem_of_call(refused.value)
+        assert [one.field for one in problem.errors] == [name]
+        assert f"{name}: " in problem.detail and "body" not in problem.detail
+
+
 async def test_a_call_with_the_same_key_is_done_once(served: Served) -> None:
     asked, key = pb.CreateSessionRequest(image=png()), (("idempotency-key", "k1"),)
     first, second = [await served.world.CreateSession(asked, metadata=key) for _ in range(2)]
@@ -422,6 +466,27 @@ async def test_a_message_holds_all_files_of_a_form(settings: Settings, samples: 
         with pytest.raises(aio.AioRpcError) as error:
             await world_pb2_grpc.WorldStub(one).CreateSession(pb.CreateSessionRequest(**files))
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+
+
+async def test_depth_of_another_aspect_or_too_few_pixels_is_refused_as_over_rest(
+    served: Served,
+) -> None:
+    session = await served.open()
+    for side, image, size in ((64, png(), "96 x 64"), (5, png(64, 64), "8 x 8 pixels")):
+        depth = npy(np.ones((side, side), np.float32))
+        pose = pb.Pose(matrix=IDENTITY)
+        seen = pb.Observation(image=image, depth=depth, pose=pose)
+        for call in (
+            served.world.CreateObservation(
+                pb.CreateObservationRequest(session=session, observation=seen)
+            ),
+            served.world.CreateSession(pb.CreateSessionRequest(image=image, depth=depth)),
+        ):
+            with pytest.raises(aio.AioRpcError) as refused:
+                await call
+            told = problem_of_call(refused.value)
+            assert told.type == "urn:mirage:problem:invalid-upload"
+            assert f"{side} x {side} pixels" in told.detail and size in told.detail
 
 
 async def test_an_export_that_breaks_off_says_why(served: Served, control: ControlPlane) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from service import objects
 from service.errors import ConfigurationError, SegmentCorrupt, SegmentMissing, StoreDown
 from service.segments import (
     FRAMES,
@@ -197,15 +200,20 @@ def test_planes_of_another_shape_are_a_corrupt_segment(field: str, value: object
         read_planes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
-async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_written_says_so_and_only_the_log_says_where(
+    tmp_path: Path, logs_of: Callable[..., list[Any]]
+) -> None:
     store = SegmentStore(tmp_path.as_uri() + "/segments")
     await store.ping()
     (tmp_path / "segments").rmdir()
     (tmp_path / "segments").write_text("a file where the directory was")
     await store.ping(kept_s=60.0)  # it was there just now
+    logs = logs_of(objects)
     for kept_s in (0.0, 1e-9):
-        with pytest.raises(StoreDown):
+        with pytest.raises(StoreDown) as refused:
             await store.ping(kept_s)
+        assert refused.value.detail == "An object of the store can't be stored: Not a directory"
+        assert logs[-1]["what"].startswith("ping/") and str(tmp_path) in logs[-1]["error"]
 
 
 def test_a_url_of_no_store_is_refused() -> None:

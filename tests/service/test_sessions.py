@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from plane import IMAGE, INTRINSICS, leases_of, new_session, step
+from redis.exceptions import ConnectionError
 
 from service import keys, sweeper
 from service.control import ControlPlane
@@ -60,6 +61,23 @@ async def test_unknown_and_deleted_are_told_apart(control: ControlPlane) -> None
     for call in (control.sessions.get, control.sessions.delete, control.sessions.touch):
         with pytest.raises(SessionDeleted):
             await call(session.id)
+
+
+async def test_what_is_gone_is_not_called_a_failure(
+    control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object) -> None:
+        raise ConnectionError("lost on the way")
+
+    session = await new_session(control)
+    with monkeypatch.context() as patched:
+        patched.setattr(control.redis, "zscore", lost)
+        await control.sessions.delete(session.id)
+    with pytest.raises(SessionDeleted):
+        await control.sessions.get(session.id)
+    await control.redis.zadd(keys.EXPIRY, {session.id: 0})  # its time has come
+    await control.sweeper.sweep()
+    assert not await control.redis.exists(keys.EXPIRY, keys.GRAVES)
 
 
 async def test_delete_at_a_version(control: ControlPlane) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
 from test_conversation import IDENTITY, Client, gateway, session
-from uploads_made import png
+from uploads_made import npy, png
 
 from bench.noop import start_worker
 from service.auth.principal import LOCAL, Quota
@@ -89,6 +90,40 @@ async def test_a_path_at_a_rate_can_be_cancelled(
         client.send(type="cancel", id=accepted["id"])
         assert (await client.get("progress")).head["state"] == "cancelled"
     await client.close()
+
+
+async def test_a_path_goes_on_when_its_client_has_left_until_it_is_cancelled(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    client = Client(gateway, session, after=-1)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 500)
+    accepted = (await client.get("accepted")).head
+    async with working(FakeWorker(settings, step_s=0.01)), asyncio.timeout(60):
+        await client.close()
+        while (await control.sessions.get(session)).next_frame < 9:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        progress = await control.requests.cancel(session, accepted["id"])
+        while not progress.state.is_final:
+            await asyncio.sleep(0.01)
+            progress = await control.requests.get(session, accepted["id"])
+    assert progress.state == "cancelled" and progress.done < 500
+
+
+async def test_a_path_at_a_rate_ends_soon_after_its_client_has_left(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    client = Client(gateway, session, after=-1, frames_per_s=50, lead_frames=8)
+    async with working(FakeWorker(settings)), asyncio.timeout(60):
+        client.send(type="path", poses=[{"matrix": IDENTITY}] * 500)
+        while (await client.get("frame")).head["frame"] < 4:
+            pass
+        await client.close()
+        given = found = await control.requests.list(session)
+        while not all(one.state.is_final for one in found):
+            await asyncio.sleep(0.01)
+            found = await control.requests.list(session)
+        assert len(found) == len(given)
+    assert (await control.sessions.get(session)).next_frame < 100
 
 
 async def test_seek_while_paused_is_answered_at_once(
@@ -263,6 +298,21 @@ async def test_a_picture_that_cannot_be_used_is_answered_as_over_rest(
             sequence,
         )
         assert field in str(error["errors"])
+    await client.close()
+
+
+async def test_depth_of_another_aspect_or_too_few_pixels_is_answered_as_over_rest(
+    gateway: Gateway, session: str
+) -> None:
+    client = Client(gateway, session)
+    for side, size in ((64, "96 x 64"), (5, "8 x 8 pixels")):
+        image = png(64, 64) if side == 5 else png()
+        depth = base64.b64encode(npy(np.ones((side, side), np.float32))).decode()
+        picture = base64.b64encode(image).decode()
+        client.send(type="observe", image=picture, depth=depth, pose={"matrix": IDENTITY})
+        error = (await client.get("error")).head
+        assert error["problem"] == "urn:mirage:problem:invalid-upload"
+        assert f"{side} x {side} pixels" in error["detail"] and size in error["detail"]
     await client.close()
 
 

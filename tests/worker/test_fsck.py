@@ -247,7 +247,7 @@ async def test_the_command(
     options = cli.parser().parse_args(["fsck", "--json", "--repair", *place])
     assert await options_run(options) == 0
     assert json.loads(capsys.readouterr().out)["is_whole"] is True
-    file = tmp_path / "world.tar"
+    file = tmp_path / "worlds" / "of today" / "world.tar"
     options = cli.parser().parse_args(["export", worlds[1], str(file), *place])
     assert await options_run(options) == 0 and file.stat().st_size > 10_000
     options = cli.parser().parse_args(["import", str(file), "--owner", "ann", *place])
@@ -257,14 +257,6 @@ async def test_the_command(
     assert "session imported" not in told.err  # the audit is for servers' logs
     name = told.out.split()[-1]
     assert (await control.sessions.get(name)).next_frame == 10
-
-
-def test_an_export_into_no_folder_names_it(
-    settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "none" / "world.tar"
-    assert cli.main(["export", "s1", str(file), "--data-dir", str(settings.data_dir)]) == 1
-    assert f"there is no folder {file.parent} for world.tar: make it" in capsys.readouterr().err
 
 
 async def options_run(options: object) -> int:
@@ -307,6 +299,26 @@ async def test_a_backup_is_checked_and_stays_as_it_is(
     (backup / place.relative_to(settings.data_dir)).write_bytes(data)
     again = await checked(backup, capsys)
     assert again["is_whole"] and again["num_segments"] == 5
+
+
+async def test_a_world_is_exported_from_a_backup_that_stays_as_it_is(
+    control: ControlPlane,
+    settings: Settings,
+    worlds: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    backup, file = (tmp_path_factory.mktemp(name) for name in ("backup", "file"))
+    file /= "world.tar"
+    shutil.copytree(settings.data_dir / "segments", backup / "segments")
+    before = contents(backup)
+    options = cli.parser().parse_args(["export", worlds[1], str(file), "--data-dir", str(backup)])
+    assert await options_run(options) == 0
+    assert contents(backup) == before
+    exported = await control.exports.open(worlds[1])
+    segments = [chunk async for chunk in exported.chunks()][1:]  # before them: what is said of it
+    assert file.read_bytes().endswith(b"".join(segments))
 
 
 async def test_a_stopped_servers_own_valkey_is_believed_and_stays_as_it_is(

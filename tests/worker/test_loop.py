@@ -345,7 +345,8 @@ async def test_a_store_that_fails_is_waited_out_and_said(
     async with serving(control, settings):
 
         async def complained() -> bool:
-            return any("StoreDown" in one.problem for one in await control.workers.alive())
+            alive = await control.workers.alive()
+            return any("object of the store can't be stored" in one.problem for one in alive)
 
         await until(complained)
         assert (await control.sessions.get(session.id)).next_frame == 0

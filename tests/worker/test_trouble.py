@@ -42,6 +42,7 @@ def test_what_anybody_may_read_names_no_place() -> None:
     for error, told in (
         (ConnectionError("Error 111 connecting to 10.0.0.7:6379."), "Redis does not answer"),
         (full, "No space left on device"),
+        (OSError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.7', 6379)"), "refused"),
     ):
         trouble.note(error)
         assert told in trouble.problem

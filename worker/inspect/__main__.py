@@ -1,8 +1,9 @@
 """`python -m worker.inspect SESSION`: pictures of what a stored World remembers, and its points as
 a file for 3D viewers, without a model.
 
-Needs no running service: the session's manifest is read from the Redis of the data folder (started
-for that long if it does not run), its segments from the store.
+Needs no running service: the session's manifest is read from the Redis of the data folder (if it
+does not run, one is started for that long on a copy of its data), its segments from the store. The
+folder stays as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ async def stored(settings: Settings, session_id: str) -> tuple[str, list[bytes],
     """Which memory a session has, its segments in order, and its points as PLY; raises
     MirageError.
     """
-    async with reached(settings) as control:
+    async with reached(settings, unchanged=True) as control:
         session = await control.sessions.get(session_id)
         entries = await control.frames.manifest(session_id)
         store = control.segments

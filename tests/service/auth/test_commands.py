@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
 from service.auth.keyring import Keyring, parse_credential
+from service.auth.principal import Scope
 from service.cli import main
 from service.control import ControlPlane
 from service.settings import Settings
@@ -37,6 +39,23 @@ async def test_the_place_stands_before_the_verb_or_behind_it(
     assert await keys("list") == ""
     assert await asyncio.to_thread(main, ["keys", "list", *place]) == 0
     assert capsys.readouterr().err.startswith("no keys")
+
+
+async def test_the_keys_of_a_backup_are_listed_and_it_stays_as_it_is(
+    settings: Settings,
+    control: ControlPlane,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.delenv("MIRAGE_REDIS_URL", raising=False)
+    key, _ = await Keyring(control.redis, control.kept).create("ann", frozenset({Scope.READ}))
+    backup = tmp_path_factory.mktemp("backup")
+    shutil.copytree(settings.data_dir / "segments", backup / "segments")
+    before = {path: path.stat().st_mtime_ns for path in backup.rglob("*")}
+    assert await asyncio.to_thread(main, ["keys", "list", "--data-dir", str(backup)]) == 0
+    assert f"{key.id}  ann" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in backup.rglob("*")} == before
 
 
 async def test_a_new_key_is_told_in_words_alone(

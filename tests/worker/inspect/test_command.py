@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bench.noop import HEIGHT, WIDTH, noop_engine
 from service.cli import main
@@ -61,6 +63,19 @@ async def test_a_stored_session_becomes_pictures(
     points = (tmp_path / "pictures" / "points.ply").read_bytes()
     count = answer.stdout.split(" points, ")[0]
     assert f"comment {count} of {count} points".encode() in points
+
+
+async def test_a_backup_is_inspected_and_stays_as_it_is(
+    control: ControlPlane, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    session = await stored_session(control, settings)
+    backup, pictures = (tmp_path_factory.mktemp(name) for name in ("backup", "pictures"))
+    shutil.copytree(settings.data_dir / "segments", backup / "segments")
+    before = {path: path.stat().st_mtime_ns for path in backup.rglob("*")}
+    words = [session, "--output", str(pictures), "--data-dir", str(backup)]
+    assert await asyncio.to_thread(main, ["inspect", *words]) == 0
+    assert len(list(pictures.glob("*.png"))) == 4
+    assert {path: path.stat().st_mtime_ns for path in backup.rglob("*")} == before
 
 
 def test_an_unknown_session_is_named(settings: Settings, monkeypatch, capfd) -> None:
