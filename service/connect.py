@@ -13,6 +13,7 @@ repeated. The Sentinel and cluster forms ask again where the master is.
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError, RedisClusterException, TimeoutError
 
 from service import keys
@@ -32,6 +33,24 @@ RETRIES = 8
 FIRST_BACK_OFF_S, LAST_BACK_OFF_S = 0.02, 0.5
 FORM = re.compile(r"(rediss?)\+(sentinel|cluster)://(.*)")
 PORTS = {"sentinel": 26379, "cluster": 6379}
+
+
+_TRYING = ContextVar("_TRYING", default=False)  # whether this is part of something tried again
+
+
+class OneLoop(Retry):
+    """What fails within something that is tried again is not tried again for itself: in redis-py
+    each attempt of a pipeline may connect anew, and 8 times 3 seconds are 24.
+    """
+
+    async def call_with_retry(self, *args: Any, **options: Any) -> Any:
+        if _TRYING.get():
+            return await Retry(NoBackoff(), 0).call_with_retry(*args, **options)
+        outermost = _TRYING.set(True)
+        try:
+            return await super().call_with_retry(*args, **options)
+        finally:
+            _TRYING.reset(outermost)
 
 
 class Cluster(RedisCluster):
@@ -49,7 +68,7 @@ def connect(url: str) -> Redis:
     """A client that has not connected yet; raises ConfigurationError."""
     options: dict[str, Any] = {
         "socket_timeout": keys.SOCKET_TIMEOUT_S,
-        "retry": Retry(ExponentialBackoff(LAST_BACK_OFF_S, FIRST_BACK_OFF_S), RETRIES),
+        "retry": OneLoop(ExponentialBackoff(LAST_BACK_OFF_S, FIRST_BACK_OFF_S), RETRIES),
     }
     try:
         form = FORM.fullmatch(url)
