@@ -111,7 +111,7 @@ async def test_anothers_world_is_a_404_on_every_endpoint(
                 continue
             tried += 1
             answers = []
-            for session in (anns, "s0000000000000000000000"):
+            for session in (anns, f"s{0:023}"):
                 answer = await bob.request(method, concrete(route, session), json={})
                 text = answer.text.replace(session, "ID")
                 problem = json.loads(text) | {"request_id": ""}
