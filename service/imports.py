@@ -79,20 +79,24 @@ class Imports:
         self._max_bytes = settings.max_import_bytes
         self._turns = asyncio.Semaphore(MAX_IMPORTS)
 
-    async def read(self, chunks: AsyncIterator[bytes], owner: str = "") -> Session:
-        """A new session of `owner` from the bytes of an export.
+    async def read(
+        self, chunks: AsyncIterator[bytes], owner: str = "", max_sessions: int | None = None
+    ) -> Session:
+        """A new session of `owner`, who may have so many, from the bytes of an export.
 
         Raises InvalidUpload, TooManyRequests, StoreDown, Unavailable.
         """
         async with self._turns:
-            return await self._read(chunks, owner)
+            return await self._read(chunks, owner, max_sessions)
 
-    async def _read(self, chunks: AsyncIterator[bytes], owner: str) -> Session:
-        await self._sessions.check_room(owner)
+    async def _read(
+        self, chunks: AsyncIterator[bytes], owner: str, max_sessions: int | None
+    ) -> Session:
+        await self._sessions.check_room(owner, max_sessions)
         members = Members(chunks, self._max_bytes)
         head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
         session = new_session_id()
-        await self._sessions.reserve(session, owner)
+        await self._sessions.reserve(session, owner, max_sessions)
         keeping = asyncio.create_task(self._sessions.keep_reserved(session))
         done = False
         try:

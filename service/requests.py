@@ -108,6 +108,7 @@ class Fork(Message):
     kind: Literal["fork"] = "fork"
     target: str
     owner: str = ""  # of the new session
+    max_sessions: int | None = None  # that the key which asks may have; None = no limit
     frame: int | None = None
     snapshot: str | None = None
     seed: int | None = None  # of the new session; None = the same
@@ -230,7 +231,8 @@ class RequestLog:
         )
         if parent := current_parent():
             message = message.model_copy(update={"trace": parent})
-        request = (progress.id, message.kind, message.model_dump_json(), progress.model_dump_json())
+        body = message.model_dump_json(exclude_none=True)  # an older worker knows no newer field
+        request = (progress.id, message.kind, body, progress.model_dump_json())
         camera = getattr(message, "camera", 0)
         answer = await self._append(session, request, camera, if_version)
         audit("request appended", session=session, request=progress.id, kind=message.kind)

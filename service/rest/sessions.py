@@ -120,7 +120,8 @@ async def open_session(
     form: SessionForm, source: Source, gateway: Gateway, principal: Principal
 ) -> SessionOut:
     """Raises InvalidUpload, TooManyRequests."""
-    await gateway.control.sessions.check_quota(principal.owner, principal.quota.max_sessions)
+    sessions, most = gateway.control.sessions, principal.quota.max_sessions
+    await sessions.check_room(principal.owner, most)  # before any pixel is decoded
     observation = await observe(source, form, gateway)
     width, height = gateway.frame_size
     fx, fy, cx, cy = observation.intrinsics
@@ -131,7 +132,7 @@ async def open_session(
         intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),
     )
     upload = upload_of(observation)
-    session = await gateway.control.sessions.create(new, upload, form.scale_m)
+    session = await sessions.create(new, upload, form.scale_m, most)
     return session_out(session, _upload_out(observation))
 
 

@@ -293,8 +293,7 @@ async def _seek(talk: Talk, message: SeekMessage) -> None:
 async def _fork(talk: Talk, message: ForkMessage) -> None:
     ask = ForkIn(frame=message.frame, seed=message.seed)
     owner, quota = talk.principal.owner, talk.principal.quota
-    await talk.control.sessions.check_quota(owner, quota.max_sessions)
-    progress = await talk.control.branches.fork(talk.session_id, ask, owner)
+    progress = await talk.control.branches.fork(talk.session_id, ask, owner, quota.max_sessions)
     result = await _branched(talk, progress)
     forked = pb.Forked(session=str(result["session"]), after=int(result["num_frames"]) - 1)
     await talk.say(message.sequence, forked=forked)
