@@ -131,8 +131,8 @@ async def _live(talk: Talk, view: View) -> None:
 
 
 async def _show(talk: Talk, view: View, now_s: float) -> None:
-    await talk.budget.claim()
-    request_id = new_request_id()
+    await talk.budget.claim(view.camera)
+    request_id = talk.budget.new_request_id()
     talk.latency.asked(request_id, now_s)  # before it is: its frame may overtake the answer
     await talk.control.requests.append_live(talk.session_id, view, request_id, talk.trace)
 
