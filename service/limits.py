@@ -4,6 +4,8 @@ settings.py.
 
 FORM_FILES = 3  # of one picture: itself, its depth, its mask
 FORM_OVERHEAD_BYTES = 100_000  # of a multipart request, beside its files
+MAX_HEAD_BYTES = 65_536  # of a request: its address and headers
+MAX_NAME_CHARS = 200  # of what a gRPC call or a stream names: a session, a request, a snapshot
 MAX_JSON_BYTES = 2_000_000  # the longest path as text, with room
 MIN_IMAGE_SIDE = 32
 MIN_FOV_DEG, MAX_FOV_DEG, DEFAULT_FOV_DEG = 5.0, 170.0, 60.0  # of a whole image, horizontally

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field
 
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
-from service.limits import MAX_CAMERAS, MAX_INTEGER
+from service.limits import MAX_CAMERAS, MAX_INTEGER, MAX_NAME_CHARS
 from service.poses import flat, is_exact
 from service.requests import View
 from service.rest.problems import invalid_request
@@ -53,7 +53,7 @@ class OpenMessage(Closed):
     type: Literal["open"] = "open"
     sequence: Sequence = 0
     protocol: int = Field(PROTOCOL, ge=PROTOCOL, description="the newest version the client speaks")
-    session: str = ""
+    session: str = Field("", max_length=MAX_NAME_CHARS)
     after: int | None = Field(None, ge=-1, le=MAX_INTEGER, description="last frame the client has")
     branch: int | None = Field(
         None, ge=0, le=MAX_INTEGER, description="of that frame: what was rewound since is told"
@@ -127,7 +127,7 @@ class PathMessage(PathIn):
 class CancelMessage(Closed):
     type: Literal["cancel"]
     sequence: Sequence = 0
-    id: str
+    id: str = Field(max_length=MAX_NAME_CHARS)
 
 
 class ObserveMessage(Closed):

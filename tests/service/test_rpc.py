@@ -239,6 +239,28 @@ async def test_a_field_without_which_there_is_no_address_is_named(
     assert problem.request_id == "robot-7" and "/v1" not in problem.detail
 
 
+async def test_names_longer_than_an_address_are_not_repeated(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not in the answer, and not in the log: nobody has asked yet who sends them."""
+    name = "a" * 1_000_000
+    stream = served.world.Stream()
+    await stream.write(pb.ClientMessage(open=pb.Open(session=name)))
+    calls = (
+        served.world.GetSession(pb.GetSessionRequest(session=name)),
+        served.world.GetGeneration(pb.GetGenerationRequest(session="s1", id=name)),
+        stream.read(),
+    )
+    for call in calls:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        (problem,) = problem_of_call(caught.value).errors
+        assert problem.allowed == "at most 200 characters"
+        assert len(caught.value.details() or "") < 300
+    assert name not in "".join(capfd.readouterr())
+
+
 async def test_videos(served: Served, settings: Settings) -> None:
     world = served.world
     pose = pb.Pose(matrix=IDENTITY)
