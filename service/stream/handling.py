@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
 from collections.abc import AsyncIterator
 
 import structlog
-from fastapi import UploadFile
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -30,7 +28,7 @@ from service.errors import (
 from service.paths import last_camera, path_request
 from service.poses import flat, unflat
 from service.requests import Generate, Progress, RequestState, View, new_request_id
-from service.rest.forms import ObservationForm
+from service.rest.forms import ObservationForm, upload_file
 from service.rest.observations import create_observation
 from service.rest.problems import invalid_request
 from service.schemas import FlatPose
@@ -257,9 +255,9 @@ def _form(message: ObserveMessage) -> ObservationForm:
     lens = {} if message.intrinsics is None else message.intrinsics.model_dump()
     try:
         return ObservationForm(
-            image=_upload(message.image),
-            depth=None if message.depth is None else _upload(message.depth),
-            mask=None if message.mask is None else _upload(message.mask),
+            image=upload_file(message.image),
+            depth=None if message.depth is None else upload_file(message.depth),
+            mask=None if message.mask is None else upload_file(message.mask),
             pose=message.pose.model_dump_json(exclude_none=True),
             axes=message.axes,
             fov_deg=message.fov_deg,
@@ -268,10 +266,6 @@ def _form(message: ObserveMessage) -> ObservationForm:
         )
     except ValidationError as error:
         raise invalid_request(error) from None
-
-
-def _upload(data: bytes) -> UploadFile:
-    return UploadFile(io.BytesIO(data), size=len(data))
 
 
 async def _seek(talk: Talk, message: SeekMessage) -> None:
