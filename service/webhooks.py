@@ -202,7 +202,9 @@ def _under(target: str, allowed: str) -> bool:
     if not same or one.scheme not in ("http", "https") or one.userinfo:
         return False
     path, base = (url.raw_path.partition(b"?")[0] for url in (one, other))
-    if any(odd in path for odd in (b"//", b"%", b"\\")):  # servers differ in what they make of it
+    if any(
+        odd in path for odd in (b"//", b"%", b"\\", b";")
+    ):  # servers differ in what they make of it
         return False
     base = base.rstrip(b"/")
     return path == base or path.startswith(base + b"/")

@@ -74,6 +74,7 @@ async def finished_walk(http: httpx.AsyncClient, settings: Settings, **body: Any
         (f"{TARGET}?\x7f", False),
         (f"{TARGET}/{'x' * 70_000}", False),
         ("http://127.0.0.1:9000/a/b/%2e%2e/c", False),
+        ("http://127.0.0.1:9000/a/b/..;/c", False),
         ("http://127.0.0.1:9001/a/b", False),
         ("http://127.0.0.1:99999/a/b", False),
         ("http://hooks.example/mirage", False),
