@@ -5,7 +5,8 @@ How: the tar is read as it arrives, one member after the other, each of them nam
 the chain and its pictures agree with that; the session exists only after the last. What an import
 that fails has stored is removed. What the tensors mean only a worker can judge: it restores the
 World before it makes a frame, and refuses one that is none. A few are read at a time, as each may
-hold hundreds of megabytes; others wait unread, so who sends too slowly is refused.
+hold hundreds of megabytes, and one of an owner; others wait unread, so who sends too slowly is
+refused.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import re
 import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from PIL import Image
 from pydantic import Field, ValidationError
@@ -78,6 +80,7 @@ class Imports:
         self._store, self._sessions, self._heads = store, sessions, heads
         self._max_bytes = settings.max_import_bytes
         self._turns = asyncio.Semaphore(MAX_IMPORTS)
+        self._owners: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(
         self, chunks: AsyncIterator[bytes], owner: str = "", max_sessions: int | None = None
@@ -86,8 +89,14 @@ class Imports:
 
         Raises InvalidUpload, TooManyRequests, StoreDown, Unavailable.
         """
-        async with self._turns:
+        async with self._turn_of(owner), self._turns:
             return await self._read(chunks, owner, max_sessions)
+
+    def _turn_of(self, owner: str) -> AbstractAsyncContextManager[Any]:
+        """One owner's follow each other, so that who sends slowly leaves room for others; "" is
+        everybody.
+        """
+        return self._owners.setdefault(owner, asyncio.Lock()) if owner else nullcontext()
 
     async def _read(
         self, chunks: AsyncIterator[bytes], owner: str, max_sessions: int | None
