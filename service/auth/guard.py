@@ -82,7 +82,7 @@ class Guard:
             principal = (await self.keyring.recognise(name, digest)).principal
         else:
             principal = await self._granted(kind, name, digest)
-        await self._spend_request(principal)
+        await self.spend_request(principal)
         return principal
 
     async def own(self, principal: Principal, session: str) -> None:
@@ -142,7 +142,8 @@ class Guard:
         narrowed = replace(key.principal, scopes=scopes, session=grant.session)
         return replace(narrowed, via=grant.id, share=share)
 
-    async def _spend_request(self, principal: Principal) -> None:
+    async def spend_request(self, principal: Principal) -> None:
+        """One of the key's requests per second; raises TooManyRequests."""
         rate = principal.quota.requests_per_s
         if rate is not None:
             full = max(1.0, rate * BURST_S)

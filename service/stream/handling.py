@@ -64,6 +64,7 @@ NEEDS: dict[type[AnyMessage | View], Scope] = {
     SeekMessage: Scope.WRITE,
     ForkMessage: Scope.WRITE,
 }  # all others: Scope.WALK
+REQUESTS = (PathMessage, CancelMessage, ObserveMessage, SeekMessage, ForkMessage)  # of REST, too
 
 
 async def listen(talk: Talk, incoming: AsyncIterator[Incoming]) -> None:
@@ -89,6 +90,8 @@ async def _handle(talk: Talk, message: AnyMessage | View) -> None:  # noqa: C901
     if needs not in talk.principal.scopes:
         kind = getattr(message, "type", "pose")
         raise Forbidden(f"A {kind!r} message needs the scope `{needs}`.")
+    if isinstance(message, REQUESTS):
+        await talk.gateway.guard.spend_request(talk.principal)
     match message:
         case View():
             await _live(talk, message)

@@ -530,6 +530,25 @@ async def test_frames_that_a_stream_does_not_show_are_paid_for(
     await client.close()
 
 
+async def test_what_is_a_request_elsewhere_is_one_on_a_stream(
+    gateway: Gateway, session: str
+) -> None:
+    walker = replace(LOCAL, key_id="k1", quota=Quota(requests_per_s=0.4))  # a bucket of two
+    client = Client(gateway, session, principal=walker)
+    for number in range(1, 4):
+        client.send(type="ping")
+        client.send(type="pose", matrix=IDENTITY)
+        client.send(type="path", poses=[{"matrix": IDENTITY}], sequence=number)
+    for number in range(1, 3):
+        assert (await client.get("accepted")).head["reply_to"] == number
+    refused = (await client.get("error")).head
+    assert (refused["status"], refused["reply_to"]) == (429, 3)
+    assert "requests are used up" in refused["detail"]
+    client.send(type="ping")
+    await client.get("pong")  # the stream goes on
+    await client.close()
+
+
 async def test_a_newer_client_learns_which_protocol_is_spoken(
     gateway: Gateway, session: str
 ) -> None:
