@@ -137,6 +137,8 @@ class Guard:
         key = await self.keyring.find(grant.key_id)
         if key is None:
             raise Unauthenticated("The key that made this share link or ticket is gone.")
+        if grant.share and not await self.grants.is_good(grant.share):
+            raise Unauthenticated("The share link that made this ticket is gone.")
         scopes = grant.scopes & key.scopes
         share = grant.id if kind == SHARE else grant.share
         narrowed = replace(key.principal, scopes=scopes, session=grant.session)
