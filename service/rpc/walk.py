@@ -7,7 +7,7 @@ two more of them per message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from grpc import aio
@@ -38,8 +38,7 @@ class Walk:
         headers = headers_of(context)
         request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
         try:
-            with self._gateway.streaming():
-                await self._talk(context, headers, request_id)
+            await self._talk(context, headers, request_id)
         except MirageError as error:
             self._gateway.metrics.refused(error)
             truth = await self._gateway.control.rebuild.doubted(error)
@@ -53,11 +52,17 @@ class Walk:
         with bound_contextvars(request_id=request_id, session=opening.session):
             principal = await gateway.guard.admit(headers, Scope.READ, opening.session)
             talk = converse(gateway, principal, opening, _incoming(context))
-            async with aclosing(talk) as messages:
-                async for message in messages:
-                    await context.write(message)
-                    if message.HasField("frame"):
-                        gateway.metrics.delivered("grpc", len(message.frame.image))
+            with gateway.streaming(principal.owner):
+                await self._pass_on(talk, context)
+
+    async def _pass_on(
+        self, talk: AsyncGenerator[pb.ServerMessage, None], context: Context
+    ) -> None:
+        async with aclosing(talk) as messages:
+            async for message in messages:
+                await context.write(message)
+                if message.HasField("frame"):
+                    self._gateway.metrics.delivered("grpc", len(message.frame.image))
 
 
 async def _opening(context: Context) -> OpenMessage:
