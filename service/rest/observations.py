@@ -42,6 +42,7 @@ async def create_observation(
     fields = form.model_dump(exclude={"image", "depth", "mask"})
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
+        await gateway.control.requests.check_room(session_id, version)
         observation = await observe(source, form, gateway, session.intrinsics)
         blob = await gateway.control.segments.put_upload(session_id, upload_of(observation))
         request = Observe(blob=blob, pose=pose, scale_m=form.scale_m)
