@@ -24,6 +24,7 @@ MAX_HELD_POINTS = 1 << 24  # while one is read, 15 bytes each; past it a share o
 MAX_CLOUD_BYTES = 4 << 30  # of the segments that are read for one
 MAX_CLOUDS = 2  # made at a time
 MAX_IMPORTS = 2  # read at a time, up to 1 GB each: the largest segment and what it is made of
+MAX_SHARES = 256  # links to one world that are good at a time
 RETURN_S = 1.0  # when a client whose gateway stops should come back
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer
 MAX_FIELD_PROBLEMS = 20  # told in one answer
