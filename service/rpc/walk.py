@@ -26,6 +26,7 @@ from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
 EOF = aio.EOF  # type: ignore[attr-defined]
+OPENING_S = 30.0  # for the first message: who says nothing was not asked for a key yet
 
 
 class Walk:
@@ -66,13 +67,17 @@ class Walk:
 
 
 async def _opening(context: Context) -> OpenMessage:
-    request = await context.read()
+    try:
+        async with asyncio.timeout(OPENING_S):
+            request = await context.read()
+    except TimeoutError:
+        request = EOF
     message = None if request is EOF else from_proto(request)
     if isinstance(message, InvalidRequest):
         raise message
     if isinstance(message, OpenMessage):
         return message
-    problem = FieldProblem("message", "something else", "`open`, with the session")
+    problem = FieldProblem("message", "nothing or another", "`open`, with the session")
     raise InvalidRequest("A stream begins with `open`.", fields=(problem,))
 
 

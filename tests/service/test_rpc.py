@@ -28,6 +28,7 @@ from service.convert import plain
 from service.embedded import free_port
 from service.frames import ManifestEntry
 from service.poses import flat
+from service.rpc import walk
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
 from service.telemetry import REQUEST_ID
@@ -123,6 +124,18 @@ async def test_errors_have_codes_and_details(served: Served) -> None:
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
     details = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
     assert b"mirage.v1.Problem" in details and b"unknown-session" in details
+
+
+async def test_a_stream_that_says_nothing_ends(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "OPENING_S", 0.2)
+    call = served.world.Stream()
+    await call.wait_for_connection()
+    async with asyncio.timeout(60):
+        with pytest.raises(aio.AioRpcError, match="begins with `open`") as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_stream_begins_with_open(served: Served) -> None:
