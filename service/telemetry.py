@@ -197,6 +197,7 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("httpx").setLevel("WARNING")  # it tells the whole address of each webhook
 
 
 def _route(scope: Scope) -> str:

@@ -58,6 +58,10 @@ class Errand(BaseModel):
     owner: str
     tries: int = 0
 
+    def facts(self) -> dict[str, Any]:
+        """For the log: behind the `?` a client may have a secret."""
+        return self.model_dump() | {"target": self.target.partition("?")[0]}
+
 
 class Webhooks:
     def __init__(
@@ -147,9 +151,9 @@ class Webhooks:
         await self._redis.zrem(keys.WEBHOOKS, member)
 
     async def _try_later(self, errand: Errand, problem: str) -> None:
-        LOG.warning("webhook failed", problem=problem, **errand.model_dump())
+        LOG.warning("webhook failed", problem=problem, **errand.facts())
         if errand.tries >= len(RETRIES_S):
-            LOG.error("webhook given up", **errand.model_dump())
+            LOG.error("webhook given up", **errand.facts())
             return
         later = time.time() + RETRIES_S[errand.tries]
         again = errand.model_copy(update={"tries": errand.tries + 1})
