@@ -83,13 +83,17 @@ class Branches:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._sessions, self._requests = sessions, requests
 
-    async def fork(self, session: str, ask: ForkIn, owner: str = "") -> Progress:
+    async def fork(
+        self, session: str, ask: ForkIn, owner: str = "", max_sessions: int | None = None
+    ) -> Progress:
         """Ask for a new session of `owner`; when done, `result["session"]` is its id.
 
-        Raises what RequestLog.append raises, and TooManyRequests if the owner has too many.
+        Raises what RequestLog.append raises, and TooManyRequests if the owner has too many; so does
+        the request, if there are too many by then.
         """
-        await self._sessions.check_room(owner)
-        fork = Fork(target=new_session_id(), owner=owner, **ask.model_dump())
+        await self._sessions.check_room(owner, max_sessions)
+        target = new_session_id()
+        fork = Fork(target=target, owner=owner, max_sessions=max_sessions, **ask.model_dump())
         return await self._requests.append(session, fork)
 
     async def rewind(self, session: str, ask: RewindIn, if_version: int | None = None) -> Progress:

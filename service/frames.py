@@ -8,6 +8,7 @@ segment holds a frame that left the stream.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class FrameBus:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
         self._store = store
-        self._num_waiting = 0
+        self._waiting: Counter[str] = Counter()  # owners -> long polls
 
     async def read(
         self,
@@ -102,9 +103,11 @@ class FrameBus:
         wait_s: float = 0.0,
         limit: int = 16,
         branch: int | None = None,
+        owner: str = "",
     ) -> list[Frame]:
         """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are
         none yet. With `branch`: none once the session has left that branch (it was rewound).
+        `owner`: whose key asks; "" = there are no keys.
 
         Raises UnknownSession, SessionDeleted, FramesGone, and Unavailable where too many wait.
         """
@@ -112,7 +115,7 @@ class FrameBus:
         frames = await self._ready(session, position, after, limit, branch)
         if frames or wait_s <= 0 or branch not in (None, position.branch):
             return frames
-        await self._wait(session, event_id(position.branch, after), wait_s)
+        await self._wait(session, event_id(position.branch, after), wait_s, owner)
         position = await self._position(session)
         return await self._ready(session, position, after, limit, branch)
 
@@ -184,20 +187,21 @@ class FrameBus:
             return frames
         return await self._from_segments(session, after + 1, limit)
 
-    async def _wait(self, session: str, last: str, wait_s: float) -> None:
+    async def _wait(self, session: str, last: str, wait_s: float, owner: str) -> None:
         """Each holds a connection meanwhile, of which there are not so many."""
-        if self._num_waiting >= keys.MAX_LONG_POLLS:
+        every, own = self._waiting.total(), self._waiting[owner] if owner else 0
+        if every >= keys.MAX_LONG_POLLS or own >= keys.OWNERS_LONG_POLLS:
             raise Unavailable(
-                f"{self._num_waiting} requests wait for frames here already; ask without waiting, "
-                "or follow a stream",
+                f"{every} requests wait for frames here already, {own} of them of this owner's "
+                "keys; ask without waiting, or follow a stream",
                 retry_after_s=1.0,
             )
         block_ms = max(1, int(1000 * min(wait_s, keys.MAX_WAIT_S)))
-        self._num_waiting += 1
+        self._waiting[owner] += 1
         try:
             await self._redis.xread({keys.frames(session): last}, count=1, block=block_ms)
         finally:
-            self._num_waiting -= 1
+            self._waiting -= Counter([owner])  # and forget who has none
 
     async def _from_segments(self, session: str, frame: int, limit: int) -> list[Frame]:
         """Frames that left the stream, up to the end of the segment that holds the first."""

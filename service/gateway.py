@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from service.auth.guard import Guard
 from service.control import ControlPlane
+from service.errors import TooManyRequests
 from service.samples import Samples
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -32,18 +33,27 @@ class Gateway:
     webhooks: Webhooks
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # streams say goodbye and end
-    open_streams: set[object] = field(default_factory=set)
+    open_streams: dict[object, str] = field(default_factory=dict)  # -> its owner
 
     @contextmanager
-    def streaming(self) -> Iterator[None]:
-        """Count a stream, over whatever transport, inside the block."""
+    def streaming(self, owner: str = "") -> Iterator[None]:
+        """Count a stream, over whatever transport, inside the block; an owner may have so many.
+
+        Raises TooManyRequests.
+        """
+        most = self.settings.max_streams_per_key
+        if owner and list(self.open_streams.values()).count(owner) >= most:
+            raise TooManyRequests(
+                f"the keys of this owner have {most} streams open here; close one",
+                limit="streams_per_key",
+            )
         token = object()
-        self.open_streams.add(token)
+        self.open_streams[token] = owner
         self.metrics.streams.set(len(self.open_streams))
         try:
             yield
         finally:
-            self.open_streams.discard(token)
+            del self.open_streams[token]
             self.metrics.streams.set(len(self.open_streams))
 
     @property

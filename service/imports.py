@@ -5,7 +5,8 @@ How: the tar is read as it arrives, one member after the other, each of them nam
 the chain and its pictures agree with that; the session exists only after the last. What an import
 that fails has stored is removed. What the tensors mean only a worker can judge: it restores the
 World before it makes a frame, and refuses one that is none. A few are read at a time, as each may
-hold hundreds of megabytes; others wait unread, so who sends too slowly is refused.
+hold hundreds of megabytes, and one of an owner; others wait unread, so who sends too slowly is
+refused.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import re
 import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from PIL import Image
 from pydantic import Field, ValidationError
@@ -78,21 +80,32 @@ class Imports:
         self._store, self._sessions, self._heads = store, sessions, heads
         self._max_bytes = settings.max_import_bytes
         self._turns = asyncio.Semaphore(MAX_IMPORTS)
+        self._owners: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def read(self, chunks: AsyncIterator[bytes], owner: str = "") -> Session:
-        """A new session of `owner` from the bytes of an export.
+    async def read(
+        self, chunks: AsyncIterator[bytes], owner: str = "", max_sessions: int | None = None
+    ) -> Session:
+        """A new session of `owner`, who may have so many, from the bytes of an export.
 
         Raises InvalidUpload, TooManyRequests, StoreDown, Unavailable.
         """
-        async with self._turns:
-            return await self._read(chunks, owner)
+        async with self._turn_of(owner), self._turns:
+            return await self._read(chunks, owner, max_sessions)
 
-    async def _read(self, chunks: AsyncIterator[bytes], owner: str) -> Session:
-        await self._sessions.check_room(owner)
+    def _turn_of(self, owner: str) -> AbstractAsyncContextManager[Any]:
+        """One owner's follow each other, so that who sends slowly leaves room for others; "" is
+        everybody.
+        """
+        return self._owners.setdefault(owner, asyncio.Lock()) if owner else nullcontext()
+
+    async def _read(
+        self, chunks: AsyncIterator[bytes], owner: str, max_sessions: int | None
+    ) -> Session:
+        await self._sessions.check_room(owner, max_sessions)
         members = Members(chunks, self._max_bytes)
         head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
         session = new_session_id()
-        await self._sessions.reserve(session, owner)
+        await self._sessions.reserve(session, owner, max_sessions)
         keeping = asyncio.create_task(self._sessions.keep_reserved(session))
         done = False
         try:

@@ -45,6 +45,7 @@ SOCKET_TIMEOUT_S = 30.0
 SENTINEL_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 1024  # of one process; long polls hold one each
 MAX_LONG_POLLS = 512  # of them: the others are for those that don't wait
+OWNERS_LONG_POLLS = 256  # of those: one owner leaves some to others
 
 
 def record(session: str) -> str:

@@ -4,6 +4,8 @@ settings.py.
 
 FORM_FILES = 3  # of one picture: itself, its depth, its mask
 FORM_OVERHEAD_BYTES = 100_000  # of a multipart request, beside its files
+MAX_HEAD_BYTES = 65_536  # of a request: its address and headers
+MAX_NAME_CHARS = 200  # of what a gRPC call or a stream names: a session, a request, a snapshot
 MAX_JSON_BYTES = 2_000_000  # the longest path as text, with room
 MIN_IMAGE_SIDE = 32
 PATCH_PX = 8  # of a frame, each way: what is remembered has one depth for each such square
@@ -23,6 +25,7 @@ MAX_HELD_POINTS = 1 << 24  # while one is read, 15 bytes each; past it a share o
 MAX_CLOUD_BYTES = 4 << 30  # of the segments that are read for one
 MAX_CLOUDS = 2  # made at a time
 MAX_IMPORTS = 2  # read at a time, up to 1 GB each: the largest segment and what it is made of
+MAX_SHARES = 256  # links to one world that are good at a time
 RETURN_S = 1.0  # when a client whose gateway stops should come back
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer
 MAX_FIELD_PROBLEMS = 20  # told in one answer

@@ -94,7 +94,7 @@ class Lineage:
             init_request=head.init_request,
             created_s=time.time(),
         )
-        await self._sessions.reserve(fork.target, fork.owner)
+        await self._sessions.reserve(fork.target, fork.owner, fork.max_sessions)
         await self._heads.write(branch)
         await self._sessions.adopt(branch)
         return {"session": fork.target, "num_frames": branch.next_frame}

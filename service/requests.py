@@ -108,6 +108,7 @@ class Fork(Message):
     kind: Literal["fork"] = "fork"
     target: str
     owner: str = ""  # of the new session
+    max_sessions: int | None = None  # that the key which asks may have; None = no limit
     frame: int | None = None
     snapshot: str | None = None
     seed: int | None = None  # of the new session; None = the same
@@ -230,7 +231,8 @@ class RequestLog:
         )
         if parent := current_parent():
             message = message.model_copy(update={"trace": parent})
-        request = (progress.id, message.kind, message.model_dump_json(), progress.model_dump_json())
+        body = message.model_dump_json(exclude_none=True)  # an older worker knows no newer field
+        request = (progress.id, message.kind, body, progress.model_dump_json())
         camera = getattr(message, "camera", 0)
         answer = await self._append(session, request, camera, if_version)
         audit("request appended", session=session, request=progress.id, kind=message.kind)
@@ -266,12 +268,22 @@ class RequestLog:
         )
         answer = await self._appends.run(session, args, expires_s)
         if answer[0] == b"version":
-            raise VersionConflict(
-                f"session {session!r} is at version {answer[1].decode()}, no longer at "
-                f"{if_version}; read it again"
-            )
+            raise _version_conflict(session, answer[1], if_version)
         self._raise_unless_ok(session, answer[0])
         return answer
+
+    async def check_room(self, session: str, if_version: int | None = None) -> None:
+        """Raise what `append` would raise now, before anything is stored for a request."""
+        ask = self._pipelined.execute_command
+        (state, version), num_waiting = await asyncio.gather(
+            ask("HMGET", keys.record(session), "state", "version"),
+            ask("XLEN", keys.log(session)),
+        )
+        scripts.raise_for_state(session, state or b"unknown")
+        if if_version is not None and int(version) != if_version:
+            raise _version_conflict(session, version, if_version)
+        if num_waiting >= self._settings.max_backlog:
+            self._raise_unless_ok(session, b"full")
 
     def _check(self, message: Message) -> None:
         most = self._settings.max_path_poses
@@ -353,6 +365,13 @@ class RequestLog:
             if isinstance(message, Init):
                 return message.pose
         return None
+
+
+def _version_conflict(session: str, version: bytes, if_version: int | None) -> VersionConflict:
+    return VersionConflict(
+        f"session {session!r} is at version {version.decode()}, no longer at {if_version}; "
+        "read it again"
+    )
 
 
 def _progress(value: bytes, cancel: object) -> Progress:

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.gateway import Gateway
+from service.http import BoundedHttp
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.settings import Settings
 
@@ -56,7 +57,7 @@ def serve(app: FastAPI, settings: Settings) -> bool:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,
-        **WEBSOCKETS,
+        **PROTOCOLS,
     )
     logging.getLogger("uvicorn.error").addFilter(_tells_no_address)
     server = GatewayServer(config, app)
@@ -77,7 +78,8 @@ def listening(config: uvicorn.Config, untaken_ms: int = UNTAKEN_MS) -> socket.so
     return bound
 
 
-WEBSOCKETS: dict[str, Any] = {
+PROTOCOLS: dict[str, Any] = {
+    "http": BoundedHttp,
     "ws": "websockets-sansio",
     "ws_max_size": MAX_STREAM_MESSAGE_BYTES,
     "ws_per_message_deflate": False,  # pictures don't get any smaller

@@ -43,7 +43,6 @@ if TYPE_CHECKING:  # a head holds what a session is opened with
     from service.heads import Head, Heads
 
 LOG = structlog.get_logger()
-FULL_KEY = "this key may have {} sessions at once; delete one, or wait until one expires"
 SESSION_ID = re.compile(r"s[0-9a-f]{23}")
 IDENTITY: list[float] = [float(i % 5 == 0) for i in range(16)]
 
@@ -169,13 +168,17 @@ class Sessions:
         self._store, self._requests, self._heads = store, requests, heads
 
     async def create(
-        self, new: NewSession, upload: Upload, scale_m: float | None = None
+        self,
+        new: NewSession,
+        upload: Upload,
+        scale_m: float | None = None,
+        max_sessions: int | None = None,
     ) -> Session:
-        """Store the first image and open a session on it; raises TooManyRequests past
-        `max_sessions` and `max_sessions_per_key`.
+        """Store the first image and open a session on it; raises TooManyRequests past the settings
+        `max_sessions` and `max_sessions_per_key`, and past what its key may have.
         """
         session, request_id = new_session_id(), new_request_id()
-        await self.reserve(session, new.owner)
+        await self.reserve(session, new.owner, max_sessions)
         blob = await self._store.put_upload(session, upload)
         init = Init(blob=blob, pose=new.pose, scale_m=scale_m)
         head = await self._heads.first(session, new, init, request_id)
@@ -184,16 +187,18 @@ class Sessions:
         audit("session created", session=session)
         return await self.get(session)
 
-    async def reserve(self, session: str, owner: str) -> None:
+    async def reserve(self, session: str, owner: str, max_sessions: int | None = None) -> None:
         """Make room for a new session; raises TooManyRequests.
 
         A short expiry is written first: if this process dies half-way, the sweeper removes what it
         left; if not, the sweeper finds the record's own expiry and moves it there.
         """
-        await self.check_room(owner)
-        room: list[Argument] = [session, self._most_per_key(owner)]
+        if await self._redis.zscore(keys.index(owner), session) is None:  # else: a second try
+            await self.check_room(owner, max_sessions)
+        most = self._most_per_key(owner, max_sessions)
+        room: list[Argument] = [session, most]
         if not await scripts.run(self._redis, "reserve", [keys.index(owner)], room):
-            raise self._full_key(owner)
+            raise _full_key(most)
         now = time.time()
         await self._redis.zadd(keys.EXPIRY, {session: now + keys.CREATION_S})
         await self._redis.set(keys.reservation(session), "", ex=keys.CREATION_S)
@@ -229,8 +234,10 @@ class Sessions:
         await self._redis.zrem(keys.index(owner), session)
         await bury(self._redis, session, "", "")
 
-    async def check_room(self, owner: str) -> None:
-        """Raise TooManyRequests if `owner` can't have another session now."""
+    async def check_room(self, owner: str, max_sessions: int | None = None) -> None:
+        """Raise TooManyRequests if `owner` can't have another session now; `max_sessions`: that its
+        key may have. Only `reserve` keeps others from taking the room meanwhile.
+        """
         most = self._settings.max_sessions
         if await self._redis.zcard(keys.EXPIRY) >= most:
             raise TooManyRequests(
@@ -238,23 +245,16 @@ class Sessions:
                 retry_after_s=30.0,
                 limit="sessions",
             )
-        most = self._most_per_key(owner)
+        most = self._most_per_key(owner, max_sessions)
         if await self._redis.zcard(keys.index(owner)) >= most:
             await self._prune_index(owner)
             if await self._redis.zcard(keys.index(owner)) >= most:
-                raise self._full_key(owner)
+                raise _full_key(most)
 
-    def _most_per_key(self, owner: str) -> int:
+    def _most_per_key(self, owner: str, max_sessions: int | None) -> int:
         settings = self._settings
-        return settings.max_sessions_per_key if owner else settings.max_sessions  # "" is no key
-
-    def _full_key(self, owner: str) -> TooManyRequests:
-        return TooManyRequests(FULL_KEY.format(self._most_per_key(owner)), limit="sessions_per_key")
-
-    async def check_quota(self, owner: str, most: int | None) -> None:
-        """Raises TooManyRequests if `owner` has `most` sessions; None = any number."""
-        if most is not None and await self._redis.zcard(keys.index(owner)) >= most:
-            raise TooManyRequests(FULL_KEY.format(most), limit="sessions_per_key")
+        most = settings.max_sessions_per_key if owner else settings.max_sessions  # "" is no key
+        return most if max_sessions is None else min(most, max_sessions)
 
     async def _prune_index(self, owner: str) -> None:
         """Forget sessions whose creation was never finished."""
@@ -401,6 +401,13 @@ class Sessions:
 def deleted_path(session: str) -> str:
     """An object that says, should Redis lose its data, that this session was deleted."""
     return f"sessions/{session}/deleted"
+
+
+def _full_key(most: int) -> TooManyRequests:
+    return TooManyRequests(
+        f"this key may have {most} sessions at once; delete one, or wait until one expires",
+        limit="sessions_per_key",
+    )
 
 
 async def bury(redis: Redis, session: str, version: int | str, expired_by_s: float | str) -> str:

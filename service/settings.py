@@ -87,6 +87,7 @@ class Settings(BaseModel):
     frames_kept: int = Field(256, ge=1)  # in Redis, per session; older ones come from segments
     max_sessions: int = Field(10_000, ge=1)
     max_sessions_per_key: int = Field(1_000, ge=1)
+    max_streams_per_key: int = Field(256, ge=1)  # of one owner, at one gateway
     max_backlog: int = Field(64, ge=1, lt=REQUESTS_KEPT)  # requests waiting in one session
     max_path_poses: int = Field(1024, ge=1)
     max_upload_bytes: int = Field(20 << 20, ge=1024)

@@ -26,8 +26,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REQUEST_ID_HEADER = "x-request-id"
 HEADER = REQUEST_ID_HEADER.encode()
 LIMITS = (
-    "sessions", "sessions_per_key", "backlog", "rate", "path_poses", "body_bytes", "upload_bytes",
-    "image_pixels", "frames_kept",
+    "sessions", "sessions_per_key", "streams_per_key", "backlog", "rate", "path_poses",
+    "body_bytes", "upload_bytes", "image_pixels", "frames_kept",
 )  # fmt: skip
 LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 
@@ -197,6 +197,7 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("httpx").setLevel("WARNING")  # it tells the whole address of each webhook
 
 
 def _route(scope: Scope) -> str:

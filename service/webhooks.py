@@ -58,6 +58,10 @@ class Errand(BaseModel):
     owner: str
     tries: int = 0
 
+    def facts(self) -> dict[str, Any]:
+        """For the log: behind the `?` a client may have a secret."""
+        return self.model_dump() | {"target": self.target.partition("?")[0]}
+
 
 class Webhooks:
     def __init__(
@@ -147,9 +151,9 @@ class Webhooks:
         await self._redis.zrem(keys.WEBHOOKS, member)
 
     async def _try_later(self, errand: Errand, problem: str) -> None:
-        LOG.warning("webhook failed", problem=problem, **errand.model_dump())
+        LOG.warning("webhook failed", problem=problem, **errand.facts())
         if errand.tries >= len(RETRIES_S):
-            LOG.error("webhook given up", **errand.model_dump())
+            LOG.error("webhook given up", **errand.facts())
             return
         later = time.time() + RETRIES_S[errand.tries]
         again = errand.model_copy(update={"tries": errand.tries + 1})
@@ -202,7 +206,9 @@ def _under(target: str, allowed: str) -> bool:
     if not same or one.scheme not in ("http", "https") or one.userinfo:
         return False
     path, base = (url.raw_path.partition(b"?")[0] for url in (one, other))
-    if any(odd in path for odd in (b"//", b"%", b"\\")):  # servers differ in what they make of it
+    if any(
+        odd in path for odd in (b"//", b"%", b"\\", b";")
+    ):  # servers differ in what they make of it
         return False
     base = base.rstrip(b"/")
     return path == base or path.startswith(base + b"/")

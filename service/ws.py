@@ -90,7 +90,7 @@ async def stream(
     socket = Socket(websocket, session_id)
     await websocket.accept(subprotocol=socket.protocol)
     try:
-        with gateway.streaming():
+        with gateway.streaming(principal.owner):
             opening = opening_of(session_id, websocket.query_params.multi_items())
             talk = converse(gateway, principal, opening, socket.incoming())
             await _pass_on(socket, talk, gateway.metrics)

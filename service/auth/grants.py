@@ -18,8 +18,9 @@ from service import keys
 from service.auth.audit import audit
 from service.auth.keyring import NOBODYS_DIGEST, new_credential
 from service.auth.principal import Principal, Scope
-from service.errors import NotFound, Unauthenticated
+from service.errors import Conflict, NotFound, Unauthenticated
 from service.kept import Kept, Record
+from service.limits import MAX_SHARES
 
 TICKET_S = 30.0
 SHARE, TICKET = "ms", "mt"
@@ -54,7 +55,15 @@ class Grants:
     async def share(
         self, principal: Principal, session: str, scopes: frozenset[Scope], lifetime_s: float
     ) -> tuple[Grant, str]:
-        """Access to one world for whoever has the text, which is shown only now."""
+        """Access to one world for whoever has the text, which is shown only now.
+
+        Raises Conflict if the world has as many already.
+        """
+        if len(await self._good(session)) >= MAX_SHARES:
+            raise Conflict(
+                f"session {session!r} has {MAX_SHARES} share links; revoke one, or wait until one "
+                "expires"
+            )
         grant, text = _new(SHARE, principal, scopes & principal.scopes, session, lifetime_s)
         await self._kept.put(
             Record(
@@ -74,9 +83,15 @@ class Grants:
 
     async def shares(self, session: str) -> list[Grant]:
         """The share links of a session that are still good, soonest to expire first."""
-        names = await self._redis.zrangebyscore(keys.shares(session), time.time(), "+inf")
+        names = await self._good(session)
         found = [await self._redis.get(keys.grant(name.decode())) for name in names]
         return [Grant.model_validate_json(one) for one in found if one]
+
+    async def _good(self, session: str) -> list[bytes]:
+        found: list[bytes] = await self._redis.zrangebyscore(
+            keys.shares(session), time.time(), "+inf"
+        )
+        return found
 
     async def is_good(self, name: str) -> bool:
         """Whether a share link was not revoked and has not expired."""

@@ -82,7 +82,7 @@ class Guard:
             principal = (await self.keyring.recognise(name, digest)).principal
         else:
             principal = await self._granted(kind, name, digest)
-        await self._spend_request(principal)
+        await self.spend_request(principal)
         return principal
 
     async def own(self, principal: Principal, session: str) -> None:
@@ -137,12 +137,15 @@ class Guard:
         key = await self.keyring.find(grant.key_id)
         if key is None:
             raise Unauthenticated("The key that made this share link or ticket is gone.")
+        if grant.share and not await self.grants.is_good(grant.share):
+            raise Unauthenticated("The share link that made this ticket is gone.")
         scopes = grant.scopes & key.scopes
         share = grant.id if kind == SHARE else grant.share
         narrowed = replace(key.principal, scopes=scopes, session=grant.session)
         return replace(narrowed, via=grant.id, share=share)
 
-    async def _spend_request(self, principal: Principal) -> None:
+    async def spend_request(self, principal: Principal) -> None:
+        """One of the key's requests per second; raises TooManyRequests."""
         rate = principal.quota.requests_per_s
         if rate is not None:
             full = max(1.0, rate * BURST_S)

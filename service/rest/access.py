@@ -80,7 +80,8 @@ async def get_webhook_secret(gateway: GatewayDep, principal: PrincipalDep) -> We
 async def create_share(
     session_id: str, gateway: GatewayDep, principal: PrincipalDep, share: ShareIn = TO_LOOK
 ) -> NewShareOut:
-    """Let others see (or walk in) this one world for a while, without a key of their own."""
+    """Let others see (or walk in) this one world for a while, without a key of their own. A world
+    has 256 such links at most."""
     if principal.is_local:
         raise NotSetUp(NO_KEYS)
     scopes = {Scope.READ, Scope.WALK} if share.may == "walk" else {Scope.READ}

@@ -144,9 +144,8 @@ async def forget_snapshot(session_id: str, name: str, gateway: GatewayDep) -> No
 async def _fork(
     gateway: Gateway, principal: Principal, session_id: str, start: ForkIn, wait_s: float
 ) -> tuple[GenerationOut, dict[str, str]]:
-    most = principal.quota.max_sessions
-    await gateway.control.sessions.check_quota(principal.owner, most)
-    progress = await gateway.control.branches.fork(session_id, start, principal.owner)
+    owner, most = principal.owner, principal.quota.max_sessions
+    progress = await gateway.control.branches.fork(session_id, start, owner, most)
     return await _answer(gateway, session_id, progress, wait_s)
 
 

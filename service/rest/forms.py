@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -20,7 +21,8 @@ from service.sessions import Intrinsics
 from service.uploads.images import Files, FourNumbers, Observation, observation_from
 
 LENS = ("fx", "fy", "cx", "cy")
-FILES = {"image", "depth", "mask"}
+FILES = ("image", "depth", "mask")
+DIGESTED_BYTES = 1 << 20  # at a time
 
 
 class PictureForm(BaseModel):
@@ -111,30 +113,39 @@ class ObservationForm(PictureForm):
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes that became an observation, and the lens that a sample brings."""
+    """The files that become an observation, on disk if they are large, and the lens that a sample
+    brings.
+    """
 
-    files: Files
+    image: UploadFile
+    depth: UploadFile | None
+    mask: UploadFile | None
     fov_deg: float | None
 
-    def digest(self) -> str:
-        parts = (self.files.image, self.files.depth, self.files.mask)
-        return ".".join(hashlib.sha256(part or b"").hexdigest() for part in parts)
+    async def digest(self) -> str:
+        return ".".join([await _digest(file) for file in (self.image, self.depth, self.mask)])
+
+    async def read(self) -> Files:
+        """All of them in memory: hold `gateway.heavy` meanwhile."""
+        return Files(await _whole(self.image), await _part(self.depth), await _part(self.mask))
 
 
-async def read_source(form: PictureForm, gateway: Gateway) -> Source:
-    """The upload or the sample; raises InvalidUpload before reading a file that is too large."""
+def source_of(form: PictureForm, gateway: Gateway) -> Source:
+    """The upload or the sample; raises InvalidUpload for a file that is too large, unread."""
     if isinstance(form, SessionForm) and form.sample is not None:
         sample = gateway.samples.chosen(form.sample)
-        depth = sample.depth.read_bytes() if sample.depth else None
-        return Source(Files(sample.picture.read_bytes(), depth), sample.card.fov_deg)
+        depth = upload_file(sample.depth.read_bytes()) if sample.depth else None
+        picture = upload_file(sample.picture.read_bytes())
+        return Source(picture, depth, None, sample.card.fov_deg)
     assert form.image is not None
-    limit = gateway.settings.max_upload_bytes
-    files = Files(
-        await _read(form.image, "image", limit),
-        None if form.depth is None else await _read(form.depth, "depth", limit),
-        None if form.mask is None else await _read(form.mask, "mask", limit),
-    )
-    return Source(files, form.fov_deg)
+    for name in FILES:
+        _check_size(getattr(form, name), name, gateway.settings.max_upload_bytes)
+    return Source(form.image, form.depth, form.mask, form.fov_deg)
+
+
+def upload_file(data: bytes) -> UploadFile:
+    """What is here already, as if it had been uploaded."""
+    return UploadFile(io.BytesIO(data), size=len(data))
 
 
 async def observe(
@@ -145,7 +156,7 @@ async def observe(
     async with gateway.heavy:
         return await asyncio.to_thread(
             observation_from,
-            source.files,
+            await source.read(),
             gateway.frame_size if frame is None else (frame.width, frame.height),
             gateway.upload_limits,
             fov_deg=source.fov_deg,
@@ -158,8 +169,25 @@ def upload_of(observation: Observation) -> Upload:
     return Upload(observation.image, observation.depth_m, observation.mask)
 
 
-async def _read(file: UploadFile, field: str, limit: int) -> bytes:
-    if file.size is not None and file.size > limit:
+def _check_size(file: UploadFile | None, field: str, limit: int) -> None:
+    if file is not None and file.size is not None and file.size > limit:
         problem = FieldProblem(field, f"{file.size:,} bytes", f"1 to {limit:,} bytes")
         raise InvalidUpload(f"The {field} is too large.", fields=(problem,), limit="upload_bytes")
+
+
+async def _whole(file: UploadFile) -> bytes:
+    await file.seek(0)
     return await file.read()
+
+
+async def _part(file: UploadFile | None) -> bytes | None:
+    return None if file is None else await _whole(file)
+
+
+async def _digest(file: UploadFile | None) -> str:
+    found = hashlib.sha256()
+    if file is not None:
+        await file.seek(0)
+        while part := await file.read(DIGESTED_BYTES):
+            found.update(part)
+    return found.hexdigest()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from service.auth.principal import Scope, requires
+from service.auth.principal import PrincipalDep, Scope, requires
 from service.gateway import GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_INTEGER, MAX_PAGE, MAX_WAIT_S
 from service.rest.answers import frame_out
@@ -21,6 +21,7 @@ router = APIRouter(prefix="/v1/sessions/{session_id}/frames", tags=["frames"], r
 async def list_frames(
     session_id: str,
     gateway: GatewayDep,
+    principal: PrincipalDep,
     after: Annotated[int, Query(ge=-1, le=MAX_INTEGER)] = -1,
     wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
@@ -29,7 +30,9 @@ async def list_frames(
 
     Where the world was rewound to before `after`, `next_after` leads back to where it stands.
     """
-    frames = await gateway.control.frames.read(session_id, after, wait_s=wait_s, limit=limit)
+    frames = await gateway.control.frames.read(
+        session_id, after, wait_s=wait_s, limit=limit, owner=principal.owner
+    )
     if frames:
         next_after = frames[-1].frame
     else:

@@ -140,6 +140,7 @@ async def follow_generation(
     session_id: str,
     generation_id: str,
     gateway: GatewayDep,
+    principal: PrincipalDep,
     last_event_id: Annotated[
         int | None, Header(ge=0, le=MAX_INTEGER, description="number of the last frame seen")
     ] = None,
@@ -152,7 +153,7 @@ async def follow_generation(
     progress = await gateway.control.requests.get(session_id, generation_id)
     session = await gateway.control.sessions.get(session_id)
     after = session.next_frame - 1 if last_event_id is None else last_event_id
-    events = _events(gateway, session_id, progress, after)
+    events = _events(gateway, principal.owner, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -247,11 +248,11 @@ async def _span(gateway: Gateway, session_id: str, numbers: range) -> list[Frame
 
 
 async def _events(
-    gateway: Gateway, session_id: str, progress: Progress, after: int
+    gateway: Gateway, owner: str, session_id: str, progress: Progress, after: int
 ) -> AsyncIterator[str]:
     """The request's frames and its progress; what it ended as comes after its last frame."""
     with gateway.streaming():
-        async with aclosing(_until_final(gateway, session_id, progress, after)) as events:
+        async with aclosing(_until_final(gateway, owner, session_id, progress, after)) as events:
             async for event in events:
                 yield event
                 if gateway.closing.is_set():
@@ -260,14 +261,14 @@ async def _events(
 
 
 async def _until_final(
-    gateway: Gateway, session_id: str, progress: Progress, after: int
+    gateway: Gateway, owner: str, session_id: str, progress: Progress, after: int
 ) -> AsyncGenerator[str, None]:
     yield _event("progress", generation_out(progress).model_dump_json())
     told = progress
     try:
         while True:
             final = progress.state.is_final
-            frames = await _next(gateway, session_id, after, 0.0 if final else EVENT_WAIT_S)
+            frames = await _next(gateway, owner, session_id, after, 0.0 if final else EVENT_WAIT_S)
             after = frames[-1].frame if frames else after
             for frame in frames:
                 if frame.request_id == progress.id:
@@ -286,10 +287,12 @@ async def _until_final(
         yield _event("error", json.dumps(problem_document(error)))
 
 
-async def _next(gateway: Gateway, session_id: str, after: int, wait_s: float) -> list[Frame]:
+async def _next(
+    gateway: Gateway, owner: str, session_id: str, after: int, wait_s: float
+) -> list[Frame]:
     """Frames after this one; a slow reader goes on with those that are still kept."""
     try:
-        return await gateway.control.frames.read(session_id, after, wait_s=wait_s)
+        return await gateway.control.frames.read(session_id, after, wait_s=wait_s, owner=owner)
     except FramesGone as error:
         return await gateway.control.frames.read(session_id, error.first_available - 1)
 

@@ -16,8 +16,9 @@ from service.rest.problems import RESPONSES
 router = APIRouter(tags=["health"], responses=RESPONSES)
 
 LIMITS = (
-    "max_sessions", "max_sessions_per_key", "max_backlog", "max_path_poses", "max_upload_bytes",
-    "max_import_bytes", "max_image_pixels", "frames_kept", "session_idle_s", "collect_grace_s",
+    "max_sessions", "max_sessions_per_key", "max_streams_per_key", "max_backlog", "max_path_poses",
+    "max_upload_bytes", "max_import_bytes", "max_image_pixels", "frames_kept", "session_idle_s",
+    "collect_grace_s",
 )  # fmt: skip
 STORE_ASKED_EVERY_S = 1.0  # anybody may ask /readyz, and in a bucket each object costs
 NO_WORKER = (

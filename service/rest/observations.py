@@ -11,7 +11,7 @@ from service.gateway import GatewayDep
 from service.poses import flat
 from service.requests import Observe
 from service.rest.answers import generation_out
-from service.rest.forms import ObservationForm, observe, read_source, upload_of
+from service.rest.forms import ObservationForm, observe, source_of, upload_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
@@ -38,10 +38,11 @@ async def create_observation(
     version = version_of(if_match)
     pose = flat(form.place().pose(form.axes, "pose"))
     session = await gateway.control.sessions.get(session_id)
-    source = await read_source(form, gateway)
+    source = source_of(form, gateway)
     fields = form.model_dump(exclude={"image", "depth", "mask"})
 
     async def work() -> tuple[GenerationOut, dict[str, str]]:
+        await gateway.control.requests.check_room(session_id, version)
         observation = await observe(source, form, gateway, session.intrinsics)
         blob = await gateway.control.segments.put_upload(session_id, upload_of(observation))
         request = Observe(blob=blob, pose=pose, scale_m=form.scale_m)
@@ -49,5 +50,5 @@ async def create_observation(
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 
-    asked = fingerprint("observation", session_id, fields, source.digest())
+    asked = fingerprint("observation", session_id, fields, await source.digest())
     return await once(gateway, principal, idempotency_key, asked, 202, work)

@@ -12,7 +12,7 @@ from service.errors import FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
 from service.rest.answers import etag, session_out
-from service.rest.forms import SessionForm, Source, observe, read_source, upload_of
+from service.rest.forms import SessionForm, Source, observe, source_of, upload_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
@@ -33,14 +33,14 @@ async def create_session(
 ) -> Response:
     """Open a world from one image. Frame 0 is that image as the model sees it, at the identity
     pose; `upload` in the answer says how the image was cropped and where its lens came from."""
-    source = await read_source(form, gateway)
+    source = source_of(form, gateway)
     fields = form.model_dump(exclude={"image", "depth", "mask"})
 
     async def work() -> tuple[SessionOut, dict[str, str]]:
         session = await open_session(form, source, gateway, principal)
         return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
 
-    asked = fingerprint("session", fields, source.digest())
+    asked = fingerprint("session", fields, await source.digest())
     return await once(gateway, principal, idempotency_key, asked, 201, work)
 
 
@@ -120,7 +120,8 @@ async def open_session(
     form: SessionForm, source: Source, gateway: Gateway, principal: Principal
 ) -> SessionOut:
     """Raises InvalidUpload, TooManyRequests."""
-    await gateway.control.sessions.check_quota(principal.owner, principal.quota.max_sessions)
+    sessions, most = gateway.control.sessions, principal.quota.max_sessions
+    await sessions.check_room(principal.owner, most)  # before any pixel is decoded
     observation = await observe(source, form, gateway)
     width, height = gateway.frame_size
     fx, fy, cx, cy = observation.intrinsics
@@ -131,7 +132,7 @@ async def open_session(
         intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),
     )
     upload = upload_of(observation)
-    session = await gateway.control.sessions.create(new, upload, form.scale_m)
+    session = await sessions.create(new, upload, form.scale_m, most)
     return session_out(session, _upload_out(observation))
 
 

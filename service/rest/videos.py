@@ -20,7 +20,7 @@ from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.paths import path_request
 from service.requests import Progress, RequestState
-from service.rest.forms import SessionForm, Source, read_source
+from service.rest.forms import SessionForm, Source, source_of
 from service.rest.generations import append_and_tell, video_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.problems import RESPONSES, invalid_request
@@ -160,14 +160,14 @@ async def create_video(
     if form.webhook is not None:
         gateway.webhooks.check(form.webhook)
     path, session_form = form.path(), form.session_form()
-    source = await read_source(session_form, gateway)
+    source = source_of(session_form, gateway)
 
     async def work() -> tuple[VideoOut, dict[str, str]]:
         video = await _create(form, path, session_form, source, gateway, principal)
         return video, {"Location": f"/v1/videos/{video.id}"}
 
     fields = form.model_dump(exclude={"input_reference", "depth"})
-    asked = fingerprint("video", fields, source.digest())
+    asked = fingerprint("video", fields, await source.digest())
     return await once(gateway, principal, idempotency_key, asked, 200, work)
 
 

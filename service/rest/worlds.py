@@ -69,8 +69,8 @@ async def import_session(
 
     async def work() -> tuple[SessionOut, dict[str, str]]:
         control = gateway.control
-        await control.sessions.check_quota(principal.owner, principal.quota.max_sessions)
-        session = session_out(await control.imports.read(request.stream(), principal.owner))
+        owner, most = principal.owner, principal.quota.max_sessions
+        session = session_out(await control.imports.read(request.stream(), owner, most))
         return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
 
     asked = fingerprint("import", content_length)  # the body is not read twice

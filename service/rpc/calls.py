@@ -8,7 +8,7 @@ the table.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from service.convert import filled, given
 from service.errors import FieldProblem, InvalidRequest, MirageError
+from service.limits import MAX_NAME_CHARS
 from service.rest.findings import BODY
 from service.rpc.inside import Answer, Ask, asked
 from service.rpc.problems import refuse, refuse_document
@@ -168,12 +169,14 @@ def headers_of(context: Context) -> dict[str, str]:
 
 
 async def _ask(name: str, request: Message, context: Context) -> Ask:
-    """Ends the call if a field of the path is empty: that would be another address."""
+    """Ends the call if a field of the path is empty, which would be another address, or longer than
+    an address: it stands in logs and answers.
+    """
     route, known = ROUTES[name], headers_of(context)
     in_path = _in_path(route, request)
-    if empty := [field for field, value in in_path.items() if not value]:
-        problems = tuple(FieldProblem(field, "nothing", "required") for field in empty)
-        error = InvalidRequest(f"These fields can't be used: {', '.join(empty)}.", fields=problems)
+    if problems := tuple(_unusable(in_path)):
+        fields = ", ".join(problem.field for problem in problems)
+        error = InvalidRequest(f"These fields can't be used: {fields}.", fields=problems)
         await refuse(context, error, accepted_request_id(known.get(REQUEST_ID_HEADER)))
     values = {field: value for field, value in given(request).items() if field not in in_path}
     quoted = {field: value.replace("/", "%2F") for field, value in in_path.items()}
@@ -190,6 +193,15 @@ def _in_path(route: Route, request: Message) -> dict[str, str]:
         for field in request.DESCRIPTOR.fields
         if f"{{{field.name}}}" in route.path
     }
+
+
+def _unusable(in_path: Mapping[str, str]) -> Iterator[FieldProblem]:
+    for field, value in in_path.items():
+        if not value:
+            yield FieldProblem(field, "nothing", "required")
+        elif len(value) > MAX_NAME_CHARS:
+            allowed = f"at most {MAX_NAME_CHARS} characters"
+            yield FieldProblem(field, f"{len(value):,} characters", allowed)
 
 
 def _filled(route: Route, path: str, values: dict[str, Any], known: Mapping[str, str]) -> Ask:

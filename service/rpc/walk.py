@@ -7,7 +7,7 @@ two more of them per message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import structlog
@@ -28,6 +28,7 @@ from service.wire import world_pb2 as pb
 
 LOG = structlog.get_logger("mirage.gateway")
 EOF = aio.EOF  # type: ignore[attr-defined]
+OPENING_S = 30.0  # for the first message: who says nothing was not asked for a key yet
 
 
 class Walk:
@@ -40,8 +41,7 @@ class Walk:
         headers = headers_of(context)
         request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
         try:
-            with self._gateway.streaming():
-                await self._talk(context, headers, request_id)
+            await self._talk(context, headers, request_id)
         except MirageError as error:
             self._gateway.metrics.refused(error)
             truth = await self._gateway.control.rebuild.doubted(error)
@@ -58,21 +58,31 @@ class Walk:
         with bound_contextvars(request_id=request_id, session=opening.session):
             principal = await gateway.guard.admit(headers, Scope.READ, opening.session)
             talk = converse(gateway, principal, opening, _incoming(context))
-            async with aclosing(talk) as messages:
-                async for message in messages:
-                    await context.write(message)
-                    if message.HasField("frame"):
-                        gateway.metrics.delivered("grpc", len(message.frame.image))
+            with gateway.streaming(principal.owner):
+                await self._pass_on(talk, context)
+
+    async def _pass_on(
+        self, talk: AsyncGenerator[pb.ServerMessage, None], context: Context
+    ) -> None:
+        async with aclosing(talk) as messages:
+            async for message in messages:
+                await context.write(message)
+                if message.HasField("frame"):
+                    self._gateway.metrics.delivered("grpc", len(message.frame.image))
 
 
 async def _opening(context: Context) -> OpenMessage:
-    request = await context.read()
+    try:
+        async with asyncio.timeout(OPENING_S):
+            request = await context.read()
+    except TimeoutError:
+        request = EOF
     message = None if request is EOF else from_proto(request)
     if isinstance(message, InvalidRequest):
         raise message
     if isinstance(message, OpenMessage):
         return message
-    problem = FieldProblem("message", "something else", "`open`, with the session")
+    problem = FieldProblem("message", "nothing or another", "`open`, with the session")
     raise InvalidRequest("A stream begins with `open`.", fields=(problem,))
 
 

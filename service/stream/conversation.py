@@ -2,10 +2,10 @@
 
 How: tasks fill one short outbox. One listens to the client (handling.py), one follows the frames
 (following.py), one feeds paths piece by piece, one moves cameras while keys are held, one asks
-whether the client may still be here. Frames are numbered, so a client that comes back says `after`,
-and the `branch` of that frame, and nothing is lost while the service still holds it. Trade-off: the
-outbox is short, so a slow client holds back its own reading, never the session, and goes on where
-it stopped.
+whether the client may still be here, one counts what a limited key pays for (budget.py). Frames are
+numbered, so a client that comes back says `after`, and the `branch` of that frame, and nothing is
+lost while the service still holds it. Trade-off: the outbox is short, so a slow client holds back
+its own reading, never the session, and goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ async def converse(
     ]
     if not principal.is_local:
         works.insert(0, confirm(talk))
+    if talk.budget.is_limited:
+        works.insert(0, talk.budget.follow(session, talk.control.feed, talk.control.sessions))
     tasks = [asyncio.create_task(work) for work in works]
     for task in tasks:
         task.add_done_callback(lambda _: talk.outbox.close())

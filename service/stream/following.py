@@ -35,6 +35,7 @@ async def follow(talk: Talk) -> None:
     async with talk.control.feed.watch(talk.session_id) as watch:
         while True:
             frames = await watch.read(talk.after, wait_s=FRAME_WAIT_S, limit=limit)
+            talk.budget.made(frames)
             if any(frame.branch > talk.branch for frame in frames):
                 await _look(talk)  # rewound: there may be other frames before these
                 _check_branch(talk, frames)
@@ -89,8 +90,7 @@ async def _send(talk: Talk, frame: Frame, figures: Figures) -> None:
     await talk.outbox.put(message)
     now_s = time.monotonic()
     talk.pictures.adaptation.sent(was_late=now_s - before_s > LATE_S)
-    if talk.latency.answered(frame.request_id, now_s):
-        talk.budget.shown()
+    talk.latency.answered(frame.request_id, now_s)
     talk.after = frame.frame
     talk.num_sent += 1
     figures.sent_s.append(now_s)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
 from collections.abc import AsyncIterator
 
 import structlog
-from fastapi import UploadFile
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -30,7 +28,7 @@ from service.errors import (
 from service.paths import last_camera, path_request
 from service.poses import flat, unflat
 from service.requests import Generate, Progress, RequestState, View, new_request_id
-from service.rest.forms import ObservationForm
+from service.rest.forms import ObservationForm, upload_file
 from service.rest.observations import create_observation
 from service.rest.problems import invalid_request
 from service.schemas import FlatPose
@@ -66,6 +64,7 @@ NEEDS: dict[type[AnyMessage | View], Scope] = {
     SeekMessage: Scope.WRITE,
     ForkMessage: Scope.WRITE,
 }  # all others: Scope.WALK
+REQUESTS = (PathMessage, CancelMessage, ObserveMessage, SeekMessage, ForkMessage)  # of REST, too
 
 
 async def listen(talk: Talk, incoming: AsyncIterator[Incoming]) -> None:
@@ -91,6 +90,8 @@ async def _handle(talk: Talk, message: AnyMessage | View) -> None:  # noqa: C901
     if needs not in talk.principal.scopes:
         kind = getattr(message, "type", "pose")
         raise Forbidden(f"A {kind!r} message needs the scope `{needs}`.")
+    if isinstance(message, REQUESTS):
+        await talk.gateway.guard.spend_request(talk.principal)
     match message:
         case View():
             await _live(talk, message)
@@ -131,8 +132,8 @@ async def _live(talk: Talk, view: View) -> None:
 
 
 async def _show(talk: Talk, view: View, now_s: float) -> None:
-    await talk.budget.claim()
-    request_id = new_request_id()
+    await talk.budget.claim(view.camera)
+    request_id = talk.budget.new_request_id()
     talk.latency.asked(request_id, now_s)  # before it is: its frame may overtake the answer
     await talk.control.requests.append_live(talk.session_id, view, request_id, talk.trace)
 
@@ -257,9 +258,9 @@ def _form(message: ObserveMessage) -> ObservationForm:
     lens = {} if message.intrinsics is None else message.intrinsics.model_dump()
     try:
         return ObservationForm(
-            image=_upload(message.image),
-            depth=None if message.depth is None else _upload(message.depth),
-            mask=None if message.mask is None else _upload(message.mask),
+            image=upload_file(message.image),
+            depth=None if message.depth is None else upload_file(message.depth),
+            mask=None if message.mask is None else upload_file(message.mask),
             pose=message.pose.model_dump_json(exclude_none=True),
             axes=message.axes,
             fov_deg=message.fov_deg,
@@ -268,10 +269,6 @@ def _form(message: ObserveMessage) -> ObservationForm:
         )
     except ValidationError as error:
         raise invalid_request(error) from None
-
-
-def _upload(data: bytes) -> UploadFile:
-    return UploadFile(io.BytesIO(data), size=len(data))
 
 
 async def _seek(talk: Talk, message: SeekMessage) -> None:
@@ -293,8 +290,7 @@ async def _seek(talk: Talk, message: SeekMessage) -> None:
 async def _fork(talk: Talk, message: ForkMessage) -> None:
     ask = ForkIn(frame=message.frame, seed=message.seed)
     owner, quota = talk.principal.owner, talk.principal.quota
-    await talk.control.sessions.check_quota(owner, quota.max_sessions)
-    progress = await talk.control.branches.fork(talk.session_id, ask, owner)
+    progress = await talk.control.branches.fork(talk.session_id, ask, owner, quota.max_sessions)
     result = await _branched(talk, progress)
     forked = pb.Forked(session=str(result["session"]), after=int(result["num_frames"]) - 1)
     await talk.say(message.sequence, forked=forked)

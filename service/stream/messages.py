@@ -16,14 +16,14 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field
 
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
-from service.limits import MAX_CAMERAS, MAX_INTEGER
+from service.limits import MAX_CAMERAS, MAX_INTEGER, MAX_NAME_CHARS
 from service.poses import flat, is_exact
 from service.requests import View
 from service.rest.problems import invalid_request
 from service.schemas import Axes, Camera, Closed, Intrinsics, PathIn, PoseIn
 from service.stream.inputs import DEFAULT_MOVE_M_PER_S, DEFAULT_TURN_DEG_PER_S, KEYS
 from service.stream.pictures import Format
-from service.stream.planes import PlaneName
+from service.stream.planes import KINDS, PlaneName
 from service.stream.player import MAX_SPEED, MIN_SPEED
 from service.wire import world_pb2 as pb
 
@@ -53,16 +53,20 @@ class OpenMessage(Closed):
     type: Literal["open"] = "open"
     sequence: Sequence = 0
     protocol: int = Field(PROTOCOL, ge=PROTOCOL, description="the newest version the client speaks")
-    session: str = ""
+    session: str = Field("", max_length=MAX_NAME_CHARS)
     after: int | None = Field(None, ge=-1, le=MAX_INTEGER, description="last frame the client has")
     branch: int | None = Field(
         None, ge=0, le=MAX_INTEGER, description="of that frame: what was rewound since is told"
     )
-    cameras: list[Camera] = Field([], description="frames of these only; none: of all")
+    cameras: list[Camera] = Field(
+        [], max_length=MAX_CAMERAS, description="frames of these only; none: of all"
+    )
     format: Format = ""
     quality: int = Field(0, ge=0, le=100, description="of JPEG, WebP, H.264; 0: as the server is")
     adaptive: bool = False
-    planes: list[PlaneName] = Field([], description="sent beside the picture")
+    planes: list[PlaneName] = Field(
+        [], max_length=len(KINDS), description="sent beside the picture"
+    )
     frames_per_s: float = Field(0, ge=0, le=240, description="play at this rate; 0: at once")
     lead_frames: int = Field(0, ge=0, le=1024, description="paths are made so far ahead of play")
     extrapolate: bool = Field(False, description="live poses as they will be on arrival")
@@ -123,7 +127,7 @@ class PathMessage(PathIn):
 class CancelMessage(Closed):
     type: Literal["cancel"]
     sequence: Sequence = 0
-    id: str
+    id: str = Field(max_length=MAX_NAME_CHARS)
 
 
 class ObserveMessage(Closed):

@@ -76,12 +76,11 @@ class Latency:
         if len(self._asked) > ASKED:  # replaced by newer poses, never rendered
             self._asked.popitem(last=False)
 
-    def answered(self, request_id: str, at_s: float) -> bool:
-        """Whether this stream asked for it."""
+    def answered(self, request_id: str, at_s: float) -> None:
+        """Nothing, if this stream did not ask for it."""
         asked_s = self._asked.pop(request_id, None)
         if asked_s is not None:
             self._last_s.append(at_s - asked_s)
-        return asked_s is not None
 
     @property
     def median_s(self) -> float | None:

@@ -52,7 +52,7 @@ class Talk:
 
         self.player = Player(opening.frames_per_s)
         self.motion, self.latency = Motion(), Latency()
-        self.budget = LiveBudget(gateway.guard, principal)
+        self.budget = LiveBudget(gateway.guard, principal, session)
         self.pictures = Pictures(opening.format, opening.quality, opening.adaptive)
         self.planes = Planes(self.control, session.id, opening.planes)
 

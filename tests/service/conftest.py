@@ -16,7 +16,7 @@ from uploads_made import npy, png
 from service.app import create_app
 from service.control import ControlPlane
 from service.embedded import free_port
-from service.server import GatewayServer
+from service.server import PROTOCOLS, GatewayServer
 from service.settings import Settings
 
 
@@ -61,8 +61,8 @@ async def server_url(
             app,
             port=ports[0],
             log_config=None,
-            ws="websockets-sansio",
             timeout_graceful_shutdown=1,
+            **PROTOCOLS,
         ),
         app,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from service.auth.keyring import Keyring
 from service.auth.principal import Scope
 from service.control import ControlPlane
 from service.embedded import EmbeddedValkey
+from service.limits import MAX_HEAD_BYTES
 from service.settings import Settings
 from service.telemetry import LIMITS
 from service.workers import WorkerRecord, Workers
@@ -191,3 +193,38 @@ async def test_two_apps_in_one_process(http: httpx.AsyncClient, settings: Settin
     async with app.router.lifespan_context(app):
         redis: Redis = app.state.gateway.control.redis
         assert await redis.ping()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: ",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 10_000,
+        b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+    ids=["address", "header", "headers", "trailer"],
+)
+async def test_a_head_without_an_end_is_not_kept(server_url: str, begun: bytes) -> None:
+    host, _, port = server_url.removeprefix("http://").partition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(begun)
+    num_taken = 0
+    async with asyncio.timeout(60):
+        try:
+            while num_taken < 100 * MAX_HEAD_BYTES:
+                writer.write(b"a" * 10_000)
+                await writer.drain()
+                num_taken += 10_000
+        except ConnectionError:
+            pass
+    writer.close()
+    assert num_taken < 100 * MAX_HEAD_BYTES
+
+
+async def test_heads_that_end_and_bodies_may_be_long(server_url: str) -> None:
+    async with httpx.AsyncClient(base_url=server_url) as http:
+        for _ in range(3):
+            assert (await http.get("/livez", headers={"x-long": "a" * 60_000})).status_code == 200
+            files = {"image": b"a" * 20 * MAX_HEAD_BYTES}
+            assert (await http.post("/v1/sessions", files=files)).status_code == 422

@@ -186,6 +186,20 @@ async def test_so_many_wait_and_no_more(control: ControlPlane) -> None:
     assert await wait(session.id, wait_s=0.01) == []
 
 
+async def test_one_owner_leaves_others_room_to_wait(control: ControlPlane) -> None:
+    session, most = await new_session(control), keys.OWNERS_LONG_POLLS
+    wait = control.frames.read
+    anns = {
+        asyncio.create_task(wait(session.id, wait_s=20.0, owner="ann")) for _ in range(most + 1)
+    }
+    (refused,), others = await asyncio.wait(anns, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(Unavailable, match=f"{most} of them of this owner's keys"):
+        await refused
+    assert await wait(session.id, wait_s=0.01, owner="bob") == []
+    await end(list(others))
+    assert await wait(session.id, wait_s=0.01, owner="ann") == []
+
+
 def test_a_push_is_read_as_the_meta_and_the_image_that_it_is() -> None:
     one = frame(3).model_copy(update={"image": b"\n{two}\nlines"})
     meta = FrameMeta(**one.model_dump(exclude={"image"})).model_dump_json().encode()

@@ -109,3 +109,13 @@ def test_the_body_in_the_log_is_that_of_the_message(
     )
     body = live_body(View(pose, camera, sequence, time_ms), trace)
     assert REQUEST.validate_json(body) == REQUEST.validate_json(whole.model_dump_json())
+
+
+def test_an_opening_asks_for_each_camera_and_plane_once() -> None:
+    """Each plane is sent with every frame: what a few bytes asked for a thousand times over."""
+    once = from_proto(pb.ClientMessage(open=pb.Open(cameras=range(16), planes=[1, 2])))
+    assert not isinstance(once, InvalidRequest)
+    for lists in ({"cameras": [0] * 17}, {"planes": [1] * 3}):
+        refused = from_proto(pb.ClientMessage(open=pb.Open(**lists)))
+        assert isinstance(refused, InvalidRequest)
+        assert [problem.field.removeprefix("open.") for problem in refused.fields] == list(lists)

@@ -28,7 +28,7 @@ from service.convert import plain
 from service.embedded import free_port
 from service.frames import ManifestEntry
 from service.poses import flat
-from service.rpc import walk as stream_calls
+from service.rpc import walk
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
 from service.telemetry import REQUEST_ID
@@ -132,8 +132,8 @@ async def test_a_defect_of_a_stream_is_told_to_the_log_alone(
     def broken(*_: object) -> None:
         raise RuntimeError("nobody at 10.0.0.7:6379")
 
-    logs = logs_of(stream_calls)
-    monkeypatch.setattr(stream_calls, "converse", broken)
+    logs = logs_of(walk)
+    monkeypatch.setattr(walk, "converse", broken)
     async with Talk(served, "s1") as talk:
         with pytest.raises(aio.AioRpcError) as refused:
             await talk.get("hello")
@@ -142,6 +142,18 @@ async def test_a_defect_of_a_stream_is_told_to_the_log_alone(
     assert problem.type == "urn:mirage:problem:internal" and "10.0.0.7" not in str(refused.value)
     (said,) = logs
     assert said["request_id"] == problem.request_id and "10.0.0.7" in said["error"]
+
+
+async def test_a_stream_that_says_nothing_ends(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "OPENING_S", 0.2)
+    call = served.world.Stream()
+    await call.wait_for_connection()
+    async with asyncio.timeout(60):
+        with pytest.raises(aio.AioRpcError, match="begins with `open`") as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_stream_begins_with_open(served: Served) -> None:
@@ -256,6 +268,28 @@ async def test_a_field_without_which_there_is_no_address_is_named(
         (one, "required") for one in fields
     ]
     assert problem.request_id == "robot-7" and "/v1" not in problem.detail
+
+
+async def test_names_longer_than_an_address_are_not_repeated(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not in the answer, and not in the log: nobody has asked yet who sends them."""
+    name = "a" * 1_000_000
+    stream = served.world.Stream()
+    await stream.write(pb.ClientMessage(open=pb.Open(session=name)))
+    calls = (
+        served.world.GetSession(pb.GetSessionRequest(session=name)),
+        served.world.GetGeneration(pb.GetGenerationRequest(session="s1", id=name)),
+        stream.read(),
+    )
+    for call in calls:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        (problem,) = problem_of_call(caught.value).errors
+        assert problem.allowed == "at most 200 characters"
+        assert len(caught.value.details() or "") < 300
+    assert name not in "".join(capfd.readouterr())
 
 
 async def test_videos(served: Served, settings: Settings) -> None:

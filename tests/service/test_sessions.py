@@ -186,6 +186,14 @@ async def test_a_long_creation_stays_in_its_owners_index(
     await sessions.check_room("me")
 
 
+async def test_room_is_made_once_for_one_session(control: ControlPlane) -> None:
+    """A fork that is done again, by another worker, has its room already."""
+    for _ in range(2):
+        await control.sessions.reserve("s" + "0" * 23, "me", max_sessions=1)
+    with pytest.raises(TooManyRequests, match="1 sessions at once"):
+        await control.sessions.reserve("s" + "1" * 23, "me", max_sessions=1)
+
+
 async def test_the_sweeper_outlives_what_nobody_foresaw(
     control: ControlPlane, settings: Settings, logs_of: Callable[..., list[Any]]
 ) -> None:

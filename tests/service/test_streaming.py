@@ -543,6 +543,62 @@ async def test_who_moves_the_camera_pays_for_live_frames_until_the_day_is_used_u
     await watcher.close()
 
 
+@pytest.mark.parametrize("why", ["paused", "another camera", "not read", "rewound"])
+async def test_frames_that_a_stream_does_not_show_are_paid_for(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane, why: str
+) -> None:
+    """Others may look at them."""
+    walker = replace(LOCAL, key_id="k1", quota=Quota(frames_per_day=20))
+    cameras = [5] if why == "another camera" else []
+    client = Client(gateway, session, after=-1, principal=walker, cameras=cameras)
+    worker = running(settings) if why == "rewound" else working(FakeWorker(settings))
+
+    async def num_frames() -> int:
+        return (await control.sessions.get(session)).next_frame
+
+    def refusals() -> float | None:
+        limit = {"limit": "rate"}
+        return gateway.metrics.registry.get_sample_value("mirage_limit_refusals_total", limit)
+
+    async with worker, asyncio.timeout(120):
+        while not await num_frames():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        client.send(type="play", paused=why == "paused")
+        await client.get("state")
+        num_made = 0
+        while not refusals():
+            if num_made == 4 and why == "rewound":
+                asked = await control.branches.rewind(session, RewindIn(frame=0))
+                await control.branches.wait(session, asked.id, 60)
+            before = await num_frames()
+            client.send(type="pose", matrix=moved(0.01 * num_made))
+            while not refusals() and await num_frames() == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            num_made += await num_frames() - before
+            assert num_made <= 22
+    assert num_made >= 18
+    await client.close()
+
+
+async def test_what_is_a_request_elsewhere_is_one_on_a_stream(
+    gateway: Gateway, session: str
+) -> None:
+    walker = replace(LOCAL, key_id="k1", quota=Quota(requests_per_s=0.4))  # a bucket of two
+    client = Client(gateway, session, principal=walker)
+    for number in range(1, 4):
+        client.send(type="ping")
+        client.send(type="pose", matrix=IDENTITY)
+        client.send(type="path", poses=[{"matrix": IDENTITY}], sequence=number)
+    for number in range(1, 3):
+        assert (await client.get("accepted")).head["reply_to"] == number
+    refused = (await client.get("error")).head
+    assert (refused["status"], refused["reply_to"]) == (429, 3)
+    assert "requests are used up" in refused["detail"]
+    client.send(type="ping")
+    await client.get("pong")  # the stream goes on
+    await client.close()
+
+
 async def test_a_newer_client_learns_which_protocol_is_spoken(
     gateway: Gateway, session: str
 ) -> None:

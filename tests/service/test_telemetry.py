@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import structlog
 
@@ -50,3 +51,14 @@ def test_a_path_moves_no_cursor_and_makes_no_line(
     structlog.get_logger("mirage.access").info("request", path="/\nforged")
     assert "\x1b[2J" not in terminal.getvalue()
     assert terminal.getvalue().count("\n") == 2 and "forged" in terminal.getvalue()
+
+
+def test_addresses_of_webhooks_are_not_told_by_the_client_that_calls_them(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", told)
+    configure_logging("info")
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(204))) as client:
+        client.post("https://hooks.example/?token=swordfish")
+    assert told.getvalue() == ""

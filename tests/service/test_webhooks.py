@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hmac
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from fake_worker import FakeWorker, working
 from uploads_made import png
 
-from service import keys
+from service import keys, webhooks
 from service.app import create_app
 from service.control import ControlPlane
 from service.errors import ConfigurationError, InvalidRequest
@@ -74,6 +75,7 @@ async def finished_walk(http: httpx.AsyncClient, settings: Settings, **body: Any
         (f"{TARGET}?\x7f", False),
         (f"{TARGET}/{'x' * 70_000}", False),
         ("http://127.0.0.1:9000/a/b/%2e%2e/c", False),
+        ("http://127.0.0.1:9000/a/b/..;/c", False),
         ("http://127.0.0.1:9001/a/b", False),
         ("http://127.0.0.1:99999/a/b", False),
         ("http://hooks.example/mirage", False),
@@ -188,6 +190,18 @@ async def test_a_receiver_that_drips_holds_nobody_up(
         (again,) = await control.redis.zrange(keys.WEBHOOKS, 0, -1)
         assert Errand.model_validate_json(again).tries == 1
         server.close()
+
+
+async def test_what_stands_behind_the_question_mark_is_not_logged(
+    telling: Settings, control: ControlPlane, logs_of: Callable[..., list[Any]]
+) -> None:
+    """Often that is what a receiver knows its senders by."""
+    logs, receiver = logs_of(webhooks), Receiver(500)
+    await final(control, "s1", f"{TARGET}?token=swordfish")
+    await Webhooks(control, telling, httpx.MockTransport(receiver)).deliver_due()
+    (failed,) = logs
+    assert (failed["event"], failed["target"]) == ("webhook failed", TARGET)
+    assert "swordfish" not in str(logs) and "swordfish" in str(receiver.got[0].url)
 
 
 async def test_an_errand_that_can_t_be_read_costs_no_other(

@@ -383,6 +383,27 @@ async def test_so_many_are_read_at_a_time_and_others_wait_unread(
     assert {one.next_frame for one in sessions} == {9} and len(begun) == len(sessions)
 
 
+async def test_one_owners_imports_leave_room_for_others(
+    control: ControlPlane, export: bytes
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.set()
+        yield export[:1000]
+        await go_on.wait()
+        yield export[1000:]
+
+    reading = [
+        asyncio.create_task(control.imports.read(slow(), owner="ann")) for _ in range(MAX_IMPORTS)
+    ]
+    async with asyncio.timeout(60):
+        await begun.wait()
+        await control.imports.read(in_pieces(export), owner="bob")
+        go_on.set()
+        await asyncio.gather(*reading)
+
+
 async def test_who_sends_too_slowly_is_refused(
     control: ControlPlane, export: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from tenants import Connect, NewKey
 from uploads_made import png
 
+from bench.noop import start_worker
 from service.app import PAGES, create_app
 from service.auth.principal import Scope, declared_scope
 from service.errors import ConfigurationError
@@ -111,7 +113,7 @@ async def test_anothers_world_is_a_404_on_every_endpoint(
                 continue
             tried += 1
             answers = []
-            for session in (anns, "s0000000000000000000000"):
+            for session in (anns, f"s{0:023}"):
                 answer = await bob.request(method, concrete(route, session), json={})
                 text = answer.text.replace(session, "ID")
                 problem = json.loads(text) | {"request_id": ""}
@@ -167,6 +169,29 @@ async def test_a_quota_of_sessions(client_of: Connect, new_key: NewKey) -> None:
     assert "1 sessions at once; delete one" in made[1].json()["detail"]
     assert (await client.delete(made[0].headers["location"])).status_code == 204
     assert (await client.post("/v1/sessions", files={"image": png()})).status_code == 201
+
+
+async def test_a_quota_of_sessions_holds_for_many_at_once(
+    client_of: Connect, new_key: NewKey, keyed: Settings
+) -> None:
+    """Forks are asked for at once and made later, by the session's worker."""
+    client = client_of(await new_key("ann", max_sessions=2))
+    files = {"image": png()}
+    made = await asyncio.gather(*(client.post("/v1/sessions", files=files) for _ in range(5)))
+    assert sorted(answer.status_code for answer in made) == [201, 201, 429, 429, 429]
+    first, second = (one.headers["location"] for one in made if one.status_code == 201)
+    assert (await client.delete(second)).status_code == 204
+    asked = [client.post(f"{first}:fork?wait_s=20", json={}, timeout=60) for _ in range(5)]
+    forking = asyncio.gather(*asked)
+    worker = start_worker(keyed)
+    try:
+        forked = await forking
+    finally:
+        worker.terminate()
+        worker.join()
+    assert sorted(answer.status_code for answer in forked) == [200, 429, 429, 429, 429]
+    assert "2 sessions at once" in max(forked, key=lambda answer: answer.status_code).text
+    assert len((await client.get("/v1/sessions")).json()["sessions"]) == 2
 
 
 async def test_a_path_of_more_frames_than_a_day_has_is_refused_for_good(

@@ -11,6 +11,7 @@ from tenants import Connect, NewKey
 from uploads_made import png
 
 from bench.noop import start_worker
+from service.auth import grants
 from service.auth.grants import TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
 from service.control import ControlPlane
@@ -63,6 +64,18 @@ async def test_shares_are_listed_revoked_and_expire(
         while (await client_of(short["credential"]).get(url)).status_code != 401:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert (await ann.get(f"{url}/shares")).json()["shares"] == []
+
+
+async def test_a_world_has_so_many_share_links(
+    ann: httpx.AsyncClient, anns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grants, "MAX_SHARES", 2)
+    url = f"/v1/sessions/{anns}/shares"
+    made = [await ann.post(url, json={}) for _ in range(3)]
+    assert [answer.status_code for answer in made] == [201, 201, 409]
+    assert "has 2 share links; revoke one" in made[2].json()["detail"]
+    assert (await ann.delete(f"{url}/{made[0].json()['id']}")).status_code == 204
+    assert (await ann.post(url, json={})).status_code == 201
 
 
 async def test_a_share_ends_with_its_key(

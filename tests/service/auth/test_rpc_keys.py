@@ -21,7 +21,7 @@ from service.rpc.calls import ROUTES, SERVICE
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
 
-NOBODYS = "s0000000000000000000000"
+NOBODYS = f"s{0:023}"
 
 
 def is_about_a_world(path: str) -> bool:
@@ -29,6 +29,26 @@ def is_about_a_world(path: str) -> bool:
 
 
 OF_A_WORLD = [name for name, route in ROUTES.items() if is_about_a_world(route.path)]
+# what else a request may name, and of what kind that is
+NAMED = {
+    ("GetGeneration", "id"): "generation",
+    ("CancelGeneration", "id"): "generation",
+    ("WatchGeneration", "id"): "generation",
+    ("GetVideo", "id"): "generation",
+    ("ListGenerations", "cursor"): "generation",
+    ("RevokeShare", "id"): "share",
+    ("ForkShared", "share"): "credential",
+    ("ForgetSnapshot", "name"): "snapshot",
+    ("Export", "snapshot"): "snapshot",
+    ("ListSessions", "cursor"): "session",
+    ("ListVideos", "after"): "video",
+}
+NAMES_NOTHING = {  # of a tenant's; or what only the worker of one's own session looks up
+    "CreateSession.sample", "CreateSession.memory", "CreateGeneration.webhook", "Fork.snapshot",
+    "ForkShared.snapshot", "Rewind.snapshot", "Snapshot.name", "CreateShare.may",
+    "CreateVideo.actions", "CreateVideo.prompt", "CreateVideo.model", "CreateVideo.size",
+    "CreateVideo.webhook", "GetVideoContent.variant", "GetSamplePicture.name",
+}  # fmt: skip
 
 
 def about(name: str, session: str) -> Message:
@@ -43,6 +63,30 @@ def about(name: str, session: str) -> Message:
     else:
         request.session = session
     return request
+
+
+def naming(name: str, field: str, value: str, session: str) -> Message:
+    """A request of this call about a world of one's own, with one field that names something."""
+    request: Any = GetMessageClass(SERVICE.methods_by_name[name].input_type)()
+    if "session" in request.DESCRIPTOR.fields_by_name:
+        request.session = session
+    setattr(request, field, value)
+    return request
+
+
+def test_every_call_and_field_is_thought_of() -> None:
+    """What is new has to be added above, so that the tests of this folder ask it."""
+    assert {*ROUTES, "Stream"} == {method.name for method in SERVICE.methods}
+    texts = {
+        (method.name, field.name)
+        for method in SERVICE.methods
+        for field in method.input_type.fields
+        if field.type == field.TYPE_STRING
+    }
+    worlds = {(name, "id" if "/videos/" in ROUTES[name].path else "session") for name in OF_A_WORLD}
+    silent = {tuple(one.split(".")) for one in NAMES_NOTHING}
+    assert texts == worlds | set(NAMED) | silent
+    assert not worlds & set(NAMED) and not silent & (worlds | set(NAMED))
 
 
 async def refused(world: Any, name: str, request: Message, credential: str) -> tuple[Any, ...]:

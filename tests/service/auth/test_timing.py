@@ -1,9 +1,9 @@
 """Another's world answers as late as none: nobody learns from the clock what exists.
 
-Each endpoint, call and opening of a stream is asked about both, one right after the other, in
-alternating order. If both take the same path it is a coin that says which was slower, however busy
-the machine is; a longer path is slower nearly every time. What looks loaded is asked again, more
-often, before it is believed.
+Each endpoint, call, opening and message of a stream is asked about both, one right after the
+other, in alternating order. If both take the same path it is a coin that says which was slower,
+however busy the machine is; a longer path is slower nearly every time. What looks loaded is asked
+again, more often, before it is believed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from fastapi import FastAPI
 from grpc import aio
 from tenants import NewKey
 from test_gate import concrete, routes
+from test_indistinct import names_of, naming_asks, never_was, opened
 from test_rpc_keys import NOBODYS, OF_A_WORLD, about, refused
 from uploads_made import png
 
+from service.control import ControlPlane
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
 
 PAIRS, AGAIN = 10, 32  # of each endpoint; where the first look loaded
-OPENINGS, AGAIN_OPENED = 200, 400  # of one kind of stream
+OPENINGS, AGAIN_OPENED = 200, 400  # of one kind of stream, or message
 # from half of the pairs; one more question to Redis makes 0.12 (WebSocket, busy machine) to 0.3
 SUSPECT, LOADED = 0.05, 0.08
 
@@ -100,6 +102,44 @@ async def test_nor_does_any_call(channel: aio.Channel, anns_by_rpc: str, new_key
 
     asks: dict[str, Ask] = {name: partial(ask, name) for name in OF_A_WORLD}
     await check_all(asks, anns_by_rpc, PAIRS, AGAIN)
+
+
+async def test_nor_do_anothers_names_beside_a_world_of_ones_own(
+    channel: aio.Channel, anns_by_rpc: str, new_key: NewKey, control: ControlPlane
+) -> None:
+    bob = await new_key("bob")
+    known = await names_of(channel, control, await new_key("ann"))
+
+    async def ask(asking: Callable[[str], Awaitable[object]], kind: str, session: str) -> float:
+        name = never_was(known[kind]) if session == NOBODYS else known[kind]
+        began_s = time.perf_counter()
+        await asking(name)
+        return time.perf_counter() - began_s
+
+    every = naming_asks(channel, bob, (await opened(channel, bob)).id)
+    asks = {call: partial(ask, asking, kind) for (call, kind), asking in every.items()}
+    await check_all(asks, anns_by_rpc, PAIRS, AGAIN)
+
+
+async def test_nor_does_a_message_within_a_stream(
+    channel: aio.Channel, anns_by_rpc: str, new_key: NewKey
+) -> None:
+    """`cancel`, which alone names something (test_indistinct.py)."""
+    world, bob, ann = world_pb2_grpc.WorldStub(channel), await new_key("bob"), await new_key("ann")
+    anns, bobs = await opened(channel, ann), await opened(channel, bob)
+    call = world.Stream(metadata=(("authorization", f"Bearer {bob}"),))
+    await call.write(pb.ClientMessage(open=pb.Open(session=bobs.id)))
+
+    async def ask(session: str) -> float:
+        name = never_was(anns.init_request) if session == NOBODYS else anns.init_request
+        began_s = time.perf_counter()
+        await call.write(pb.ClientMessage(sequence=1, cancel=pb.Cancel(id=name)))
+        while not (await call.read()).reply_to:
+            pass
+        return time.perf_counter() - began_s
+
+    await check_all({"cancel": ask}, anns_by_rpc, OPENINGS, AGAIN_OPENED)
+    call.cancel()
 
 
 async def test_nor_does_opening_a_stream(

@@ -77,6 +77,18 @@ async def test_a_ticket_opens_one_stream_of_one_world(
     assert (await first_word(elsewhere))["code"] == 4404
 
 
+async def test_a_ticket_ends_with_the_share_link_that_made_it(
+    address: str, ann: httpx.AsyncClient, anns: str
+) -> None:
+    world = f"/v1/sessions/{anns}"
+    share = (await ann.post(f"{world}/shares", json={"lifetime_s": 60})).json()
+    guest = {"authorization": f"Bearer {share['credential']}"}
+    ticket = (await ann.post(f"{world}/tickets", headers=guest)).json()["ticket"]
+    assert (await ann.delete(f"{world}/shares/{share['id']}")).status_code == 204
+    refused = await first_word(f"ws://{address}{world}/stream?ticket={ticket}")
+    assert refused["code"] == 4401 and "share link" in str(refused["detail"])
+
+
 async def test_a_stream_ends_soon_after_what_opened_it(
     address: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, control: ControlPlane
 ) -> None:

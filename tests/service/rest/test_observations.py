@@ -17,6 +17,8 @@ from uploads_made import npy, png
 from service import keys
 from service.control import ControlPlane
 from service.poses import flat
+from service.requests import Generate
+from service.sessions import IDENTITY
 from service.settings import Settings
 
 HERE = json.dumps({"matrix": flat(np.eye(4))})
@@ -132,3 +134,24 @@ async def test_bad_observations_are_explained_and_leave_nothing(
     assert answer.status_code == 422, answer.text
     assert any(one["field"].startswith(field) for one in answer.json()["errors"]), answer.json()
     assert await control.redis.xlen(keys.log(session)) == 1
+
+
+async def test_what_is_refused_is_not_stored(
+    http: httpx.AsyncClient, session: str, control: ControlPlane, settings: Settings
+) -> None:
+    """One after the other would fill the disk."""
+    stored = len(list(settings.data_dir.rglob("*.npz")))
+    pose = {"pose": HERE}
+    stale = await http.post(
+        f"/v1/sessions/{session}/observations",
+        data=pose,
+        files={"image": png(seed=1)},
+        headers={"If-Match": '"7"'},
+    )
+    for _ in range(settings.max_backlog - 1):  # the first image waits, too
+        await control.requests.append(session, Generate(poses=[IDENTITY]))
+    full = await observe(http, session, image=png(seed=2))
+    await control.redis.hset(keys.record(session), "state", "failed")  # type: ignore[misc]
+    failed = await observe(http, session, image=png(seed=3))
+    assert [one.status_code for one in (stale, full, failed)] == [412, 429, 409]
+    assert len(list(settings.data_dir.rglob("*.npz"))) == stored
