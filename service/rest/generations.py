@@ -144,14 +144,15 @@ async def follow_generation(
         int | None, Header(ge=0, le=MAX_INTEGER, description="number of the last frame seen")
     ] = None,
 ) -> StreamingResponse:
-    """Server-sent events: `progress` whenever it changes, `frame` for each new frame (without its
-    picture; its number is the event's id), and the end of the stream once the generation is final;
-    `goodbye`, a problem, when the gateway stops before.
+    """Server-sent events: `progress` whenever it changes, `frame` for each of its frames (without
+    the picture; the number is the event's id), and the end of the stream once the generation is
+    final; `goodbye`, a problem, when the gateway stops before.
     A reader that comes back sends Last-Event-ID, as browsers do by themselves, and misses nothing
     that is still kept."""
+    session = await gateway.control.sessions.get(session_id)  # before: no frame falls in between
     progress = await gateway.control.requests.get(session_id, generation_id)
-    session = await gateway.control.sessions.get(session_id)
-    after = session.next_frame - 1 if last_event_id is None else last_event_id
+    first = session.next_frame if progress.first_frame is None else progress.first_frame
+    after = first - 1 if last_event_id is None else last_event_id
     events = _events(gateway, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -262,8 +263,10 @@ async def _events(
 async def _until_final(
     gateway: Gateway, session_id: str, progress: Progress, after: int
 ) -> AsyncGenerator[str, None]:
-    yield _event("progress", generation_out(progress).model_dump_json())
-    told = progress
+    told = None
+    if not progress.state.is_final:
+        told = progress
+        yield _event("progress", generation_out(progress).model_dump_json())
     try:
         while True:
             final = progress.state.is_final
