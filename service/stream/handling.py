@@ -286,7 +286,7 @@ async def _seek(talk: Talk, message: SeekMessage) -> None:
         progress = await talk.control.branches.rewind(talk.session_id, ask)
         result = await _branched(talk, progress)
         talk.places.clear()
-    talk.sought = int(result["branch"])
+        talk.sought = (int(result["branch"]), message.sequence)
     talk.player.interrupt()
 
 

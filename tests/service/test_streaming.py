@@ -102,9 +102,9 @@ async def test_seek_while_paused_is_answered_at_once(
         client.send(type="play", paused=True)
         while not (await client.get("state")).head["paused"]:
             pass
-        client.send(type="seek", frame=2)
+        client.send(type="seek", frame=2, sequence=9)
         rewound = (await client.get("rewound")).head
-        assert (rewound["frame"], rewound["branch"]) == (2, 2)
+        assert (rewound["frame"], rewound["branch"], rewound["reply_to"]) == (2, 2, 9)
         assert (await client.get("progress")).head["state"] == "cancelled"  # it led on from 6
         client.send(type="play", paused=False)
         client.send(type="path", poses=[{"matrix": moved(1)}] * 20)
