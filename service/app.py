@@ -138,6 +138,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
     )
     app.keyed = settings.require_keys
     add_handlers(app)

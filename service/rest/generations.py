@@ -134,7 +134,11 @@ async def cancel_generation(
     return generation_out(await gateway.control.requests.cancel(session_id, generation_id))
 
 
-@router.get("/{generation_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/{generation_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "events"}},
+)
 @requires(Scope.READ)
 async def follow_generation(
     session_id: str,
