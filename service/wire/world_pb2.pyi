@@ -930,7 +930,7 @@ class Generation(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
-    """init | observe | generate"""
+    """init | observe | generate | fork | rewind | snapshot"""
     state: Global___GenerationState.ValueType
     total: _builtins.int
     """frames asked for"""
