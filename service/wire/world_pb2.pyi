@@ -2409,7 +2409,9 @@ Global___LivePose: _TypeAlias = LivePose  # noqa: Y015
 
 @_typing.final
 class Input(_message.Message):
-    """The state of keyboard or gamepad, held until the next Input; the server moves the camera meanwhile."""
+    """The state of keyboard or gamepad, held until the next Input; the server moves the camera meanwhile, and lets it wait
+    while no frame comes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -190,6 +190,23 @@ async def test_held_keys_move_the_camera_until_they_are_released(
     assert {head["sequence"] for head in heads} == {4}
 
 
+async def test_held_keys_carry_nobody_away_while_no_frame_comes(
+    gateway: Gateway, session: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handling, "OUTAGE_S", 0.2)
+    client = Client(gateway, session, after=-1)
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+    client.send(type="input", forward=1, move_m_per_s=10)
+    await asyncio.sleep(2)
+    async with working(FakeWorker(settings)):
+        places = [(await client.get("frame")).head["matrix"][11]]
+        while places[-1] <= 6:
+            places.append((await client.get("frame")).head["matrix"][11])
+        await client.close()
+    assert 0 < places[0] < 6 and places == sorted(places)  # 20 m without an end to it
+
+
 async def test_held_keys_go_on_from_the_end_of_a_path(
     gateway: Gateway, session: str, settings: Settings
 ) -> None:
