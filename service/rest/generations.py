@@ -152,7 +152,7 @@ async def follow_generation(
     the picture; the number is the event's id), and the end of the stream once the generation is
     final; `goodbye`, a problem, when the gateway stops before.
     A reader that comes back sends Last-Event-ID, as browsers do by themselves, and misses nothing
-    that is still kept."""
+    that is still kept. Close an EventSource once `progress` is final: it would come back."""
     session = await gateway.control.sessions.get(session_id)  # before: no frame falls in between
     progress = await gateway.control.requests.get(session_id, generation_id)
     first = session.next_frame if progress.first_frame is None else progress.first_frame
