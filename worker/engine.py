@@ -27,7 +27,7 @@ from worker.depth.mirrored import depth_both_ways
 from worker.dynamics import kept_out, moving_cells, withdraw
 from worker.geometry import Cameras, masked_cells, pool_depth
 from worker.memory import create_memory, read_many
-from worker.memory.base import Delta, Memory, Readout
+from worker.memory.base import Readout
 from worker.memory.latent import LatentMemoryConfig
 from worker.pixels import cell_colours, from_uint8, to_uint8
 from worker.placed import FINER
@@ -112,12 +112,23 @@ class Engine:
         with clock("write"):
             delta = withdraw(world.memory, sights[:-1], moving[:-1])
             if found is not None:
+                assert sight.guess is not None
+                known = sight.guess.depth
                 written = place(world.memory, sights, moving, found)
             else:
                 assert depth is not None
-                keep_out = kept_out(moving[-1:], mask)
-                seen = None if len(delta.removed) else readout  # it is of before
-                written = self._write_measured(world.memory, sight, depth, image, keep_out, seen)
+                known, confidence = filled(self.backbone, latents, camera, depth[None])
+                written = world.memory.write(
+                    latents,
+                    known,
+                    camera,
+                    [sight.source],
+                    confidence=confidence,
+                    mask=kept_out(moving[-1:], mask),
+                    observed=True,
+                    readout=None if len(delta.removed) else readout,  # it is of before
+                    images=image[None],
+                )
         shown = (0,) if world.next_frame == 0 else ()
         with clock("decode"):
             images = to_uint8(self.backbone.decode(latents[: len(shown)].float()))
@@ -130,6 +141,7 @@ class Engine:
             latents,
             coverage,
             clock.timings_ms,
+            depth=half(pool_depth(known, self.grid)).cpu() if shown else None,
             guess=sight.guess,
             measured=sight.measured,
             colours=None if shown else cell_colours(image, self.grid)[None],
@@ -160,32 +172,8 @@ class Engine:
                 hidden = masked_cells(mask[None].to(own.device), self.grid)
             guess = Guess(own, confidence, hidden)
         elif self.backbone.sees_motion:
-            measured = pool_depth(depth[None].to(latents.device), self.finer_grid)
-            measured = measured.clamp(max=torch.finfo(torch.half).max).half()
+            measured = half(pool_depth(depth[None].to(latents.device), self.finer_grid))
         return Sight(guess, measured, latents, camera, world.next_source)
-
-    def _write_measured(
-        self,
-        memory: Memory,
-        sight: Sight,
-        depth: Tensor,  # (H', W')
-        image: Tensor,  # (H, W, 3) uint8
-        keep_out: Tensor,  # (1, H", W") bool
-        readout: Readout | None,
-    ) -> Delta:
-        """What was seen with its depth, and where that is unknown with a guess."""
-        whole, confidence = filled(self.backbone, sight.latents, sight.camera, depth[None])
-        return memory.write(
-            sight.latents,
-            whole,
-            sight.camera,
-            [sight.source],
-            confidence=confidence,
-            mask=keep_out,
-            observed=True,
-            readout=readout,
-            images=image[None],
-        )
 
     def step(self, worlds: Sequence[World], cameras: Sequence[Cameras]) -> list[Increment]:
         """Generate one chunk for each World, seen by its cameras (t,); t is the same for all."""
@@ -253,3 +241,8 @@ class Engine:
         """Repeat on a restored World what `observe` or `step` did."""
         world.memory.apply(increment.delta)
         world.apply(increment)
+
+
+def half(depth: Tensor) -> Tensor:
+    """As float16, whose range an upload's metres may leave."""
+    return depth.clamp(max=torch.finfo(torch.half).max).half()
