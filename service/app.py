@@ -67,6 +67,15 @@ ROUTERS = (
     health.router,
     ws.router,
 )
+# headers that a page of another origin may send, and read: browsers know neither by themselves
+ASKED = (
+    "Authorization Content-Type Idempotency-Key If-Match If-None-Match If-Range Last-Event-ID "
+    "Range traceparent X-Request-Id"
+).split()
+ANSWERED = (
+    "Content-Range ETag Idempotent-Replayed Location Mirage-Points Mirage-Points-Remembered "
+    "Mirage-Used-By-Forks Retry-After X-Request-Id"
+).split()
 FRESH = {"Cache-Control": "no-cache"}
 ABOUT = (
     "Video worlds that remember what you saw. Open a session from one image, send camera poses, "
@@ -138,6 +147,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
     )
     app.keyed = settings.require_keys
     add_handlers(app)
@@ -163,8 +173,8 @@ def _add_cors(app: FastAPI, settings: Settings) -> None:
         CORSMiddleware,
         allow_origins=sorted(settings.allowed_origins),
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
-        expose_headers=["ETag", "Location", "Retry-After", "X-Request-Id"],
+        allow_headers=ASKED,
+        expose_headers=ANSWERED,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 
 from service.errors import INTERNAL, OF_HTTP, PROBLEMS, Problem
+from service.limits import MAX_STREAM_MESSAGE_BYTES
 
 ABOUT = (
     "Every refusal says what was wrong, the value seen and what to do. Over HTTP it is a problem "
@@ -19,8 +20,9 @@ ABOUT = (
     "server's log has too."
 )
 ENDINGS = (
-    "Close codes that are no error: 1000 (the client left), 1012 (the gateway stops: a `goodbye` "
-    "came before it; come back with `after`)."
+    "Close codes that no problem has: 1000 (the client left), 1009 (a message of more than "
+    f"{MAX_STREAM_MESSAGE_BYTES:,} bytes; send large pictures to `POST .../observations`), 1012 "
+    "(the gateway stops: a `goodbye` came before it; come back with `after`)."
 )
 HEAD = ("problem", "HTTP", "WebSocket", "gRPC")
 

@@ -24,6 +24,8 @@ from service.poses import (
     pose_from_matrix,
     pose_from_quaternion,
 )
+from service.requests import RequestState
+from service.sessions import SessionState
 
 Axes = Literal["opencv", "opengl", "unity", "unreal", "ros"]
 Metres = Annotated[float, Field(ge=-1000, le=1000)]
@@ -169,7 +171,7 @@ class UploadOut(Closed):
 
 class SessionOut(Closed):
     id: str
-    state: str = Field(description="waiting | active | idle | failed | deleted")
+    state: SessionState
     version: int = Field(description="also the ETag; changes with every commit")
     memory: str
     seed: int
@@ -210,8 +212,8 @@ class GenerationOut(Closed):
     """How far a generation has come."""
 
     id: str
-    kind: str
-    state: str = Field(description="queued | running | done | failed | cancelled")
+    kind: str = Field(description="init, observe, generate, fork, rewind or snapshot")
+    state: RequestState
     total: int = Field(description="frames asked for")
     done: int
     first_frame: int | None = None
@@ -233,7 +235,7 @@ class FrameOut(Closed):
     coverage: float | None = Field(None, description="share of the frame that memory knew")
     timings_ms: dict[str, float] = {}
     request_id: str | None = Field(None, description="the generation it belongs to")
-    kind: str | None = None
+    kind: str | None = Field(None, description="init, generate or live")
     sequence: int | None = None
     client_time_ms: float | None = None
     created_at: datetime

@@ -3,8 +3,8 @@
 How: this process only supervises. Children get SIGTERM when it ends, however it ends (Linux: the
 kernel's parent-death signal), and are stopped in order: worker, gateway, Valkey. What they print
 goes to files in `data_dir/logs` (`*.log.1`: of the run before); a child's last lines are shown when
-it dies. A worker that dies when it was ready is started again; its worlds are restored from their
-segments. So is the Valkey, with all that it had acknowledged.
+it dies. A worker or a gateway that dies when it was ready is started again; worlds are restored
+from their segments. So is the Valkey, with all that it had acknowledged.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Child:
 
 
 class Stack:
-    """A running service; `watch` keeps its worker and its Valkey alive."""
+    """A running service; `watch` keeps it alive."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class Stack:
         """Wait until work is accepted; raises Unavailable with a child's last words."""
         for log in self._logs.glob("*.log"):
             log.replace(log.with_name(f"{log.name}.1"))
-        self.gateway = await self._spawn("gateway", "service.cli", "gateway")
-        self.worker = await self._spawn("worker", *self._worker_command)
+        self.gateway = await self._spawn_gateway()
+        self.worker = await self._spawn_worker()
         await self._until_ready()
 
     async def stop(self) -> None:
@@ -106,20 +106,19 @@ class Stack:
                 await child.stop()
 
     async def watch(self) -> None:
-        """Until the gateway dies (raises Unavailable); a worker or a Valkey that dies is replaced.
-
-        Raises the last words of one that can't be.
-        """
+        """Replace what dies; raises Unavailable, the last words of one that can't be replaced."""
         while True:
             assert self.gateway is not None and self.worker is not None
-            if self.gateway.died:
-                raise self.gateway.obituary()
             if self._valkey is not None and self._valkey.died:
                 _tell_of(self._valkey)
                 await self._valkey.restart()
+            elif self.gateway.died:
+                _tell_of(self.gateway)
+                self.gateway = await self._spawn_gateway()
+                await self._until_ready()
             elif self.worker.died:
                 _tell_of(self.worker)
-                self.worker = await self._spawn("worker", *self._worker_command)
+                self.worker = await self._spawn_worker()
                 await self._until_ready()
             else:
                 await asyncio.sleep(POLL_S)
@@ -140,6 +139,12 @@ class Stack:
                     reason = problem_of(answer).get("detail", reason)
                 await asyncio.sleep(POLL_S)
         raise Unavailable(f"the service was not ready within {READY_S:g} s: {reason}")
+
+    async def _spawn_gateway(self) -> Child:
+        return await self._spawn("gateway", "service.cli", "gateway")
+
+    async def _spawn_worker(self) -> Child:
+        return await self._spawn("worker", *self._worker_command)
 
     async def _spawn(self, name: str, *module: str) -> Child:
         self._logs.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,7 @@ def write_observation(
     backbone: Backbone, world: World, seen: Observation, looks: Looks, clock: Clock
 ) -> Increment:
     """Write it to the World; the first one becomes frame 0, later ones are not shown."""
+    grid = grid_of(looks.latents)
     with clock("read"):
         readout = world.memory.read(seen.camera, "nearest")
     with clock("depth"):
@@ -83,10 +84,11 @@ def write_observation(
     with clock("write"):
         delta = withdraw(world.memory, sights[:-1], moving[:-1])
         if found is not None:
-            written = place(world.memory, sights, moving, found)
+            assert sight.guess is not None
+            written, known = place(world.memory, sights, moving, found), sight.guess.depth
         else:
             still_true = None if len(delta.removed) else readout
-            written = _write_measured(
+            written, known = _write_measured(
                 backbone, world.memory, sight, seen, kept_out(moving[-1:], seen.mask), still_true
             )
     shown = (0,) if world.next_frame == 0 else ()
@@ -100,9 +102,10 @@ def write_observation(
         looks.latents,
         readout.coverage.cpu(),
         clock.timings_ms,
+        depth=half(pool_depth(known, grid)).cpu() if shown else None,
         guess=sight.guess,
         measured=sight.measured,
-        colours=None if shown else cell_colours(seen.image, grid_of(looks.latents))[None],
+        colours=None if shown else cell_colours(seen.image, grid)[None],
     )
     world.apply(increment, sight)
     return increment
@@ -117,8 +120,7 @@ def sight_of(
         guess = _guessed(backbone, seen, looks, readout)
     elif backbone.sees_motion:
         h, w = grid_of(latents)
-        measured = pool_depth(seen.depth[None].to(latents.device), (FINER * h, FINER * w))
-        measured = measured.clamp(max=torch.finfo(torch.half).max).half()
+        measured = half(pool_depth(seen.depth[None].to(latents.device), (FINER * h, FINER * w)))
     return Sight(guess, measured, latents, seen.camera, source)
 
 
@@ -140,11 +142,11 @@ def _write_measured(
     seen: Observation,
     keep_out: Tensor,  # (1, H", W") bool
     readout: Readout | None,
-) -> Delta:
-    """What was seen with its depth, and where that is unknown with a guess."""
+) -> tuple[Delta, Tensor]:
+    """What was seen with its depth (1, H', W'), and where that is unknown with a guess."""
     assert seen.depth is not None
     whole, confidence = filled(backbone, sight.latents, seen.camera, seen.depth[None])
-    return memory.write(
+    written = memory.write(
         sight.latents,
         whole,
         seen.camera,
@@ -155,9 +157,15 @@ def _write_measured(
         readout=readout,
         images=seen.image[None],
     )
+    return written, whole
 
 
 def grid_of(cells: Tensor) -> tuple[int, int]:
     """Of a tensor (..., h, w)."""
     h, w = cells.shape[-2:]
     return h, w
+
+
+def half(depth: Tensor) -> Tensor:
+    """As float16, whose range an upload's metres may leave."""
+    return depth.clamp(max=torch.finfo(torch.half).max).half()

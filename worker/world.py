@@ -103,7 +103,7 @@ class Increment:
     latents: Tensor  # (t, c, h, w) bfloat16: what the next chunk is preceded by
     coverage: Tensor  # (t, h, w) float32: how much of each frame the memory knew beforehand
     timings_ms: dict[str, float]  # per stage, for the whole batch that this step was part of
-    depth: Tensor | None = None  # (t, h, w) float16, metres, as estimated; for clients alone
+    depth: Tensor | None = None  # of frames: (t, h, w) float16, metres, 0 if unknown; for clients
     guess: Guess | None = None  # of an observation without depth
     measured: Tensor | None = None  # (1, FINER h, FINER w) float16 of one with, for later ones
     colours: Tensor | None = None  # (1, h, w, 3) uint8 on the CPU, of one that shows no frame

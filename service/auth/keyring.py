@@ -68,7 +68,10 @@ def parse_credential(text: str) -> tuple[str, str, str]:
     """kind, id, digest of the secret; raises Unauthenticated for what has another form."""
     match = FORM.fullmatch(text)
     if match is None:
-        raise Unauthenticated("This is not a key: a key reads mk_<12 characters>_<43 characters>.")
+        raise Unauthenticated(
+            "This is not a key: a key reads mk_<12 characters>_<43 characters>, "
+            "a share link begins with ms_, a ticket with mt_."
+        )
     kind, name, secret = match.groups()
     return kind, name, digest_of(secret)
 

@@ -22,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from service.client.frames import Frame, Pixels, ServiceError, frame_from
 from service.convert import filled, plain
+from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.poses import flat_of
 from service.wire import world_pb2 as pb
 
@@ -75,7 +76,10 @@ class Stream:
         return await self._say("path", path)
 
     async def observe(self, pose: ArrayLike, image: bytes, **seen: Any) -> int:
-        """What was really seen from a pose; options: depth, mask, fov_deg, intrinsics, scale_m."""
+        """What was really seen from a pose; options: depth, mask, fov_deg, intrinsics, scale_m.
+
+        A picture that is too large for a stream's message is for `World.observe`.
+        """
         return await self._say(
             "observe", {"pose": {"matrix": flat_of(pose)}, "image": image, **seen}
         )
@@ -147,13 +151,20 @@ class Stream:
             yield {**said, "type": kind, "reply_to": message.reply_to}
 
     async def _say(self, kind: str, values: Mapping[str, Any]) -> int:
-        """Send; a connection that is being mended loses what is sent meanwhile."""
-        self._sequence += 1
-        message = filled(pb.ClientMessage, {"sequence": self._sequence, kind: values})
+        """Send; a connection that is being mended loses what is sent meanwhile. Raises ValueError
+        for what would end the stream."""
+        number = self._sequence + 1
+        data = filled(pb.ClientMessage, {"sequence": number, kind: values}).SerializeToString()
+        if len(data) > MAX_STREAM_MESSAGE_BYTES:
+            raise ValueError(
+                f"{kind}: a message of a stream has {MAX_STREAM_MESSAGE_BYTES:,} bytes at most, "
+                f"this one {len(data):,}. Call the world's `observe` or `generate` instead."
+            )
+        self._sequence = number
         assert self._socket is not None
         with suppress(websockets.ConnectionClosed):
-            await self._socket.send(message.SerializeToString())
-        return self._sequence
+            await self._socket.send(data)
+        return number
 
     async def _connect(self) -> None:
         place = {"after": self.after, "branch": self.branch}

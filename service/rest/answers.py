@@ -24,7 +24,7 @@ def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut
     left, right = math.atan(lens.cx / lens.fx), math.atan((lens.width - lens.cx) / lens.fx)
     return SessionOut(
         id=session.id,
-        state=session.state.value,
+        state=session.state,
         version=session.version,
         memory=session.memory,
         seed=session.seed,

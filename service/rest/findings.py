@@ -108,4 +108,4 @@ def _allowed(item: Any) -> str:
     if kind not in ALLOWED:  # a model's own words
         return str(item["msg"]).removeprefix("Value error, ")
     words = ALLOWED[kind].format(**{name: _plain(value) for name, value in context.items()})
-    return words.replace("'", "") if kind in QUOTED else words
+    return words.replace("'", "").removeprefix(", ") if kind in QUOTED else words

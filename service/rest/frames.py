@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from service.auth.principal import PrincipalDep, Scope, requires
 from service.gateway import GatewayDep
@@ -44,15 +44,23 @@ async def list_frames(
 @router.get(
     "/{frame}",
     response_class=Response,
-    responses={200: {"content": {"image/webp": {}, "image/jpeg": {}}, "description": "a picture"}},
+    responses={
+        200: {"content": {"image/webp": {}, "image/jpeg": {}}, "description": "a picture"},
+        304: {"description": "the client has it"},
+    },
 )
 @requires(Scope.READ)
 async def get_frame(
-    session_id: str, frame: Annotated[int, Path(ge=0, le=MAX_INTEGER)], gateway: GatewayDep
+    session_id: str,
+    frame: Annotated[int, Path(ge=0, le=MAX_INTEGER)],
+    gateway: GatewayDep,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """One frame's picture, as the worker encoded it."""
     found = await gateway.control.frames.get(session_id, frame)
-    gateway.metrics.delivered("rest", len(found.image))
     tag = f'"{found.branch}-{found.frame}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if if_none_match == tag:
+        return Response(status_code=304, headers=headers)
+    gateway.metrics.delivered("rest", len(found.image))
     return Response(found.image, media_type=found.media_type, headers=headers)

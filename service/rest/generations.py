@@ -134,7 +134,11 @@ async def cancel_generation(
     return generation_out(await gateway.control.requests.cancel(session_id, generation_id))
 
 
-@router.get("/{generation_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/{generation_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "events"}},
+)
 @requires(Scope.READ)
 async def follow_generation(
     session_id: str,
@@ -145,14 +149,15 @@ async def follow_generation(
         int | None, Header(ge=0, le=MAX_INTEGER, description="number of the last frame seen")
     ] = None,
 ) -> StreamingResponse:
-    """Server-sent events: `progress` whenever it changes, `frame` for each new frame (without its
-    picture; its number is the event's id), and the end of the stream once the generation is final;
-    `goodbye`, a problem, when the gateway stops before.
+    """Server-sent events: `progress` whenever it changes, `frame` for each of its frames (without
+    the picture; the number is the event's id), and the end of the stream once the generation is
+    final; `goodbye`, a problem, when the gateway stops before.
     A reader that comes back sends Last-Event-ID, as browsers do by themselves, and misses nothing
-    that is still kept."""
+    that is still kept. Close an EventSource once `progress` is final: it would come back."""
+    session = await gateway.control.sessions.get(session_id)  # before: no frame falls in between
     progress = await gateway.control.requests.get(session_id, generation_id)
-    session = await gateway.control.sessions.get(session_id)
-    after = session.next_frame - 1 if last_event_id is None else last_event_id
+    first = session.next_frame if progress.first_frame is None else progress.first_frame
+    after = first - 1 if last_event_id is None else last_event_id
     events = _events(gateway, principal.owner, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -263,8 +268,10 @@ async def _events(
 async def _until_final(
     gateway: Gateway, owner: str, session_id: str, progress: Progress, after: int
 ) -> AsyncGenerator[str, None]:
-    yield _event("progress", generation_out(progress).model_dump_json())
-    told = progress
+    told = None
+    if not progress.state.is_final:
+        told = progress
+        yield _event("progress", generation_out(progress).model_dump_json())
     try:
         while True:
             final = progress.state.is_final

@@ -49,7 +49,11 @@ async def readyz(gateway: GatewayDep) -> dict[str, str | int]:
     return {"status": "ready", "num_workers": len(alive)}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus"}},
+)
 @requires(Scope.METRICS)
 async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus text."""

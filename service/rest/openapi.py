@@ -25,6 +25,7 @@ PICTURE, DEPTH, MASK = (
     )
 )
 ENCODING = {"image": PICTURE, "input_reference": PICTURE, "depth": DEPTH, "mask": MASK}
+TEXT, BINARY = {"type": "string"}, {"type": "string", "format": "binary"}
 # operation -> the parameter that its answer's `id` is for whom
 LINKS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("/v1/sessions", "post"): ("session_id", "/v1/sessions/{session_id}"),
@@ -63,10 +64,17 @@ def completed(api: dict[str, Any], routes: Sequence[BaseRoute], keyed: bool) -> 
 
 
 def _true_media_types(operation: dict[str, Any]) -> None:
-    """FastAPI files every model under application/json and every file under octet-stream."""
+    """FastAPI files every model under application/json and every file under octet-stream, and knows
+    nothing of answers that are no JSON."""
     content = operation["responses"]["default"]["content"]
     if "application/json" in content:
         content[MEDIA_TYPE] = content.pop("application/json")
+    for response in operation["responses"].values():
+        if "content" in response:
+            response["content"] = {
+                kind: {"schema": TEXT if kind.startswith("text/") else BINARY} | media
+                for kind, media in response["content"].items()
+            }
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
     if form is not None:
         form["encoding"] = ENCODING

@@ -20,9 +20,7 @@ router = APIRouter(
     prefix="/v1/sessions/{session_id}/memory", tags=["sessions"], responses=RESPONSES
 )
 
-FORMATS = {
-    kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()
-}
+FORMATS: dict[str, dict[str, object]] = {kind: {} for kind in MEDIA_TYPES.values()}
 COUNT = {"schema": {"type": "integer"}}
 
 

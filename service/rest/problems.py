@@ -9,6 +9,7 @@ from __future__ import annotations
 import http
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ from service.schemas import ProblemOut
 LOG = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 WHOLE = "whole"  # of a request's state: what to call its body, where that has another name
+OPENAI = "/v1/videos"  # and below: answers in the shape of OpenAI's API
 JSON, FORM = "application/json", "multipart/form-data"
 ACCEPTED = {JSON: (JSON,), FORM: (FORM, "application/x-www-form-urlencoded")}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -87,9 +89,22 @@ def answer(
     request: Request, document: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
     """A problem document as a response; it carries the request's id."""
+    if re.match(f"{OPENAI}(/|$)", request.url.path):
+        document = document | {"error": _openai_error(document)}
     text = json.dumps(document | {"request_id": request.state.request_id}, ensure_ascii=False)
     body = text.encode(errors="backslashreplace")  # half a character becomes JSON's escape of it
     return Response(body, document["status"], headers, media_type=MEDIA_TYPE)
+
+
+def _openai_error(document: dict[str, Any]) -> dict[str, Any]:
+    """The same as OpenAI's clients look for it: they show nothing else of an answer."""
+    fields = document.get("errors") or [{"field": None}]
+    return {
+        "message": document["detail"],
+        "type": "invalid_request_error" if document["status"] < 500 else "server_error",
+        "param": fields[0]["field"],
+        "code": str(document["type"]).rpartition(":")[2],
+    }
 
 
 async def answer_of(request: Request, error: Exception) -> Response:

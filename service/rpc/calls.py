@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -21,12 +22,12 @@ from service.errors import FieldProblem, InvalidRequest, MirageError
 from service.limits import MAX_NAME_CHARS
 from service.rest.findings import BODY
 from service.rpc.inside import Answer, Ask, asked
-from service.rpc.problems import refuse, refuse_document
+from service.rpc.problems import note_request_id, refuse, refuse_document
 from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["World"]
-PASSED_ON = ("authorization", "x-request-id", "idempotency-key", "traceparent")
+PASSED_ON = ("authorization", REQUEST_ID_HEADER, "idempotency-key", "traceparent")
 SESSION = "/v1/sessions/{session}"
 FILES = ("image", "depth", "mask", "input_reference")
 SPREAD = ("path", "observation")  # messages whose fields are REST's own
@@ -93,7 +94,7 @@ class Calls:
         answers = GetMessageClass(SERVICE.methods_by_name[name].output_type)
 
         async def handle(request: Message, context: Context) -> Message:
-            async with asked(self._app, await _ask(name, request, context)) as answer:
+            async with self._asked(name, request, context) as answer:
                 body = await _checked(answer, context)
             if answers is pb.Chunk:
                 return pb.Chunk(data=body)
@@ -105,9 +106,9 @@ class Calls:
         """What is said of a frame, and its picture."""
         assert isinstance(request, pb.GetFrameRequest)
         before = pb.ListFramesRequest(session=request.session, after=request.frame - 1, limit=1)
-        async with asked(self._app, await _ask("GetFrame", request, context)) as answer:
+        async with self._asked("GetFrame", request, context) as answer:
             image = await _checked(answer, context)
-        async with asked(self._app, await _ask("ListFrames", before, context)) as answer:
+        async with self._asked("ListFrames", before, context) as answer:
             heads = json.loads(await _checked(answer, context))["frames"]
         frame = filled(pb.Frame, _head(heads[0]))
         frame.image = image
@@ -117,7 +118,7 @@ class Calls:
         """One request, a file in pieces."""
 
         async def handle(request: Message, context: Context) -> AsyncIterator[pb.Chunk]:
-            async with asked(self._app, await _ask(name, request, context)) as answer:
+            async with self._asked(name, request, context) as answer:
                 body = await _checked(answer, context)
             for start in range(0, len(body), CHUNK_BYTES):
                 yield pb.Chunk(data=body[start : start + CHUNK_BYTES])
@@ -126,14 +127,14 @@ class Calls:
 
     async def export(self, request: pb.ExportRequest, context: Context) -> AsyncIterator[pb.Chunk]:
         """A world as it is read from the store: never all of it in memory."""
-        async with asked(self._app, await _ask("Export", request, context)) as answer:
+        async with self._asked("Export", request, context) as answer:
             if answer.status >= 400:
                 await _refuse(answer, context)
             try:
                 async for piece in answer.body:
                     yield pb.Chunk(data=piece)
             except MirageError as error:  # a segment that is missing: the answer had begun
-                await refuse(context, error, answer.headers["x-request-id"])
+                await refuse(context, error, answer.headers[REQUEST_ID_HEADER])
 
     async def take_in(self, requests: AsyncIterator[pb.Chunk], context: Context) -> pb.Session:
         """A world as its pieces arrive."""
@@ -142,15 +143,14 @@ class Calls:
             async for chunk in requests:
                 yield chunk.data
 
-        ask = replace(await _ask("Import", pb.Chunk(), context), pieces=pieces())
-        async with asked(self._app, ask) as answer:
+        async with self._asked("Import", pb.Chunk(), context, pieces()) as answer:
             return filled(pb.Session, json.loads(await _checked(answer, context)))
 
     async def watch(
         self, request: pb.WatchGenerationRequest, context: Context
     ) -> AsyncIterator[pb.GenerationEvent]:
         """Server-sent events as messages."""
-        async with asked(self._app, await _ask("WatchGeneration", request, context)) as answer:
+        async with self._asked("WatchGeneration", request, context) as answer:
             if answer.status >= 400:
                 await _refuse(answer, context)
             async for kind, values in _events(answer.body):
@@ -160,6 +160,20 @@ class Calls:
                     yield pb.GenerationEvent(frame=filled(pb.Frame, _head(values)))
                 elif kind in ("error", "goodbye"):
                     await refuse_document(context, values)
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        name: str,
+        request: Message,
+        context: Context,
+        pieces: AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[Answer]:
+        """REST's answer; the call ends with its request id, however it ends."""
+        ask = replace(await _ask(name, request, context), pieces=pieces)
+        async with asked(self._app, ask) as answer:
+            note_request_id(context, answer.headers[REQUEST_ID_HEADER])
+            yield answer
 
 
 def headers_of(context: Context) -> dict[str, str]:

@@ -13,14 +13,21 @@ from google.rpc.status_pb2 import Status
 
 from service.convert import filled
 from service.errors import BY_TYPE, MirageError, problem_document
+from service.telemetry import REQUEST_ID_HEADER
 from service.wire import world_pb2 as pb
 
 DOMAIN = "mirage"
 DETAILS = "grpc-status-details-bin"  # where google.rpc.Status travels
 
 
+def note_request_id(context: Any, request_id: str) -> None:
+    """Where a call's client finds it: in the trailing metadata."""
+    context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
+
+
 async def refuse(context: Any, error: MirageError, request_id: str) -> NoReturn:
     """End the call with the error's code and details."""
+    note_request_id(context, request_id)
     await refuse_document(context, problem_document(error) | {"request_id": request_id})
 
 
@@ -33,7 +40,8 @@ async def refuse_document(context: Any, document: dict[str, Any]) -> NoReturn:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
-    await context.abort(code, document["detail"], ((DETAILS, status.SerializeToString()),))
+    trailing = (*context.trailing_metadata(), (DETAILS, status.SerializeToString()))
+    await context.abort(code, document["detail"], trailing)
     raise AssertionError("abort raises")
 
 

@@ -20,7 +20,7 @@ from service.errors import DEFECT, INTERNAL, FieldProblem, InvalidRequest, Mirag
 from service.gateway import Gateway
 from service.rest.problems import control_plane_down
 from service.rpc.calls import Context, headers_of
-from service.rpc.problems import refuse, refuse_document
+from service.rpc.problems import note_request_id, refuse, refuse_document
 from service.stream.conversation import converse
 from service.stream.messages import Incoming, OpenMessage, from_proto
 from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
@@ -40,6 +40,7 @@ class Walk:
     async def stream(self, _: AsyncIterator[pb.ClientMessage], context: Context) -> None:
         headers = headers_of(context)
         request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
+        note_request_id(context, request_id)
         try:
             await self._talk(context, headers, request_id)
         except MirageError as error:

@@ -146,11 +146,14 @@ async def _turn(talk: Talk, session: Session) -> None:
     """The session was rewound: what the client has beyond that point is no longer this world's."""
     talk.branch = session.branch
     talk.after = min(talk.after, session.branch_first_frame - 1)
-    talk.places.clear()
-    if session.branch != talk.sought:
+    async with talk.steering:  # a seek of this stream that did it says so before it lets go
+        talk.places.clear()
+    branch, sequence = talk.sought
+    if session.branch != branch:
         await talk.cancel_paths()  # they lead on from where the world no longer is
+    reply_to = sequence if session.branch == branch else 0
     rewound = pb.Rewound(frame=session.branch_first_frame - 1, branch=session.branch)
-    await talk.say(rewound=rewound)
+    await talk.say(reply_to, rewound=rewound)
 
 
 async def _report_requests(talk: Talk, is_rewound: bool) -> None:

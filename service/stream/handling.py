@@ -55,6 +55,7 @@ from service.wire import world_pb2 as pb
 
 LOG = structlog.get_logger()
 BRANCHING_S = 20.0  # for a fork or rewind to be done
+OUTAGE_S = 2.0  # without a frame: cameras that keys move wait for one
 STEPS_PER_S = 15.0  # of cameras that keys move, unless the stream has a rate
 NEEDS: dict[type[AnyMessage | View], Scope] = {
     PlayMessage: Scope.READ,
@@ -156,7 +157,8 @@ async def _place(talk: Talk, camera: int) -> FlatPose:
 
 
 async def move_cameras(talk: Talk) -> None:
-    """Advance the cameras whose keys are held, in real time."""
+    """Advance the cameras whose keys are held, in real time. Nobody steers what he does not see, so
+    in an outage a camera waits; its place is asked for all the same."""
     period_s = 1 / (talk.opening.frames_per_s or STEPS_PER_S)
     last_s = time.monotonic()
     while True:
@@ -168,8 +170,10 @@ async def move_cameras(talk: Talk) -> None:
             continue
         async with talk.steering:
             now_s = time.monotonic()
+            is_blind = talk.latency.silent_s(now_s) > OUTAGE_S + period_s
             for camera in moving:
-                await _step(talk, camera, now_s, now_s - last_s)
+                waits = is_blind and camera in (talk.opening.cameras or moving)
+                await _step(talk, camera, now_s, 0.0 if waits else now_s - last_s)
         last_s = now_s
         await asyncio.sleep(max(0.0, period_s - (time.monotonic() - now_s)))
 
@@ -283,7 +287,7 @@ async def _seek(talk: Talk, message: SeekMessage) -> None:
         progress = await talk.control.branches.rewind(talk.session_id, ask)
         result = await _branched(talk, progress)
         talk.places.clear()
-    talk.sought = int(result["branch"])
+        talk.sought = (int(result["branch"]), message.sequence)
     talk.player.interrupt()
 
 

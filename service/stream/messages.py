@@ -12,7 +12,14 @@ import math
 from typing import Annotated, Literal
 
 from google.protobuf.message import DecodeError
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
@@ -196,12 +203,34 @@ Incoming = (
 )  # what can't be read is answered, and the stream goes on
 
 
+class Numbered(BaseModel):
+    """What any message may say beside what it is about."""
+
+    sequence: Sequence = 0
+
+
+class InvalidMessage(InvalidRequest):
+    """A message that can't be used, and its number."""
+
+    def __init__(self, refused: InvalidRequest, sequence: int) -> None:
+        super().__init__(refused.detail, fields=refused.fields)
+        self.sequence = sequence
+
+
 def from_text(text: str) -> Incoming:
     """A JSON message, or what is wrong with it."""
     try:
         return CLIENT_MESSAGE.validate_json(text)
     except ValidationError as error:
-        return invalid_request(error)
+        return InvalidMessage(invalid_request(error), _sequence_of(text))
+
+
+def _sequence_of(text: str) -> int:
+    """Of a message that can't be used otherwise; 0 if it has none."""
+    try:
+        return Numbered.model_validate_json(text).sequence
+    except ValidationError:
+        return 0
 
 
 MOST_SEQUENCE = 2**63 - 1
@@ -246,7 +275,8 @@ def checked(received: pb.ClientMessage) -> AnyMessage | InvalidRequest:
     kind = received.WhichOneof("message")
     if kind is None:
         problem = FieldProblem("message", "nothing", "one of the fields of ClientMessage")
-        return InvalidRequest("The message is empty.", fields=(problem,))
+        empty = InvalidRequest("The message is empty.", fields=(problem,))
+        return InvalidMessage(empty, received.sequence)
     body = given(getattr(received, kind))
     if kind == "pose":
         body |= body.pop("pose", {})
@@ -254,4 +284,4 @@ def checked(received: pb.ClientMessage) -> AnyMessage | InvalidRequest:
         values = body | {"type": kind, "sequence": received.sequence}
         return CLIENT_MESSAGE.validate_python(values)
     except ValidationError as error:
-        return invalid_request(error)
+        return InvalidMessage(invalid_request(error), received.sequence)

@@ -70,9 +70,12 @@ class Latency:
     def __init__(self) -> None:
         self._asked: OrderedDict[str, float] = OrderedDict()  # request id -> when
         self._last_s: deque[float] = deque(maxlen=LATENCIES)
+        self._unanswered_s: float | None = None  # since when there was no frame
 
     def asked(self, request_id: str, at_s: float) -> None:
         self._asked[request_id] = at_s
+        if self._unanswered_s is None:
+            self._unanswered_s = at_s
         if len(self._asked) > ASKED:  # replaced by newer poses, never rendered
             self._asked.popitem(last=False)
 
@@ -81,6 +84,11 @@ class Latency:
         asked_s = self._asked.pop(request_id, None)
         if asked_s is not None:
             self._last_s.append(at_s - asked_s)
+            self._unanswered_s = None
+
+    def silent_s(self, now_s: float) -> float:
+        """For how long poses have been asked for and none was shown."""
+        return 0.0 if self._unanswered_s is None else now_s - self._unanswered_s
 
     @property
     def median_s(self) -> float | None:

@@ -7,7 +7,7 @@ The wire contract of mirage-server: everything REST has as unary calls, and `Str
 Conventions: poses are world_from_camera in metres; axes are OpenCV's (x right, y down, z forward) unless a message says
 otherwise. Frames of a session are numbered from 0 without gaps within a branch. Errors are gRPC statuses whose details
 hold a `Problem`; docs/errors.md lists them. Call metadata: `authorization: Bearer KEY` where keys are required,
-`x-request-id` (echoed), `idempotency-key` on calls that create something.
+`x-request-id` (echoed in the trailing metadata), `idempotency-key` on calls that create something.
 
 Fields are only ever added. A server that speaks a newer protocol says so in `Hello`.
 """
@@ -930,7 +930,7 @@ class Generation(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
-    """init | observe | generate"""
+    """init | observe | generate | fork | rewind | snapshot"""
     state: Global___GenerationState.ValueType
     total: _builtins.int
     """frames asked for"""
@@ -2409,7 +2409,9 @@ Global___LivePose: _TypeAlias = LivePose  # noqa: Y015
 
 @_typing.final
 class Input(_message.Message):
-    """The state of keyboard or gamepad, held until the next Input; the server moves the camera meanwhile."""
+    """The state of keyboard or gamepad, held until the next Input; the server moves the camera meanwhile, and lets it wait
+    while no frame comes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -177,8 +177,22 @@ async def test_openapi_describes_every_endpoint(http: httpx.AsyncClient) -> None
             assert operation.get("tags"), (path, method)
             content = operation["responses"]["default"]["content"]
             assert content["application/problem+json"]["schema"]["$ref"].endswith("/ProblemOut")
+            for code, response in operation["responses"].items():
+                assert response.get("content") or code in ("204", "304"), (path, method, code)
+                for media in response.get("content", {}).values():
+                    assert media["schema"], (path, method, code)
     form = api["paths"]["/v1/sessions"]["post"]["requestBody"]["content"]
     assert list(form) == ["multipart/form-data"]
+
+
+async def test_generated_clients_have_names_that_can_be_read(http: httpx.AsyncClient) -> None:
+    api = (await http.get("/openapi.json")).json()
+    operations = [one for methods in api["paths"].values() for one in methods.values()]
+    names = [one["operationId"] for one in operations]
+    assert len(names) == len(set(names))
+    assert {"create_session", "list_frames", "get_video", "rewind_session"} <= set(names)
+    states = api["components"]["schemas"]["SessionState"]["enum"]
+    assert states == ["waiting", "active", "idle", "failed", "deleted"]
 
 
 async def test_the_lifespan_refuses_a_redis_that_is_not_there(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from fake_worker import FakeWorker, working
 from PIL import Image
 from uploads_made import encoded, png
 
-from service.client import AsyncMirage, Mirage, ServiceError, save_mp4
+from service.client import AsyncMirage, Frame, Mirage, ServiceError, save_mp4
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -150,6 +150,19 @@ async def test_live_stream(server_url: str, settings: Settings) -> None:
                 async for _ in stream.frames():
                     pass
             assert caught.value.kind == "invalid-request"
+
+
+async def test_what_is_too_large_for_a_stream_is_refused_before_it_is_sent(server_url: str) -> None:
+    async with AsyncMirage(server_url) as mirage:
+        world = await mirage.create(png())
+        async with world.stream() as stream:
+            with pytest.raises(ValueError, match=r"observe: .* 1,000,000 bytes .* one 1,000,1"):
+                await stream.observe(np.eye(4), bytes(1_000_000))
+            await stream.ping()
+            async for said in stream.messages():
+                if not isinstance(said, Frame) and said["type"] == "pong":
+                    break
+            assert stream.num_connections == 1
 
 
 async def test_walk_yields_pictures_and_saves_them(

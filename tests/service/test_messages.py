@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from service.errors import InvalidRequest
 from service.poses import Action, expand, flat
 from service.requests import REQUEST, LivePose, View, live_body
-from service.stream.messages import PoseMessage, checked, from_proto, from_text
+from service.stream.messages import InvalidMessage, PoseMessage, checked, from_proto, from_text
 from service.wire import world_pb2 as pb
 
 ANY_FLOAT = st.floats(width=64)
@@ -66,9 +66,15 @@ def test_what_is_exact_is_what_the_validator_makes_of_it(
         assert isinstance(whole, PoseMessage)
         assert short == whole.view()
     elif isinstance(short, InvalidRequest):
+        assert isinstance(short, InvalidMessage) and short.sequence == sequence
         assert isinstance(whole, InvalidRequest) and short.fields == whole.fields
     else:
         assert repr(short) == repr(whole)
+
+
+def test_an_empty_message_is_answered_by_its_number() -> None:
+    refused = from_proto(pb.ClientMessage(sequence=7))
+    assert isinstance(refused, InvalidMessage) and refused.sequence == 7
 
 
 def test_an_exact_pose_takes_the_short_way() -> None:

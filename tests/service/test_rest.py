@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -126,6 +127,9 @@ async def test_a_path_becomes_frames_progress_and_a_video(
     image = await http.get(frames[4]["image"])
     assert image.headers["content-type"] == "image/webp"
     assert decode_frame(image.content)[0, 0, 0] == 4
+    known = {"If-None-Match": image.headers["etag"]}
+    assert (await http.get(frames[4]["image"], headers=known)).status_code == 304
+    assert (await http.get(frames[5]["image"], headers=known)).status_code == 200
 
     video = await http.get(f"/v1/sessions/{session}/generations/{path['id']}/video.mp4")
     assert video.headers["content-type"] == "video/mp4"
@@ -181,6 +185,11 @@ async def test_events_tell_progress_and_frames_in_order(
     assert [one["frame"] for name, one in events if name == "frame"] == [1, 2, 3, 4, 5]
     assert events[0][1]["state"] == "queued"
     assert events[-1][0] == "progress" and events[-1][1]["state"] == "done"
+    late = (await http.get(url)).text  # who comes late has all frames, too, and the end after them
+    assert re.findall("^id: (.*)", late, re.M) == ["1", "2", "3", "4", "5"]
+    assert re.findall("^event: (.*)", late, re.M) == ["frame"] * 5 + ["progress"]
+    missed = (await http.get(url, headers={"Last-Event-ID": "3"})).text
+    assert re.findall("^id: (.*)", missed, re.M) == ["4", "5"]
 
 
 async def test_cancel_keeps_the_frames_that_exist(

@@ -268,6 +268,20 @@ async def test_a_field_without_which_there_is_no_address_is_named(
         (one, "required") for one in fields
     ]
     assert problem.request_id == "robot-7" and "/v1" not in problem.detail
+    assert dict(caught.value.trailing_metadata() or ())["x-request-id"] == "robot-7"
+
+
+async def test_a_calls_request_id_comes_back(served: Served) -> None:
+    metadata = (("x-request-id", "robot-7"),)
+    listed = served.world.ListSamples(Empty(), metadata=metadata)
+    watched = served.world.WatchGeneration(
+        pb.WatchGenerationRequest(session="s1", id="r_1"), metadata=metadata
+    )
+    await listed
+    with pytest.raises(aio.AioRpcError, match="no session 's1'"):
+        await watched.read()
+    for call in (listed, watched):
+        assert dict(await call.trailing_metadata())["x-request-id"] == "robot-7"
 
 
 async def test_names_longer_than_an_address_are_not_repeated(
@@ -484,8 +498,10 @@ async def test_a_streams_request_id_is_the_clients_own_if_it_is_one(
     await call.write(pb.ClientMessage(open=pb.Open(session="s1")))
     with pytest.raises(aio.AioRpcError) as error:
         await call.read()
-    packed = dict(error.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    trailing = dict(error.value.trailing_metadata() or ())
+    packed = trailing["grpc-status-details-bin"]
     problem = pb.Problem()
+    assert trailing["x-request-id"] != given or given == "robot-7.1"
     assert Status.FromString(packed).details[0].Unpack(problem)
     assert (problem.request_id == given) == (given == "robot-7.1")
     assert REQUEST_ID.fullmatch(problem.request_id)

@@ -12,7 +12,13 @@ from service.errors import InvalidRequest
 from service.poses import flat
 from service.rest.problems import invalid_request
 from service.schemas import PathIn
-from service.stream.messages import CLIENT_MESSAGE, PathMessage, PoseMessage, from_text
+from service.stream.messages import (
+    CLIENT_MESSAGE,
+    OpenMessage,
+    PathMessage,
+    PoseMessage,
+    from_text,
+)
 
 IDENTITY = flat(np.eye(4))
 
@@ -89,6 +95,26 @@ def test_what_can_not_be_read_on_a_stream_is_named(
     assert isinstance(refused, InvalidRequest)
     problem = next(one for one in refused.fields if one.field == field)
     assert problem.seen == seen and allowed in problem.allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "sequence"),
+    [
+        ('{"type": "jump", "sequence": 7}', 7),
+        ('{"type": "seek", "sequence": -7}', 0),
+        ('{"type": "seek", "sequence": 7', 0),
+    ],
+)
+def test_what_can_not_be_read_on_a_stream_is_answered_by_its_number(
+    text: str, sequence: int
+) -> None:
+    assert getattr(from_text(text), "sequence", None) == sequence
+
+
+def test_a_word_that_is_empty_is_not_offered() -> None:
+    with pytest.raises(ValidationError) as caught:
+        OpenMessage.model_validate({"format": "png"})
+    assert invalid_request(caught.value).fields[0].allowed == "jpeg, webp, raw or h264"
 
 
 def test_long_values_are_cut() -> None:

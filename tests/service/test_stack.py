@@ -145,6 +145,28 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_gateway_that_is_lost_is_replaced_at_its_address(folder: Path) -> None:
+    up = Up(folder)
+    with Mirage(up.url) as mirage:
+        world = mirage.create(png())
+        assert world.generate(actions=[{"forward_m": 0.3}]).wait()["done"] == 3
+        old = up.child("service.cli gateway")
+        os.kill(old, signal.SIGKILL)
+        assert until(lambda: is_gone(old))
+        assert until(lambda: is_ready(up.url))
+        assert mirage.world(world.id).generate(actions=[{"yaw_deg": 8}]).wait()["done"] == 2
+    assert up.child("service.cli gateway") != old
+    assert up.end(signal.SIGINT) == 0
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_valkey_that_is_lost_is_replaced_with_all_it_knew(folder: Path) -> None:
     up = Up(folder)
     with Mirage(up.url) as mirage:

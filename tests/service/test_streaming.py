@@ -137,9 +137,9 @@ async def test_seek_while_paused_is_answered_at_once(
         client.send(type="play", paused=True)
         while not (await client.get("state")).head["paused"]:
             pass
-        client.send(type="seek", frame=2)
+        client.send(type="seek", frame=2, sequence=9)
         rewound = (await client.get("rewound")).head
-        assert (rewound["frame"], rewound["branch"]) == (2, 2)
+        assert (rewound["frame"], rewound["branch"], rewound["reply_to"]) == (2, 2, 9)
         assert (await client.get("progress")).head["state"] == "cancelled"  # it led on from 6
         client.send(type="play", paused=False)
         client.send(type="path", poses=[{"matrix": moved(1)}] * 20)
@@ -223,6 +223,23 @@ async def test_held_keys_move_the_camera_until_they_are_released(
     assert places == sorted(places) and places[0] > 0
     assert heads[-1]["matrix"][2] > 0  # turned to the right
     assert {head["sequence"] for head in heads} == {4}
+
+
+async def test_held_keys_carry_nobody_away_while_no_frame_comes(
+    gateway: Gateway, session: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handling, "OUTAGE_S", 0.2)
+    client = Client(gateway, session, after=-1)
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+    client.send(type="input", forward=1, move_m_per_s=10)
+    await asyncio.sleep(2)
+    async with working(FakeWorker(settings)):
+        places = [(await client.get("frame")).head["matrix"][11]]
+        while places[-1] <= 6:
+            places.append((await client.get("frame")).head["matrix"][11])
+        await client.close()
+    assert 0 < places[0] < 6 and places == sorted(places)  # 20 m without an end to it
 
 
 async def test_held_keys_go_on_from_the_end_of_a_path(

@@ -18,7 +18,7 @@ from worker.__main__ import create_engine
 from worker.conditioning import NotObservedError
 from worker.depth.mirrored import depth_both_ways
 from worker.engine import Engine
-from worker.geometry import Cameras, cat_cameras
+from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.memory import Memory
 from worker.pixels import to_uint8
 from worker.world import Increment, World
@@ -154,9 +154,19 @@ def test_what_is_masked_is_not_remembered(engine):
     assert not coverage[:, : half - 1].any() and coverage[:, half + 1 :].all()
 
 
+def test_the_first_frame_has_its_depth_for_clients(engine):
+    world, first = begun(engine)
+    true = pool_depth(room_depth(looking(engine, 0)), engine.grid)
+    assert first.depth.dtype == torch.half
+    torch.testing.assert_close(first.depth.float(), true.float(), rtol=0.05, atol=0.05)
+    aside = engine.observe(world, picture(engine, 1), looking(engine, 5))
+    assert aside.depth is None  # it has no frame
+
+
 def test_without_depth_the_backbone_guesses_it(engine):
     world, view = engine.open(seed=1), looking(engine, 0)
     first = engine.observe(world, picture(engine), view)
+    assert torch.equal(first.depth, first.guess.depth.half())
     (looks,) = engine.encode([picture(engine)], [True])
     both = (looks.latents.float(), looks.mirrored.float())
     guess, _ = depth_both_ways(engine.backbone, *both, view, torch.zeros(1, *engine.grid))

@@ -260,8 +260,14 @@ async def test_pages_that_are_named_may(settings: Settings, control: object) -> 
             answer = await client.post("/v1/sessions", files={"image": png()}, headers=origin)
             assert answer.status_code == 201
             assert answer.headers["access-control-allow-origin"] == "https://b.example"
+            assert {"Content-Range", "Idempotent-Replayed", "ETag"} <= set(
+                answer.headers["access-control-expose-headers"].split(", ")
+            )
             asked = origin | {"Access-Control-Request-Method": "DELETE"}
-            assert (await client.options("/v1/sessions/s1", headers=asked)).status_code == 200
+            for header in ("If-Match", "If-None-Match", "Last-Event-ID", "Range", "If-Range"):
+                asked["Access-Control-Request-Headers"] = header
+                answer = await client.options("/v1/sessions/s1", headers=asked)
+                assert answer.status_code == 200, answer.text
             other = {"Origin": "https://c.example"}
             answer = await client.get("/livez", headers=other)
             assert "access-control-allow-origin" not in answer.headers

@@ -130,6 +130,19 @@ async def test_a_bad_video_is_explained_and_leaves_nothing(
     assert set(await control.redis.keys("*")) <= {keys.MARKER.encode()}
 
 
+async def test_errors_are_said_as_openai_clients_read_them(http: httpx.AsyncClient) -> None:
+    problem = (await asked(http, size="1280x720")).json()
+    assert problem["error"] == {
+        "message": problem["detail"],
+        "type": "invalid_request_error",
+        "param": "size",
+        "code": "invalid-request",
+    }
+    unknown = (await http.get(f"{URL}/video_s1/content")).json()["error"]
+    assert (unknown["code"], unknown["param"]) == ("unknown-session", None)
+    assert "error" not in (await http.get("/v1/sessions/s1")).json()
+
+
 @pytest.mark.parametrize("video", ["video_s1", "video_", "video_%00", "sora", "video_video_s1"])
 async def test_no_such_video(http: httpx.AsyncClient, video: str) -> None:
     for url in (f"{URL}/{video}", f"{URL}/{video}/content"):
