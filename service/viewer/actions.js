@@ -14,8 +14,8 @@ export async function fork(session, frame) {
 
 /** Back to a frame, if the visitor means it. */
 export async function rewind(session, frame, newest) {
-  const loss = `${counted(newest - frame, "frame")} after it will be gone`;
-  if (confirm(`Rewind "${nameOf(session)}" to frame ${frame}? The ${loss}.`)) await api.rewind(session.id, frame);
+  const loss = `The ${counted(newest - frame, "frame")} after it will be gone, with any that were made together with them.`;
+  if (confirm(`Rewind "${nameOf(session)}" to frame ${frame}? ${loss}`)) await api.rewind(session.id, frame);
 }
 
 /** Copy an address that shows the world to others; where no keys are needed, its own does. */

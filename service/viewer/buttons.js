@@ -13,7 +13,7 @@ export function wire(visit, moves) {
   const deeds = {
     ...moves,
     video: async () => save(await getVideo(visit.id, visit.finished), `${nameOf(visit.session)}.mp4`),
-    rewind: () => actions.rewind(visit.session, visit.timeline.frame, visit.stream.lastFrame),
+    rewind: () => actions.rewind(visit.session, visit.timeline.origin, visit.stream.lastFrame),
     fork: async () => visit.go(await actions.fork(visit.session, visit.timeline.frame)),
     share: () => actions.share(visit.session),
     export: () => actions.exportFile(visit.session),
@@ -32,6 +32,6 @@ export function draw({ visits, timeline, walk, mayWalk, finished }) {
   byId("walk-back").disabled = visits.poses.length < 2 || !mayWalk;
   byId("stop").hidden = walk === null;
   byId("video").disabled = finished === undefined;
-  byId("rewind").disabled = timeline.frame === null || walk !== null;
+  byId("rewind").disabled = timeline.origin === null || walk !== null;
   byId("fork").textContent = timeline.frame === null ? "Fork" : "Fork here";
 }

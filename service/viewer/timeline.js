@@ -25,6 +25,11 @@ export class Timeline {
     return this.earlier === null ? null : this.visits.frames[this.earlier];
   }
 
+  /** Number of the frame to rewind to: the one looked at, or the first visit to this place; null where all is new. */
+  get origin() {
+    return this.frame ?? this.visits.firstFrame(this.pose, this.visits.frames[this.newest]);
+  }
+
   /** Where the frame that is looked at was seen from. */
   get pose() {
     return this.visits.poses[this.earlier ?? this.newest];

@@ -458,6 +458,10 @@ await until(() => decoded.at(-1) === "new 2");
 told.walked = look();
 frame(3, { client_time_ms: -1 });
 told.led = (await walks()).matrix[3];
+frame(4, { matrix: at(1) });
+page.agrees = false;
+await places.rewind.onclick();
+told.returned = [look().rewind, page.asked];
 await places.export.onclick();
 await places.share.onclick();
 const shared = [page.copied, places.alerts.words.includes("asks for no keys")];
@@ -479,12 +483,17 @@ async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: P
         "picture": "kept 1", "slider": "1 of 4", "rewind": True,
         "state": "looking back: frame 1", "fork": "Fork here",
     }  # fmt: skip
-    assert seen["asked"] == ['Rewind "World s1" to frame 1? The 3 frames after it will be gone.', 0]
+    asked = (
+        'Rewind "World s1" to frame {}? The {} frames after it will be gone, '
+        "with any that were made together with them."
+    )
+    assert seen["asked"] == [asked.format(1, 3), 0]
     assert seen["waiting"]
     assert seen["sent"] == [["rewind", {"frame": 1}], ["fork", {"frame": 1}]]
     assert seen["rewound"] == {"picture": "kept 1", "slider": "1 of 1", **newest}
     assert seen["walked"] == {"picture": "new 2", "slider": "2 of 2", **newest}
     assert seen["led"] == 3
+    assert seen["returned"] == [True, asked.format(1, 3)]
     assert (seen["opened"], seen["name"]) == ("s2", "World s1 (fork)")
     assert seen["saved"] == "World s1.mirage.tar"
     assert seen["shared"] == ["http://here/#s1", True, "http://here/#s1"]
