@@ -3,6 +3,8 @@
 import { describe } from "./dom.js";
 import * as key from "./key.js";
 
+const BRANCH_WAIT_S = 20; // the most that the server waits
+
 export class ApiError extends Error {
   constructor(title, detail, status = 0) {
     super(detail);
@@ -82,6 +84,22 @@ export function createSession(options) {
   }
   return json("v1/sessions", { method: "POST", body: form });
 }
+
+/** What is done after all that was asked of a world before: its result. */
+async function branch(id, verb, place) {
+  const { state, result } = await post(`${sessionUrl(id)}:${verb}?wait_s=${BRANCH_WAIT_S}`, place);
+  if (state !== "done") throw new ApiError("Not yet", "It is done once a worker has done what was asked of this world before.");
+  return result;
+}
+
+/** The id of a new world that begins after a frame, or (null) as this one stands. */
+export const fork = async (id, frame) => (await branch(id, "fork", { frame })).session;
+export const rewind = (id, frame) => branch(id, "rewind", { frame });
+/** {credential, expires_at} with which others may look. */
+export const share = (id) => post(`${sessionUrl(id)}/shares`, { may: "look" });
+export const exportWorld = async (id) => (await request(`${sessionUrl(id)}/export`)).blob();
+export const importWorld = (blob) =>
+  json("v1/sessions:import", { method: "POST", headers: { "content-type": "application/x-tar" }, body: blob });
 
 /** A picture, or what else is a file; null if it is not there (any more). */
 export async function file(path) {

@@ -52,7 +52,7 @@ export class Controls {
 
   #press(event) {
     this.fast = event.shiftKey;
-    if (!(event.code in AXES) || event.target.matches("input")) return;
+    if (!(event.code in AXES) || isTyped(event)) return;
     if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's, as Alt+Left is "back"
     event.preventDefault();
     this.held.add(event.code);
@@ -65,7 +65,7 @@ export class Controls {
   }
 
   #dragFrom(event) {
-    if (event.target.closest("[data-code]")) return;
+    if (event.target.closest("[data-code], input")) return;
     this.stage.focus({ preventScroll: true });
     this.stage.setPointerCapture(event.pointerId);
   }
@@ -97,3 +97,6 @@ export class Controls {
     }
   }
 }
+
+/** Whether an input takes the key for itself; a slider takes only the arrows. */
+const isTyped = ({ target, code }) => target.matches(code.startsWith("Arrow") ? "input" : "input:not([type=range])");

@@ -8,7 +8,7 @@ export function element(tag, properties = {}, ...children) {
   return node;
 }
 
-const ALERT_MS = 12_000;
+const NOTICE_MS = 12_000;
 
 /** What went wrong, and with which fields; the server's `detail` tells of the first one already. */
 export function describe(problem) {
@@ -17,15 +17,27 @@ export function describe(problem) {
   return [detail, ...others.map((e) => `${e.field}: ${e.allowed}; got ${e.seen}.`)].join(" ");
 }
 
-/** Show an error (ours, or the server's problem details) until it is clicked away or old. */
-export function alertUser(error) {
+/** Show what happened until it is clicked away or old. */
+function notify(className, title, detail) {
   const close = element("button", { title: "dismiss", textContent: "×" });
-  const alert = element("div", { className: "alert" },
-    element("strong", { textContent: error.title ?? "Something went wrong" }),
-    element("span", { textContent: describe(error) }), close);
-  close.onclick = () => alert.remove();
-  byId("alerts").replaceChildren(alert);
-  setTimeout(() => alert.remove(), ALERT_MS);
+  const notice = element("div", { className },
+    element("strong", { textContent: title }), element("span", { textContent: detail }), close);
+  close.onclick = () => notice.remove();
+  byId("alerts").replaceChildren(notice);
+  setTimeout(() => notice.remove(), NOTICE_MS);
+}
+
+/** Show an error: ours, or the server's problem details. */
+export const alertUser = (error) => notify("alert", error.title ?? "Something went wrong", describe(error));
+
+/** Put a link on the clipboard; where the page may not (plain HTTP), the visitor does. */
+export async function copy(link, detail) {
+  try {
+    await navigator.clipboard.writeText(link);
+    notify("alert news", "Link copied", detail);
+  } catch {
+    prompt(`${detail} The link to copy:`, link);
+  }
 }
 
 /** What was said last is settled. */
@@ -47,6 +59,16 @@ export async function guarded(action) {
   }
 }
 
+/** Do it on each click, but not again while it is under way. */
+export function onClick(button, action) {
+  button.onclick = async () => {
+    if (button.ariaBusy === "true") return;
+    button.ariaBusy = "true";
+    await guarded(action);
+    button.ariaBusy = "false";
+  };
+}
+
 export const counted = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
 export function save(blob, name) {
@@ -54,6 +76,8 @@ export function save(blob, name) {
   element("a", { href, download: name }).click();
   URL.revokeObjectURL(href);
 }
+
+export const formatMoment = (moment) => new Date(moment).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 
 export function formatBytes(count) {
   if (count < 1024) return `${count} B`;

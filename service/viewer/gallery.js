@@ -1,6 +1,6 @@
 // The first page: sample worlds, an upload, and the worlds that already exist.
 
-import { createSession, file, frameUrl, listSamples, listSessions } from "./api.js";
+import { createSession, file, frameUrl, importWorld, listSamples, listSessions } from "./api.js";
 import { alertUser, byId, clearAlerts, element, guarded } from "./dom.js";
 import { factsOf, keep, nameOf } from "./names.js";
 
@@ -22,6 +22,8 @@ export class Gallery {
       event.preventDefault();
       this.#create({ file: this.file }, this.file.name.replace(/\.\w+$/, ""));
     };
+    byId("import").onclick = () => byId("import-file").click();
+    byId("import-file").onchange = (event) => this.#import(event.target);
     const drop = byId("drop");
     for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
       drop.addEventListener(type, (event) => {
@@ -96,11 +98,22 @@ export class Gallery {
 
   /** source: {file} or {sample}; the options beside the upload apply to both. name: what the world is called here. */
   async #create(source, name) {
-    if (this.busy) return;
-    this.busy = true;
     const options = { memory: document.querySelector("input[name=memory]:checked").value, seed: byId("seed").value };
     if (source.file) options.fov_deg = byId("fov").value;
-    const session = await guarded(() => createSession({ ...source, ...options }));
+    await this.#open(() => createSession({ ...source, ...options }), name);
+  }
+
+  async #import(input) {
+    const [chosen] = input.files;
+    input.value = ""; // so that the same file can be chosen again
+    if (chosen) await this.#open(() => importWorld(chosen), chosen.name.replace(/(\.mirage)?\.tar$/, ""));
+  }
+
+  /** make: has the server make a world. */
+  async #open(make, name) {
+    if (this.busy) return;
+    this.busy = true;
+    const session = await guarded(make);
     this.busy = false;
     if (!session) return;
     keep(session.id, name);

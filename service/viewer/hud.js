@@ -24,7 +24,7 @@ export class Hud {
     this.draw();
   }
 
-  /** Any of {session, connected, isReady, isWalking, mayWalk, ended}; what is not named stays as it was. */
+  /** Any of {session, connected, isReady, isWalking, mayWalk, earlier (a frame), ended}; what is not named stays as it was. */
   state(news) {
     this.situation = { ...this.situation, ...news };
     byId("name").textContent = nameOf(this.situation.session);
@@ -56,11 +56,12 @@ export class Hud {
 }
 
 /** [colour, words] for how things stand. */
-function told({ session, connected, isReady, isWalking, mayWalk, ended }) {
+function told({ session, connected, isReady, isWalking, mayWalk, earlier, ended }) {
   if (ended) return ["failed", `ended: ${ended}`];
   if (!connected) return ["waiting", "connecting …"];
   if (session.state === "failed") return ["failed", `failed: ${session.error?.detail ?? "no reason is known"}`];
   if (session.state === "waiting" || !isReady) return ["waiting", "waiting for a worker"];
+  if (earlier != null) return ["ready", `looking back: frame ${earlier}`];
   if (isWalking) return ["ready", "walking"];
   return ["ready", mayWalk ? "ready" : "you may look, but not walk"];
 }

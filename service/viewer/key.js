@@ -6,6 +6,11 @@ const NAME = "mirage-key";
 
 export const isKnown = () => sessionStorage.getItem(NAME) !== null;
 
+/** Whether it is a share link's: good for looking at one world, or walking there. */
+export const isShare = () => isKnown() && sessionStorage.getItem(NAME).startsWith("ms_");
+
+export const use = (text) => sessionStorage.setItem(NAME, text);
+
 export const headers = () => (isKnown() ? { authorization: `Bearer ${sessionStorage.getItem(NAME)}` } : {});
 
 /** Show the place to enter one; what was entered before was refused. */
@@ -20,7 +25,7 @@ export function onEntered(changed) {
   byId("key").onsubmit = (event) => {
     event.preventDefault();
     const text = byId("key-text").value.trim();
-    if (text) sessionStorage.setItem(NAME, text);
+    if (text) use(text);
     else sessionStorage.removeItem(NAME);
     byId("key-text").value = "";
     byId("key-text").placeholder = text ? "another key" : "mk_...";

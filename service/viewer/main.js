@@ -1,9 +1,10 @@
-// Two pages in one document: the gallery, and a world (#its-id). The address bar says which, so a reload comes back.
+// Two pages in one document: the gallery, and a world (#its-id, or #its-id/credential of a share link). The address bar
+// says which, so a reload comes back.
 
 import { readiness } from "./api.js";
 import { byId, clearAlerts, report } from "./dom.js";
 import { Gallery } from "./gallery.js";
-import { onEntered } from "./key.js";
+import { onEntered, use } from "./key.js";
 import { nameOf } from "./names.js";
 import { World } from "./world.js";
 
@@ -14,9 +15,13 @@ let world = null;
 async function route() {
   world?.close();
   world = null;
-  const id = decodeURIComponent(location.hash.slice(1));
+  const [id, share] = decodeURIComponent(location.hash.slice(1)).split("/");
+  if (share?.startsWith("ms_")) { // never a key; nor does it stay in the address
+    use(share);
+    history.replaceState(null, "", `#${encodeURIComponent(id)}`);
+  }
   document.title = "mirage";
-  if (id) await enter(new World(id, () => (location.hash = "")));
+  if (id) await enter(new World(id, (other) => (location.hash = other)));
   else await gallery.show();
 }
 

@@ -1,7 +1,7 @@
 // What visitors call their worlds: the sample's title, or the picture's file name. The server keeps no names; this
 // browser does.
 
-import { counted } from "./dom.js";
+import { counted, formatMoment } from "./dom.js";
 
 const KEPT = "mirage-names"; // {session: name}, oldest first
 const MOST = 500;
@@ -22,6 +22,5 @@ export function nameOf({ id, origin }) {
 
 /** When it was made, and how long it is. */
 export function factsOf({ created_at, num_frames }) {
-  const created = new Date(created_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  return `${created} · ${counted(num_frames, "frame")}`;
+  return `${formatMoment(created_at)} · ${counted(num_frames, "frame")}`;
 }

@@ -13,6 +13,7 @@ export class Stream {
     this.lastFrame = lastFrame;
     this.branch = null; // of that frame
     this.on = on;
+    this.sent_ms = []; // when poses were sent whose frames may still come
     this.attempts = 0;
     this.closed = false;
     this.#connect();
@@ -25,6 +26,18 @@ export class Stream {
   send(message) {
     if (this.connected) this.socket.send(JSON.stringify(message));
     return this.connected;
+  }
+
+  sendPose(matrix) {
+    const client_time_ms = performance.now();
+    if (this.send({ type: "pose", matrix, client_time_ms })) this.sent_ms.push(client_time_ms);
+  }
+
+  /** From sending the pose of a frame until now; null if another visitor sent it, or a path did. */
+  latency_ms({ client_time_ms }) {
+    if (!this.sent_ms.includes(client_time_ms)) return null;
+    this.sent_ms = this.sent_ms.filter((one) => one >= client_time_ms);
+    return performance.now() - client_time_ms;
   }
 
   close() {

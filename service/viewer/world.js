@@ -1,13 +1,14 @@
 // A visit to one world: poses go out, frames come in, and the page shows both.
 
 import * as api from "./api.js";
+import * as buttons from "./buttons.js";
 import { Camera } from "./camera.js";
 import { Controls } from "./controls.js";
-import { alertUser, byId, guarded, save } from "./dom.js";
+import { alertUser, byId, guarded } from "./dom.js";
 import { Hud } from "./hud.js";
-import { forget, nameOf } from "./names.js";
 import { Stage } from "./stage.js";
 import { Stream } from "./stream.js";
+import { Timeline } from "./timeline.js";
 import { Trace } from "./trace.js";
 import { Visits } from "./visits.js";
 import { isOver, Walk } from "./walk.js";
@@ -17,11 +18,13 @@ const RECALLED_FRAMES = 200; // of an earlier visit
 const FORBIDDEN = "urn:mirage:problem:forbidden";
 
 export class World {
-  constructor(id, leave) {
+  /** go: opens another world, or ("") shows them all. */
+  constructor(id, go) {
     this.id = id;
-    this.leave = leave;
+    this.go = go;
     this.camera = new Camera();
     this.visits = new Visits();
+    this.timeline = new Timeline(this.visits, () => guarded(() => this.#lookBack()));
     this.hud = new Hud();
     this.trace = new Trace(byId("trace"));
     this.walk = null; // while the camera walks by itself
@@ -45,7 +48,11 @@ export class World {
       message: (message) => this.#message(message),
       state: (connected) => this.hud.state({ connected }),
     });
-    this.#buttons();
+    buttons.wire(this, {
+      record: () => this.#record(),
+      "walk-back": () => this.#walkBack(),
+      stop: () => this.walk.cancel(),
+    });
     this.timer = setInterval(() => guarded(() => this.#refresh()), REFRESH_MS);
     this.#redraw();
     byId("stage").focus({ preventScroll: true });
@@ -77,34 +84,49 @@ export class World {
     const last = frames.at(-1);
     this.camera.set(last.matrix);
     this.lastFrame = last.frame;
-    await this.#showKept(last);
+    this.hud.show(last);
+    await this.#showKept(last.frame);
   }
 
   /** The world now ends with an earlier frame: stand there. */
   async #rewound(frame) {
     this.visits.cut(frame);
-    if (this.visits.poses.length) this.camera.set(this.visits.poses.at(-1));
-    this.#redraw();
-    await this.#showKept({ frame });
+    this.timeline.follow();
+    this.#stand();
+    this.hud.show({ frame });
+    await this.#showKept(frame);
   }
 
-  async #showKept(header) {
-    this.hud.show(header);
-    const picture = await api.file(api.frameUrl(this.id, header.frame));
-    const isNewest = !this.stream || this.stream.lastFrame === header.frame;
-    if (picture && isNewest) await this.stage.show(picture);
+  /** Stand where the frame that was picked was seen. Who walks on walks on from there. */
+  async #lookBack() {
+    this.#stand();
+    await this.#showKept(this.timeline.frame ?? this.stream.lastFrame);
+  }
+
+  #stand() {
+    if (this.timeline.pose) this.camera.set(this.timeline.pose);
+    byId("first-visit").hidden = true;
+    this.#redraw();
+  }
+
+  #showKept(frame) {
+    return this.stage.show(api.file(api.frameUrl(this.id, frame)));
   }
 
   #pose(matrix) {
-    this.stream.send({ type: "pose", matrix, client_time_ms: performance.now() });
+    this.stream.sendPose(matrix);
     this.trace.draw(this.visits.poses, this.visits.mark, this.camera);
   }
 
   async #frame(header, blob) {
+    const latency_ms = this.stream.latency_ms(header);
     this.visits.add(header.frame, header.matrix);
-    if (!this.controls.enabled) this.camera.set(header.matrix);
-    this.hud.frame(header, header.client_time_ms == null ? null : performance.now() - header.client_time_ms);
+    if (latency_ms !== null) this.timeline.follow(); // the visitor walks on
+    this.hud.frame(header, latency_ms);
+    const isShown = this.timeline.frame === null;
+    if (isShown && latency_ms === null) this.camera.set(header.matrix); // led by a path, or by another visitor
     this.#redraw();
+    if (!isShown) return;
     const first = this.walk?.firstVisit(header.matrix, this.visits) ?? null;
     const together = Promise.allSettled([first]).then(() => blob); // or the corner would show where the camera was
     await Promise.all([this.stage.show(together), this.inset.show(first)]);
@@ -113,21 +135,20 @@ export class World {
 
   #message(message) {
     if (message.type === "state") this.hud.state({ session: { ...this.session, ...message } });
-    if (message.problem === FORBIDDEN) this.#stand();
+    if (message.problem === FORBIDDEN) this.#stay();
     else if (message.type === "error" || message.type === "closed") alertUser(message);
     if (message.type === "closed") this.#end(message.detail);
   }
 
   #end(reason) {
     this.hud.state({ ended: reason });
-    this.#stand();
+    this.#stay();
   }
 
   /** Nothing moves the camera but frames that others ask for. */
-  #stand() {
+  #stay() {
     this.mayWalk = false;
-    if (this.visits.poses.length) this.camera.set(this.visits.poses.at(-1));
-    this.#redraw();
+    this.#stand();
   }
 
   async #look() {
@@ -151,6 +172,7 @@ export class World {
     const back = this.visits.wayBack();
     if (!back.length) return;
     this.walk = new Walk(this.id, await api.generate(this.id, back), this.stream.lastFrame + 1);
+    this.timeline.follow();
     this.#redraw();
   }
 
@@ -163,37 +185,16 @@ export class World {
     this.#redraw();
   }
 
-  #buttons() {
-    const actions = {
-      record: () => {
-        this.visits.mark = this.visits.mark < 0 ? Math.max(0, this.visits.poses.length - 1) : -1;
-        this.#redraw();
-      },
-      "walk-back": () => this.#walkBack(),
-      stop: () => this.walk.cancel(),
-      video: async () => save(await api.getVideo(this.id, this.finished), `${nameOf(this.session)}.mp4`),
-      leave: () => this.leave(),
-      delete: async () => {
-        if (!confirm(`Delete "${nameOf(this.session)}" and everything it remembers?`)) return;
-        this.stream.close(); // it would complain that its world has gone
-        await api.deleteSession(this.id);
-        forget(this.id);
-        this.leave();
-      },
-    };
-    for (const [id, action] of Object.entries(actions)) byId(id).onclick = () => guarded(action);
+  #record() {
+    this.visits.mark = this.visits.mark < 0 ? Math.max(0, this.visits.poses.length - 1) : -1;
+    this.#redraw();
   }
 
   #redraw() {
     this.controls.enabled = this.mayWalk && this.walk === null;
-    this.hud.state({ isWalking: this.walk !== null, mayWalk: this.mayWalk });
-    const recording = this.visits.mark >= 0;
-    byId("record").textContent = recording ? "Forget recording" : "Record path";
-    byId("record").classList.toggle("active", recording);
-    byId("walk-back").hidden = this.walk !== null;
-    byId("walk-back").disabled = this.visits.poses.length < 2 || !this.mayWalk;
-    byId("stop").hidden = this.walk === null;
-    byId("video").disabled = this.finished === undefined;
+    this.hud.state({ isWalking: this.walk !== null, mayWalk: this.mayWalk, earlier: this.timeline.frame });
+    this.timeline.draw();
+    buttons.draw(this);
     this.trace.draw(this.visits.poses, this.visits.mark, this.camera);
   }
 }

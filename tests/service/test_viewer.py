@@ -137,6 +137,10 @@ seen.after = held();
 seen.back = key("keydown", "ArrowLeft", { altKey: true }).isPrevented ?? false;
 seen.turn = key("keydown", "ArrowLeft").isPrevented;
 seen.turning = held();
+const slider = { target: { matches: (which) => which === "input" } };
+key("keydown", "ArrowUp", slider);
+key("keydown", "KeyS", slider);
+seen.slider = held();
 document.fire("visibilitychange");
 key("keydown", "KeyA");
 key("keyup", "MetaLeft", { key: "Meta" });
@@ -150,7 +154,7 @@ async def test_keys_do_not_stick_and_the_browser_keeps_its_own(tmp_path: Path) -
     seen = await visit(tmp_path, CONTROLS)
     assert seen == {
         "before": ["KeyW"], "after": [], "back": False,
-        "turn": True, "turning": ["ArrowLeft"], "meta": [],
+        "turn": True, "turning": ["ArrowLeft"], "slider": ["ArrowLeft", "KeyS"], "meta": [],
     }  # fmt: skip
 
 
@@ -172,7 +176,8 @@ const told = [places.name.textContent, places.facts.textContent];
 say({ isReady: true });
 say({ isWalking: true });
 say({ isWalking: false, mayWalk: false });
-say({ session: { ...session, state: "failed", error: { detail: "no depth" } } });
+say({ earlier: 4 });
+say({ earlier: null, session: { ...session, state: "failed", error: { detail: "no depth" } } });
 say({ ended: "deleted" });
 hud.frame({ frame: 7 }, 40);
 now_ms = 500;
@@ -195,6 +200,7 @@ async def test_the_page_says_how_things_stand_now(tmp_path: Path) -> None:
         ["ready", "ready"],
         ["ready", "walking"],
         ["ready", "you may look, but not walk"],
+        ["ready", "looking back: frame 4"],
         ["failed", "failed: no depth"],
         ["failed", "ended: deleted"],
     ]
@@ -376,6 +382,154 @@ tell([names, stage.picture]);
 async def test_a_picture_that_comes_late_does_not_replace_a_later_one(tmp_path: Path) -> None:
     names = ["picture 0", "picture 2", "picture 2"]
     assert await visit(tmp_path, OVERTAKEN) == [names, None]
+
+
+LOOKED_BACK = """
+const decoded = [];
+globalThis.createImageBitmap = async (blob) => {
+  decoded.push(await blob.text());
+  return { width: 4, height: 3, close() {} };
+};
+const at = (x) => [1, 0, 0, x, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+const frames = [0, 1, 2, 3].map((frame) => ({ frame, matrix: at(frame) }));
+const pages = {
+  "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 4, state: "idle" },
+  "v1/sessions/s1/frames?after=-1": { frames, next_after: 3 },
+  "v1/sessions/s1/frames?after=3": { frames: [] },
+  "v1/sessions/s1/generations": { generations: [] },
+  readyz: {},
+};
+const sent = [];
+let state = "queued";
+globalThis.fetch = async (path, options) => {
+  if (path.includes("/frames/")) return new Response(`kept ${path.split("/").at(-1)}`);
+  if (options?.method !== "POST") return answer(pages[path] ?? {});
+  sent.push([path.split(/[:?]/)[1], JSON.parse(options.body)]);
+  return answer({ state, result: { session: "s2" } });
+};
+URL.createObjectURL = URL.revokeObjectURL = () => "";
+console.error = () => {};
+location.hash = "#s1";
+await import("./main.js");
+await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
+const socket = WebSocket.last;
+socket.onopen();
+const frame = (number, more) => {
+  socket.say({ type: "frame", frame: number, matrix: at(number), ...more });
+  socket.onmessage({ data: new Blob([`new ${number}`]) });
+};
+const slider = places.moment;
+const pick = (value) => {
+  slider.value = value;
+  slider.oninput();
+};
+socket.readyState = WebSocket.OPEN;
+const walks = async () => {
+  socket.sent = null;
+  page.fire("keydown", { code: "KeyW" });
+  await until(() => socket.sent);
+  page.fire("keyup", { code: "KeyW" });
+  return socket.sent;
+};
+const look = () => ({
+  picture: decoded.at(-1), slider: `${slider.value} of ${slider.max}`,
+  state: places.state.textContent, rewind: !places.rewind.disabled, fork: places.fork.textContent,
+});
+const told = { newest: look() };
+pick("1");
+await until(() => decoded.at(-1) === "kept 1");
+frame(4, { client_time_ms: -1 }); // another visitor's
+told.picked = look();
+await places.rewind.onclick();
+told.asked = [page.asked, sent.length];
+page.agrees = true;
+await places.rewind.onclick();
+told.waiting = places.alerts.words.includes("Not yet");
+state = "done";
+await places.fork.onclick();
+socket.say({ type: "rewound", frame: 1, branch: 1 });
+await until(() => decoded.filter((one) => one === "kept 1").length === 2);
+told.rewound = look();
+pick("0");
+await until(() => decoded.at(-1) === "kept 0");
+const { client_time_ms } = await walks();
+frame(2, { client_time_ms });
+await until(() => decoded.at(-1) === "new 2");
+told.walked = look();
+frame(3, { client_time_ms: -1 });
+told.led = (await walks()).matrix[3];
+frame(4, { matrix: at(1) });
+page.agrees = false;
+await places.rewind.onclick();
+told.returned = [look().rewind, page.asked];
+await places.export.onclick();
+await places.share.onclick();
+const shared = [page.copied, places.alerts.words.includes("asks for no keys")];
+delete navigator.clipboard;
+globalThis.prompt = (words, link) => shared.push(link);
+await places.share.onclick();
+const { nameOf } = await import("./names.js");
+const more = { opened: location.hash, name: nameOf({ id: "s2" }), saved: page.saved };
+tell({ ...told, ...more, sent, shared });
+"""
+
+
+@needs_node
+async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, LOOKED_BACK)
+    newest = {"rewind": False, "state": "ready", "fork": "Fork"}
+    assert seen["newest"] == {"picture": "kept 3", "slider": "3 of 3", **newest, "state": "ready"}
+    assert seen["picked"] == {
+        "picture": "kept 1", "slider": "1 of 4", "rewind": True,
+        "state": "looking back: frame 1", "fork": "Fork here",
+    }  # fmt: skip
+    asked = (
+        'Rewind "World s1" to frame {}? The {} frames after it will be gone, '
+        "with any that were made together with them."
+    )
+    assert seen["asked"] == [asked.format(1, 3), 0]
+    assert seen["waiting"]
+    assert seen["sent"] == [["rewind", {"frame": 1}], ["fork", {"frame": 1}]]
+    assert seen["rewound"] == {"picture": "kept 1", "slider": "1 of 1", **newest}
+    assert seen["walked"] == {"picture": "new 2", "slider": "2 of 2", **newest}
+    assert seen["led"] == 3
+    assert seen["returned"] == [True, asked.format(1, 3)]
+    assert (seen["opened"], seen["name"]) == ("s2", "World s1 (fork)")
+    assert seen["saved"] == "World s1.mirage.tar"
+    assert seen["shared"] == ["http://here/#s1", True, "http://here/#s1"]
+
+
+IMPORTED = """
+const [base, ...words] = process.argv.slice(2);
+fetchFrom(base);
+const { Gallery } = await import("./gallery.js");
+const { nameOf } = await import("./names.js");
+const opened = [];
+new Gallery((id) => opened.push(id));
+console.error = () => {};
+const choose = (blob) => places["import-file"].onchange({
+  target: { files: [Object.assign(blob, { name: "My attic.mirage.tar" })] },
+});
+choose(new Blob(words));
+await until(() => places.alerts?.words);
+const refused = places.alerts.words;
+const sent = [];
+globalThis.fetch = async (path, options) => {
+  sent.push(path, options.headers["content-type"], await options.body.text());
+  return answer({ id: "s9" });
+};
+choose(new Blob(["tar"]));
+await until(() => opened.length);
+tell({ refused, sent, opened, name: nameOf({ id: "s9" }) });
+"""
+
+
+@needs_node
+async def test_a_file_of_a_world_is_opened_and_named_after(server_url: str, tmp_path: Path) -> None:
+    seen = await visit(tmp_path, IMPORTED, server_url, "no world")
+    assert "can't be imported" in seen["refused"]
+    assert seen["sent"] == ["v1/sessions:import", "application/x-tar", "tar"]
+    assert (seen["opened"], seen["name"]) == (["s9"], "My attic")
 
 
 REFUSED_FORM = """

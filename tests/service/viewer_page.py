@@ -30,6 +30,7 @@ class Place {
   }
   focus() {}
   remove() {}
+  click() { page.saved = this.download; }
   matches() { return false; }
   querySelector() { return new Place(); }
   querySelectorAll() { return []; }
@@ -54,12 +55,21 @@ globalThis.document = Object.assign(new Place(), {
 globalThis.addEventListener = (type, listener) => page.addEventListener(type, listener);
 globalThis.scrollTo = (x, y) => (page.scrolledTo = [x, y]);
 globalThis.location = { hash: "", href: "http://here/" };
+globalThis.history = { replaceState: (state, title, hash) => (location.hash = hash) };
+Object.defineProperty(globalThis, "navigator", {
+  value: { clipboard: { writeText: async (text) => (page.copied = text) } },
+});
+globalThis.confirm = (question) => {
+  page.asked = question;
+  return page.agrees;
+};
 globalThis.sessionStorage = storage();
 globalThis.localStorage = storage();
 globalThis.ResizeObserver = class { observe() {} disconnect() {} };
 globalThis.WebSocket = class {
   static OPEN = 1;
   constructor() { WebSocket.last = this; }
+  send(text) { this.sent = JSON.parse(text); }
   say(message) { this.onmessage({ data: JSON.stringify(message) }); }
   close() {}
 };

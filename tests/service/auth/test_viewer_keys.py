@@ -58,6 +58,68 @@ await until(() => places.worlds.words.includes("share"));
 seen.left = look();
 tell(seen);
 """
+HIDDEN = """
+const hidden = () => ["rewind", "fork", "share", "delete"].filter((name) => places[name].hidden);
+"""
+SHARE = """
+const [base, session, credential] = process.argv.slice(2);
+fetchFrom(base);
+sessionStorage.setItem("mirage-key", credential);
+location.hash = `#${session}`;
+await import("./main.js");
+await until(() => places.share?.onclick);
+places.share.onclick();
+await until(() => page.copied);
+tell([page.copied, places.alerts.words, hidden()]);
+"""
+OPEN = """
+const [base, hash] = process.argv.slice(2);
+fetchFrom(base);
+location.hash = hash;
+await import("./main.js");
+await until(() => WebSocket.last?.onopen && places.share.onclick);
+tell({
+  hash: location.hash, alerts: places.alerts?.words ?? "", asked: !places.key.hidden,
+  hidden: hidden(), inside: !places.world.hidden,
+});
+"""
+
+
+@needs_node
+async def test_a_link_that_is_copied_opens_the_world_to_look_at(
+    address: str, ann: httpx.AsyncClient, anns: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    url = f"http://{address}"
+    key = await new_key("ann")
+    link, told, hidden = await visit(tmp_path / "ann", HIDDEN + SHARE, url, anns, key)
+    assert hidden == []
+    [share] = (await ann.get(f"/v1/sessions/{anns}/shares")).json()["shares"]
+    assert share["may"] == "look"
+    assert "look, but not walk, until" in told and share["expires_at"][:4] in told
+    page, hash_ = link.split("#")
+    assert page == "http://here/" and hash_.startswith(f"{anns}/ms_")
+    seen = await visit(tmp_path / "friend", HIDDEN + OPEN, url, f"#{hash_}")
+    assert seen == {
+        "hash": f"#{anns}", "alerts": "", "asked": False, "inside": True,
+        "hidden": ["rewind", "fork", "share", "delete"],
+    }  # fmt: skip
+
+
+LURED = """
+const [base, key] = process.argv.slice(2);
+fetchFrom(base);
+location.hash = `#s1/${key}`;
+await import("./main.js");
+await until(() => places.key?.hidden === false);
+tell(sessionStorage.getItem("mirage-key"));
+"""
+
+
+@needs_node
+async def test_no_link_puts_a_visitor_under_somebody_elses_key(
+    address: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    assert await visit(tmp_path, LURED, f"http://{address}", await new_key("bob")) is None
 
 
 @needs_node
