@@ -96,7 +96,7 @@ def looking(num: int, grid: tuple[int, int] = GRID, fov_deg: float = 80.0) -> Ca
 
 def measure(points: Points) -> dict[str, float]:
     """Times of one and nine views, alone and against the painter."""
-    from worker import splat_gpu
+    from worker.splat import gpu as splat_gpu
 
     found: dict[str, float] = {}
     batch = splat_gpu.batch_of([points])
@@ -119,7 +119,7 @@ def measure(points: Points) -> dict[str, float]:
 
 def measure_sessions(num_sessions: int, num_points: int) -> dict[str, float]:
     """Nine views of each of many sessions in one call."""
-    from worker import splat_gpu
+    from worker.splat import gpu as splat_gpu
 
     sessions = [scene(num_points, "cuda", seed=i) for i in range(num_sessions)]
     batch = splat_gpu.batch_of(sessions)

@@ -31,10 +31,10 @@ from service.telemetry import configure_logging
 from worker.__main__ import serve
 from worker.backbones.base import Condition
 from worker.engine import Engine, EngineConfig
-from worker.faults import parse_fault
 from worker.geometry import Cameras
 from worker.memory.base import ReadMode, empty_delta
 from worker.observation import Looks
+from worker.serving.faults import parse_fault
 from worker.world import Increment, World
 
 PR_SET_PDEATHSIG = 1

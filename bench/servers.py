@@ -14,9 +14,9 @@ import httpx
 
 from bench.grpc_walker import connect_grpc
 from bench.walkers import Run, Walker, connect_websocket
-from service.embedded import EmbeddedValkey, free_port
+from service.local.embedded import EmbeddedValkey, free_port
+from service.local.stack import running_stack
 from service.settings import load_settings
-from service.stack import running_stack
 
 WORKER = ("bench.noop", "--still")
 

@@ -20,7 +20,7 @@ from service import error_page, ws
 from service.auth.exposure import check_exposure, is_open
 from service.auth.gate import Gate
 from service.auth.guard import Guard
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.gateway import Gateway
 from service.limits import MAX_HEAVY, MAX_VIDEO_CACHE_BYTES
 from service.rest import (

@@ -19,20 +19,21 @@ from typing import Any
 import httpx
 import structlog
 
-from service import demo, demo_source
 from service.addresses import check_ports
 from service.app import create_app
 from service.auth.commands import add_keys_command
 from service.auth.exposure import check_exposure
 from service.client import Mirage, ServiceError
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
+from service.demo import source as demo_source
+from service.demo import walks as demo
 from service.errors import InvalidRequest, MirageError, Unavailable
+from service.local.stack import environment, running_stack, tell
 from service.operators import add_operators_commands
 from service.outputs import make_room
 from service.runtime import settle_heap
 from service.server import serve
 from service.settings import Settings, load_settings
-from service.stack import environment, running_stack, tell
 from service.telemetry import configure_logging
 from service.tracing import configure_tracing
 from service.words import parse_actions

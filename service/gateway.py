@@ -12,7 +12,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from service.auth.guard import Guard
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.errors import TooManyRequests
 from service.samples import Samples
 from service.settings import Settings

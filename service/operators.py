@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import InvalidRequest
-from service.fsck import Findings, Fsck
+from service.local.reach import command_settings, reached
 from service.outputs import make_room
-from service.reach import command_settings, reached
 from service.settings import Settings
+from service.store.fsck import Findings, Fsck
 
 READ_BYTES = 1 << 20
 WRONG = 1  # exit code

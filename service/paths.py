@@ -11,9 +11,9 @@ import asyncio
 
 import numpy as np
 
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
 from service.poses import Array
-from service.requests import Generate
 from service.schemas import PathIn
 
 

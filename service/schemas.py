@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
 
+from service.control.requests import RequestState
+from service.control.sessions import SessionState
 from service.limits import MAX_ACTIONS, MAX_CAMERAS
 from service.poses import (
     DEFAULT_STEP_DEG,
@@ -24,8 +26,6 @@ from service.poses import (
     pose_from_matrix,
     pose_from_quaternion,
 )
-from service.requests import RequestState
-from service.sessions import SessionState
 
 Axes = Literal["opencv", "opengl", "unity", "unreal", "ros"]
 Metres = Annotated[float, Field(ge=-1000, le=1000)]

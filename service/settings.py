@@ -15,8 +15,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from service.control.keys import REQUESTS_KEPT
 from service.errors import ConfigurationError, FieldProblem
-from service.keys import REQUESTS_KEPT
 
 PREFIX = "MIRAGE_"
 # read by `python -m worker` alone (to die at a named point in tests of survival) and by clients

@@ -24,8 +24,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 from redis.exceptions import RedisError
 
-from service import keys, scripts
-from service.control import ControlPlane
+from service.control import keys, scripts
+from service.control.plane import ControlPlane
+from service.control.requests import Progress
 from service.errors import (
     FieldProblem,
     InvalidRequest,
@@ -33,7 +34,6 @@ from service.errors import (
     UnknownRequest,
     UnknownSession,
 )
-from service.requests import Progress
 from service.rest.answers import generation_out
 from service.settings import Settings
 from service.tasks import end

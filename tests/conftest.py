@@ -17,8 +17,8 @@ from hypothesis import settings as hypothesis
 from redis.asyncio import Redis
 from structlog.testing import LogCapture
 
-from service.control import ControlPlane
-from service.embedded import EmbeddedValkey
+from service.control.plane import ControlPlane
+from service.local.embedded import EmbeddedValkey
 from service.settings import Settings
 
 # The same cases in every run, so that a change fails for what it changed; with TEST_CASES (how

@@ -18,13 +18,13 @@ from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_collection import collection
 from test_loop import open_session, serving
 
-from service.branches import ForkIn, RewindIn, SnapshotIn
-from service.control import ControlPlane
-from service.embedded import free_port
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.plane import ControlPlane
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
-from service.fsck import Fsck
-from service.objects import ObjectStore, sha256
+from service.local.embedded import free_port
 from service.settings import Settings
+from service.store.fsck import Fsck
+from service.store.objects import ObjectStore, sha256
 
 BUCKET = "worlds"
 

@@ -22,10 +22,10 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from service.embedded import EmbeddedValkey, free_port, valkey_binary
+from service.local.embedded import EmbeddedValkey, free_port, valkey_binary
 from service.settings import OTHER_VARIABLES, Settings, load_settings
 from service.telemetry import Metrics as GatewayMetrics
-from worker.metrics import Metrics as WorkerMetrics
+from worker.serving.metrics import Metrics as WorkerMetrics
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

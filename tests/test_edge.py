@@ -27,18 +27,18 @@ from PIL import Image
 from bench.noop import noop_engine
 from service.app import create_app
 from service.client import AsyncMirage, AsyncWorld, ServiceError
-from service.control import ControlPlane
-from service.embedded import free_port
+from service.control.plane import ControlPlane
+from service.local.embedded import free_port
+from service.local.stack import environment
 from service.poses import flat
 from service.server import GatewayServer, listening
 from service.settings import Settings
-from service.stack import environment
 from service.tasks import end
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
-from worker.faults import NoFaults
-from worker.loop import Worker
-from worker.runner import Encoding, Runner
+from worker.serving.faults import NoFaults
+from worker.serving.loop import Worker
+from worker.serving.runner import Encoding, Runner
 
 ROOT = Path(__file__).parent.parent
 CONNECTS = int(os.environ.get("TEST_CONNECTS", "60"))  # 10,000 in full

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from bench.noop import noop_engine, start_worker
-from service.control import ControlPlane
-from service.frames import Frame
-from service.requests import Generate
-from service.segments import Upload
-from service.sessions import IDENTITY, Intrinsics, NewSession, Session
+from service.control.frames import Frame
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.control.sessions import IDENTITY, Intrinsics, NewSession, Session
 from service.settings import Settings
-from worker.faults import NoFaults
-from worker.loop import Worker
-from worker.runner import Encoding, Runner
+from service.store.segments import Upload
+from worker.serving.faults import NoFaults
+from worker.serving.loop import Worker
+from worker.serving.runner import Encoding, Runner
 
 LAST_FRAME = 24
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).parent / "worker"))
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
-from service import keys
-from service.branches import ForkIn, RewindIn
-from service.connect import connect
-from service.control import ControlPlane
-from service.embedded import free_port, valkey_binary
+from service.control import keys
+from service.control.branches import ForkIn, RewindIn
+from service.control.connect import connect
+from service.control.plane import ControlPlane
 from service.errors import ConfigurationError, ControlPlaneDown
-from service.fsck import Fsck
+from service.local.embedded import free_port, valkey_binary
 from service.settings import Settings
+from service.store.fsck import Fsck
 
 SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
 PASSWORD = "secret"

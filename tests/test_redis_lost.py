@@ -21,22 +21,22 @@ sys.path.insert(0, str(Path(__file__).parent / "worker"))
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, pose, read_until, serving
 
-from service import keys
 from service.app import create_app
 from service.auth.grants import Grants
 from service.auth.guard import Guard
 from service.auth.keyring import Keyring, parse_credential
 from service.auth.principal import KEY_SCOPES
-from service.branches import ForkIn, RewindIn, SnapshotIn
-from service.control import ControlPlane
-from service.embedded import EmbeddedValkey, free_port
+from service.control import keys
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.heads import head_path
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, RequestState
 from service.errors import ConfigurationError
-from service.fsck import Fsck
-from service.heads import head_path
-from service.rebuild import MARKER
-from service.requests import Generate, RequestState
-from service.segments import segment_id
+from service.local.embedded import EmbeddedValkey, free_port
 from service.settings import Settings
+from service.store.fsck import Fsck
+from service.store.rebuild import MARKER
+from service.store.segments import segment_id
 
 
 class Server:

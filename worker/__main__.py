@@ -10,7 +10,7 @@ import sys
 import structlog
 import torch
 
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.errors import ConfigurationError, MirageError
 from service.runtime import run, settle_heap
 from service.settings import Settings, load_settings
@@ -18,12 +18,12 @@ from service.telemetry import configure_logging
 from service.tracing import configure_tracing
 from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
-from worker.faults import Faults, parse_fault
-from worker.loop import Worker
 from worker.memory.latent import LatentMemoryConfig
 from worker.memory.warm import warm_up
-from worker.metrics import Metrics
-from worker.runner import Encoding, Runner
+from worker.serving.faults import Faults, parse_fault
+from worker.serving.loop import Worker
+from worker.serving.metrics import Metrics
+from worker.serving.runner import Encoding, Runner
 from worker.weights import WeightsError
 
 LOG = structlog.get_logger()

@@ -9,9 +9,9 @@ from typing import Any
 
 from bench.survival.fleet import Fleet, dead, fleet, send
 from bench.survival.walks import STEPS, Walker, percentile, pose, walkers
-from service.branches import ForkIn
-from service.leases import Leases
-from service.requests import Generate, RequestState
+from service.control.branches import ForkIn
+from service.control.leases import Leases
+from service.control.requests import Generate, RequestState
 
 
 async def forks(num_frames: int, rounds: int = 15) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from bench.noop import noop_engine
 from bench.survival.fleet import Fleet, fleet, until
 from bench.survival.walks import INTRINSICS, Walker, open_world, pose, walkers
 from bench.usage import cpu_s, resident_bytes
-from service.embedded import free_port
-from service.requests import Generate
-from worker.preparer import EMPTY_WORLD_BYTES
-from worker.runner import Encoding, Runner, cameras, world_bytes
+from service.control.requests import Generate
+from service.local.embedded import free_port
+from worker.serving.preparer import EMPTY_WORLD_BYTES
+from worker.serving.runner import Encoding, Runner, cameras, world_bytes
 
 AT_ONCE = 16
 

@@ -21,11 +21,11 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.noop import start_gateway, start_worker, warm_up
-from service import keys
-from service.control import ControlPlane
-from service.embedded import EmbeddedValkey, free_port
+from service.control import keys
+from service.control.plane import ControlPlane
+from service.control.workers import WorkerRecord
+from service.local.embedded import EmbeddedValkey, free_port
 from service.settings import Settings
-from service.workers import WorkerRecord
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from bench.survival.fleet import Fleet, dead, fleet, until
 from bench.survival.walks import judge, percentile, walk_until, walkers
-from service.frames import Frame
-from worker.faults import Point
+from service.control.frames import Frame
+from worker.serving.faults import Point
 
 STEP_S = 0.02
 

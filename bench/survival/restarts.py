@@ -21,7 +21,7 @@ from bench.survival.kills import STEP_S
 from bench.survival.walks import STEPS, Walker, judge, walk_until, walkers
 from service.client.frames import Frame
 from service.client.stream import Stream
-from service.embedded import free_port
+from service.local.embedded import free_port
 
 
 async def gateway_kills(num_kills: int, num_clients: int = 32) -> dict[str, Any]:

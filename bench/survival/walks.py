@@ -19,14 +19,14 @@ from torch import Tensor
 
 from bench.noop import noop_engine
 from bench.survival.fleet import fleet
-from service.control import ControlPlane
-from service.frames import Frame
-from service.requests import Generate, Observe, new_request_id
-from service.segments import Upload
-from service.sessions import IDENTITY, Intrinsics, NewSession, Session
-from worker.faults import NoFaults
-from worker.loop import Worker
-from worker.runner import Encoding, Runner
+from service.control.frames import Frame
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, Observe, new_request_id
+from service.control.sessions import IDENTITY, Intrinsics, NewSession, Session
+from service.store.segments import Upload
+from worker.serving.faults import NoFaults
+from worker.serving.loop import Worker
+from worker.serving.runner import Encoding, Runner
 
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 STEPS = [*range(12), *range(12, 0, -1)]  # out and back, so that memory matters

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from service.auth.keyring import OWNER_IN_WORDS, ApiKey, Keyring
 from service.auth.principal import KEY_SCOPES, Scope
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.errors import InvalidRequest
-from service.reach import command_settings, reached
+from service.local.reach import command_settings, reached
 
 DAY_S = 86_400.0
 MAX_DAYS = 36_500.0

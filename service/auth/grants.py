@@ -14,13 +14,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from redis.asyncio import Redis
 
-from service import keys
 from service.auth.audit import audit
 from service.auth.keyring import NOBODYS_DIGEST, new_credential
 from service.auth.principal import Principal, Scope
+from service.control import keys
 from service.errors import Conflict, NotFound, Unauthenticated
-from service.kept import Kept, Record
 from service.limits import MAX_SHARES
+from service.store.kept import Kept, Record
 
 TICKET_S = 30.0
 SHARE, TICKET = "ms", "mt"

@@ -14,10 +14,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service import keys, scripts
 from service.auth.grants import SHARE, TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
 from service.auth.principal import LOCAL, Principal, Scope
+from service.control import keys, scripts
 from service.errors import (
     FieldProblem,
     Forbidden,
@@ -27,7 +27,7 @@ from service.errors import (
     Unauthenticated,
     UnknownSession,
 )
-from service.kept import Kept
+from service.store.kept import Kept
 
 BURST_S = 5.0  # a full bucket of requests lasts this long at the key's rate
 DAY_S = 86_400.0

@@ -18,11 +18,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
-from service import keys
 from service.auth.audit import audit
 from service.auth.principal import Principal, Quota, Scope
+from service.control import keys
 from service.errors import NotFound, Unauthenticated
-from service.kept import Kept, Record
+from service.store.kept import Kept, Record
 
 FORM = re.compile(r"(m[kst])_([0-9a-f]{12})_([\w-]{43})")
 NOBODYS_DIGEST = hashlib.sha256(b"nobody's").hexdigest()

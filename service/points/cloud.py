@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.control.heads import Head, Heads
 from service.errors import Conflict, SegmentCorrupt
-from service.heads import Head, Heads
 from service.limits import MAX_CLOUD_BYTES, MAX_CLOUDS
 from service.points.ledger import Chosen, Ledger
-from service.segments import COLOURS, SegmentStore, parse_segment, read_arrays
+from service.store.segments import COLOURS, SegmentStore, parse_segment, read_arrays
 from service.video import decode_frame
 
 Colours = NDArray[np.uint8]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.errors import SegmentCorrupt
 from service.limits import MAX_HELD_POINTS
-from service.segments import read_arrays
+from service.store.segments import read_arrays
 
 Array = NDArray[Any]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from service.branches import SnapshotInfo
-from service.frames import Frame
-from service.requests import Progress
+from service.control.branches import SnapshotInfo
+from service.control.frames import Frame
+from service.control.requests import Progress
+from service.control.sessions import Session
 from service.schemas import (
     FrameOut,
     GenerationOut,
@@ -16,7 +17,6 @@ from service.schemas import (
     SnapshotOut,
     UploadOut,
 )
-from service.sessions import Session
 
 
 def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut:

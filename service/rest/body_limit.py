@@ -2,7 +2,7 @@
 
 What the endpoint reads decides, not the media type that the client claims: the gate, which stands
 in front, has found the route. Endpoints without a body read none; an import is counted as it is
-read (service/imports.py).
+read (service/store/imports.py).
 """
 
 from __future__ import annotations

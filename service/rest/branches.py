@@ -12,11 +12,11 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
-from service.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.requests import Progress, RequestState
 from service.errors import error_of
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_WAIT_S
-from service.requests import Progress, RequestState
 from service.rest.answers import generation_out, snapshot_out
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of

@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 
-from service.branches import SNAPSHOT_NAME
+from service.control.branches import SNAPSHOT_NAME
 from service.errors import FieldProblem
 from service.limits import MAX_FIELD_PROBLEMS, MAX_SEEN_CHARS
 

@@ -11,13 +11,13 @@ from typing import Literal, Self
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.control.sessions import Intrinsics
 from service.errors import FieldProblem, InvalidUpload
 from service.gateway import Gateway
 from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG, PATCH_PX
 from service.rest.problems import invalid_request
 from service.schemas import POSE_FORM, Axes, PoseIn
-from service.segments import Upload
-from service.sessions import Intrinsics
+from service.store.segments import Upload
 from service.uploads.images import Files, FourNumbers, Observation, observation_from
 
 LENS = ("fx", "fy", "cx", "cy")

@@ -12,6 +12,8 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.control.frames import Frame
+from service.control.requests import Generate, Progress, new_request_id
 from service.errors import (
     Conflict,
     FieldProblem,
@@ -21,11 +23,9 @@ from service.errors import (
     Unavailable,
     problem_document,
 )
-from service.frames import Frame
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_INTEGER, MAX_PAGE, RETURN_S
 from service.paths import path_request
-from service.requests import Generate, Progress, new_request_id
 from service.rest.answers import frame_out, generation_out
 from service.rest.idempotency import IdempotencyKey, fingerprint, once, request_id_of
 from service.rest.preconditions import IfMatch, version_of

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service import keys, scripts
 from service.auth.principal import Principal
+from service.control import keys, scripts
 from service.errors import Conflict, FieldProblem, InvalidRequest
 from service.gateway import Gateway
 from service.tasks import end

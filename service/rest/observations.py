@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Response
 
 from service.auth.principal import PrincipalDep, Scope, requires
+from service.control.requests import Observe
 from service.gateway import GatewayDep
 from service.poses import flat
-from service.requests import Observe
 from service.rest.answers import generation_out
 from service.rest.forms import ObservationForm, observe, source_of, upload_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Header, Query, Response
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.control.sessions import Intrinsics, NewSession, is_session_id
 from service.errors import FieldProblem, InvalidRequest
 from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
@@ -17,7 +18,6 @@ from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import MemoryOut, SessionList, SessionOut, UploadOut
-from service.sessions import Intrinsics, NewSession, is_session_id
 from service.uploads.images import Observation
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=RESPONSES)

@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
-from service import keys
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.control import keys
+from service.control.requests import Progress, RequestState
+from service.control.sessions import Session, SessionState, is_session_id
 from service.errors import Conflict, FieldProblem, InvalidRequest, UnknownSession
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.paths import path_request
-from service.requests import Progress, RequestState
 from service.rest.forms import SessionForm, Source, source_of
 from service.rest.generations import append_and_tell, video_of
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
@@ -27,7 +28,6 @@ from service.rest.problems import RESPONSES, invalid_request
 from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.rest.sessions import open_session
 from service.schemas import Axes, Closed, PathIn
-from service.sessions import Session, SessionState, is_session_id
 from service.words import parse_actions
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=RESPONSES)

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.auth.principal import PrincipalDep, Scope, requires
-from service.branches import SnapshotName
+from service.control.branches import SnapshotName
 from service.errors import FieldProblem, InvalidRequest
-from service.exports import MEDIA_TYPE
 from service.gateway import GatewayDep
 from service.rest.answers import etag, session_out
 from service.rest.idempotency import IdempotencyKey, fingerprint, once
 from service.rest.problems import RESPONSES
 from service.schemas import SessionOut
+from service.store.exports import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1", tags=["branches"], responses=RESPONSES)
 

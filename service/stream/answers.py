@@ -7,12 +7,12 @@ from typing import Any
 
 from structlog.contextvars import get_contextvars
 
+from service.control.frames import Frame
+from service.control.requests import Progress
+from service.control.sessions import Session
 from service.convert import filled, plain
 from service.errors import DEFECT, INTERNAL, MirageError, problem_document
-from service.frames import Frame
-from service.requests import Progress
 from service.rest.answers import generation_out
-from service.sessions import Session
 from service.stream.messages import PROTOCOL
 from service.stream.player import Player, whole_id
 from service.wire import world_pb2 as pb

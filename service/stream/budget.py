@@ -14,10 +14,10 @@ from collections.abc import Iterable
 
 from service.auth.guard import Guard
 from service.auth.principal import Principal
+from service.control.feed import Feed
+from service.control.frames import Frame
+from service.control.sessions import Session, Sessions
 from service.errors import TooManyRequests
-from service.feed import Feed
-from service.frames import Frame
-from service.sessions import Session, Sessions
 
 BOUGHT_AT_ONCE = 16
 WAIT_S = 0.5  # how soon a rewind is noticed that nobody walks after

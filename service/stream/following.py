@@ -11,10 +11,10 @@ import time
 from collections import deque
 from itertools import takewhile
 
+from service.control.frames import Frame
+from service.control.requests import Progress, RequestState
+from service.control.sessions import Session
 from service.errors import SegmentCorrupt, UnknownRequest
-from service.frames import Frame
-from service.requests import Progress, RequestState
-from service.sessions import Session
 from service.stream import answers
 from service.stream.player import whole_id
 from service.stream.talk import Talk

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from service.auth.principal import Scope
-from service.branches import ForkIn, RewindIn
+from service.control.branches import ForkIn, RewindIn
+from service.control.requests import Generate, Progress, RequestState, View, new_request_id
 from service.convert import filled
 from service.errors import (
     Conflict,
@@ -27,7 +28,6 @@ from service.errors import (
 )
 from service.paths import last_camera, path_request
 from service.poses import flat, unflat
-from service.requests import Generate, Progress, RequestState, View, new_request_id
 from service.rest.forms import ObservationForm, upload_file
 from service.rest.observations import create_observation
 from service.rest.problems import invalid_request

@@ -21,11 +21,11 @@ from pydantic import (
     field_validator,
 )
 
+from service.control.requests import View
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
 from service.limits import MAX_CAMERAS, MAX_INTEGER, MAX_NAME_CHARS
 from service.poses import flat, is_exact
-from service.requests import View
 from service.rest.problems import invalid_request
 from service.schemas import Axes, Camera, Closed, Intrinsics, PathIn, PoseIn
 from service.stream.inputs import DEFAULT_MOVE_M_PER_S, DEFAULT_TURN_DEG_PER_S, KEYS

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.control import ControlPlane
+from service.control.frames import Frame
+from service.control.plane import ControlPlane
 from service.errors import SegmentMissing
-from service.frames import Frame
-from service.segments import read_planes
+from service.store.segments import read_planes
 from service.wire import world_pb2 as pb
 
 PlaneName = Literal["depth", "coverage"]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.requests import Generate, Progress, RequestState
+from service.control.requests import Generate, Progress, RequestState
 
 MIN_SPEED, MAX_SPEED = 0.01, 100.0
 

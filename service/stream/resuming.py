@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from service.control import ControlPlane
-from service.sessions import Session
+from service.control.plane import ControlPlane
+from service.control.sessions import Session
 from service.stream.messages import OpenMessage
 
 

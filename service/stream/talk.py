@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from service.auth.principal import Principal
+from service.control.requests import Progress, RequestState
+from service.control.sessions import Session, SessionState
 from service.errors import UnknownRequest
 from service.gateway import Gateway
-from service.requests import Progress, RequestState
 from service.schemas import FlatPose
-from service.sessions import Session, SessionState
 from service.stream.budget import LiveBudget
 from service.stream.inputs import Held
 from service.stream.messages import InputMessage, OpenMessage

@@ -14,8 +14,8 @@ from serving import serving
 from uploads_made import npy, png
 
 from service.app import create_app
-from service.control import ControlPlane
-from service.embedded import free_port
+from service.control.plane import ControlPlane
+from service.local.embedded import free_port
 from service.server import PROTOCOLS, GatewayServer
 from service.settings import Settings
 

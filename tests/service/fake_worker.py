@@ -14,14 +14,14 @@ from contextlib import asynccontextmanager, suppress
 import numpy as np
 from PIL import Image
 
-from service.control import ControlPlane
+from service.control.frames import Frame
+from service.control.leases import Commit, Leases, Owned
+from service.control.plane import ControlPlane
+from service.control.requests import Entry, Generate, Observe, Progress, RequestState, Rewind
+from service.control.wake import WakeQueue
+from service.control.workers import WorkerRecord
 from service.errors import LeaseLost
-from service.frames import Frame
-from service.leases import Commit, Leases, Owned
-from service.requests import Entry, Generate, Observe, Progress, RequestState, Rewind
 from service.settings import Settings
-from service.wake import WakeQueue
-from service.workers import WorkerRecord
 
 
 class FakeWorker:

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 
-from service.control import ControlPlane
-from service.frames import Frame, ManifestEntry
-from service.leases import Commit, Leases, Owned
-from service.requests import RequestState
-from service.segments import Upload
-from service.sessions import IDENTITY, Intrinsics, NewSession, Session
+from service.control.frames import Frame, ManifestEntry
+from service.control.leases import Commit, Leases, Owned
+from service.control.plane import ControlPlane
+from service.control.requests import RequestState
+from service.control.sessions import IDENTITY, Intrinsics, NewSession, Session
+from service.store.segments import Upload
 
 INTRINSICS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 IMAGE = Upload(np.zeros((32, 64, 3), np.uint8))

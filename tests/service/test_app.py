@@ -12,16 +12,16 @@ from fake_worker import FakeWorker, working
 from redis.asyncio import Redis
 from uploads_made import png
 
-from service import keys
 from service.app import create_app
 from service.auth.keyring import Keyring
 from service.auth.principal import Scope
-from service.control import ControlPlane
-from service.embedded import EmbeddedValkey
+from service.control import keys
+from service.control.plane import ControlPlane
+from service.control.workers import WorkerRecord, Workers
 from service.limits import MAX_HEAD_BYTES
+from service.local.embedded import EmbeddedValkey
 from service.settings import Settings
 from service.telemetry import LIMITS
-from service.workers import WorkerRecord, Workers
 
 
 async def test_alive_without_a_worker_but_not_ready(

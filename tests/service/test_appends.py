@@ -7,15 +7,15 @@ import asyncio
 import numpy as np
 import pytest
 
-from service import keys
-from service.appends import NOTED_PART
-from service.control import ControlPlane
+from service.control import keys
+from service.control.appends import NOTED_PART
+from service.control.leases import Leases
+from service.control.plane import ControlPlane
+from service.control.requests import LivePose
+from service.control.sessions import IDENTITY, Intrinsics, NewSession
 from service.errors import SessionDeleted, UnknownSession
-from service.leases import Leases
-from service.requests import LivePose
-from service.segments import Upload
-from service.sessions import IDENTITY, Intrinsics, NewSession
 from service.settings import Settings
+from service.store.segments import Upload
 
 LENS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=64, height=32)
 

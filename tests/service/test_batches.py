@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 from redis.exceptions import ConnectionError, ResponseError
 
-from service.batches import Batches, Pipelined
-from service.control import ControlPlane
+from service.control.batches import Batches, Pipelined
+from service.control.plane import ControlPlane
 
 
 async def test_what_arrives_while_a_batch_is_on_its_way_goes_in_the_next() -> None:

@@ -18,8 +18,8 @@ from fake_worker import FakeWorker, working
 from uploads_made import png
 
 from service.cli import main
-from service.embedded import free_port
 from service.errors import InvalidRequest
+from service.local.embedded import free_port
 from service.settings import Settings
 from service.words import parse_actions
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError
 
-from service.connect import connect
-from service.embedded import EmbeddedValkey, free_port
+from service.control.connect import connect
+from service.local.embedded import EmbeddedValkey, free_port
 
 
 async def test_a_lost_server_is_waited_for_once_not_for_each_attempt_anew(tmp_path: Path) -> None:

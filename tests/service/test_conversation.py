@@ -11,18 +11,18 @@ import pytest
 from fake_worker import FakeWorker, working
 from plane import frame
 
-from service import keys
 from service.auth.guard import Guard
 from service.auth.principal import LOCAL, Principal
-from service.control import ControlPlane
+from service.control import keys
+from service.control.frames import event_id
+from service.control.plane import ControlPlane
+from service.control.sessions import Intrinsics, NewSession
 from service.errors import InvalidRequest, SegmentCorrupt, SessionDeleted, UnknownSession
-from service.frames import event_id
 from service.gateway import Gateway
 from service.poses import flat
 from service.samples import Samples
-from service.segments import Upload
-from service.sessions import Intrinsics, NewSession
 from service.settings import Settings
+from service.store.segments import Upload
 from service.stream.answers import as_text
 from service.stream.conversation import converse
 from service.stream.messages import CLIENT_MESSAGE, Incoming, OpenMessage

@@ -16,8 +16,7 @@ from PIL import Image
 
 from service.app import create_app
 from service.client import ServiceError
-from service.demo import DemoOptions, format_report, walk_and_write
-from service.demo_figures import (
+from service.demo.figures import (
     SCALE,
     STRIP_HEIGHT,
     Walk,
@@ -32,9 +31,10 @@ from service.demo_figures import (
     truth_psnr,
     video_frames,
 )
-from service.demo_source import SAMPLES, from_image, from_sample, out_and_back
-from service.embedded import EmbeddedValkey
+from service.demo.source import SAMPLES, from_image, from_sample, out_and_back
+from service.demo.walks import DemoOptions, format_report, walk_and_write
 from service.errors import InvalidRequest
+from service.local.embedded import EmbeddedValkey
 from service.poses import flat
 from service.settings import load_settings
 from service.video import decode_frame

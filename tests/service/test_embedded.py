@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from service.control import ControlPlane
-from service.embedded import EmbeddedValkey, free_port, valkey_binary
+from service.control.plane import ControlPlane
 from service.errors import ConfigurationError, ControlPlaneDown
+from service.local.embedded import EmbeddedValkey, free_port, valkey_binary
 from service.settings import Settings
 
 
@@ -81,7 +81,7 @@ async def test_a_server_that_is_just_ending_is_waited_for(tmp_path: Path) -> Non
 
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import asyncio, os, sys, pathlib; from service.embedded import EmbeddedValkey\n"
+        "import asyncio, os, sys, pathlib; from service.local.embedded import EmbeddedValkey\n"
         "server = EmbeddedValkey(pathlib.Path(sys.argv[1])); asyncio.run(server.start())\n"
         "print(server.pid, flush=True); os.kill(os.getpid(), 9)"
     )

@@ -8,13 +8,13 @@ import time
 import pytest
 from plane import leases_of, new_session, step
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.feed import KEPT
+from service.control.frames import Frame
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.control.sessions import IDENTITY, Session
 from service.errors import SessionDeleted
-from service.feed import KEPT
-from service.frames import Frame
-from service.requests import Generate
-from service.sessions import IDENTITY, Session
 
 QUICK_S, LONG_S = 20.0, 60.0  # what came in a third of the longest wait was pushed
 

@@ -10,13 +10,13 @@ import time
 import pytest
 from plane import frame, leases_of, new_session, step
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.frames import Frame, ManifestEntry, parse_push
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.control.sessions import IDENTITY, Session
 from service.errors import FramesGone, SessionDeleted, Unavailable, UnknownFrame
-from service.frames import Frame, ManifestEntry, parse_push
-from service.requests import Generate
-from service.segments import FrameMeta, SegmentHeader, segment_id, segment_path
-from service.sessions import IDENTITY, Session
+from service.store.segments import FrameMeta, SegmentHeader, segment_id, segment_path
 from service.tasks import end
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from plane import new_session
 
-from service import exports, frames, heads, keys
-from service.control import ControlPlane
-from service.frames import ManifestEntry
-from service.heads import Head
+from service.control import frames, heads, keys
+from service.control.frames import ManifestEntry
+from service.control.heads import Head
+from service.control.plane import ControlPlane
+from service.store import exports
 
 
 def entries(count: int, seed: int = 0) -> list[ManifestEntry]:

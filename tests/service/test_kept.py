@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
 from service.errors import StoreDown
-from service.kept import Kept, Record
-from service.objects import ObjectStore
 from service.settings import Settings
+from service.store.kept import Kept, Record
+from service.store.objects import ObjectStore
 
 INDEX = keys.shares("s1")
 

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from service import keys
+from service.control import keys
 
 OF_A_SESSION = [keys.record, keys.lease, keys.log, keys.manifest, keys.frames,
                 keys.requests, keys.order, keys.cancels, keys.shares, keys.video,

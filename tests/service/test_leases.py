@@ -9,12 +9,12 @@ import time
 import pytest
 from plane import leases_of, new_session, step
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.leases import Commit
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, LivePose
+from service.control.sessions import IDENTITY
 from service.errors import LeaseLost
-from service.leases import Commit
-from service.requests import Generate, LivePose
-from service.sessions import IDENTITY
 
 PATH = Generate(poses=[IDENTITY] * 10)
 

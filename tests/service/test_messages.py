@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from service.control.requests import REQUEST, LivePose, View, live_body
 from service.errors import InvalidRequest
 from service.poses import Action, expand, flat
-from service.requests import REQUEST, LivePose, View, live_body
 from service.stream.messages import InvalidMessage, PoseMessage, checked, from_proto, from_text
 from service.wire import world_pb2 as pb
 

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 from plane import leases_of, new_session
 
-from service import keys
-from service.control import ControlPlane
-from service.news import Inbox, News
-from service.requests import Generate, LivePose
-from service.sessions import IDENTITY
+from service.control import keys
+from service.control.news import Inbox, News
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, LivePose
+from service.control.sessions import IDENTITY
 
 LONG_S = 30.0
 

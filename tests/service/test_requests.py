@@ -6,8 +6,10 @@ import pytest
 from plane import leases_of, new_session, step
 from pydantic import ValidationError
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
+from service.control.requests import REQUEST, Generate, Init, LivePose, Observe, num_poses
+from service.control.sessions import IDENTITY
 from service.errors import (
     InvalidRequest,
     SessionDeleted,
@@ -15,8 +17,6 @@ from service.errors import (
     UnknownRequest,
     UnknownSession,
 )
-from service.requests import REQUEST, Generate, Init, LivePose, Observe, num_poses
-from service.sessions import IDENTITY
 from service.settings import Settings
 
 PATH = Generate(poses=[IDENTITY] * 3)

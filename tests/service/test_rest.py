@@ -19,16 +19,16 @@ from pydantic import BaseModel
 from test_conversation import gateway
 from uploads_made import npy, png
 
-from service import keys
 from service.auth.principal import LOCAL
-from service.collection import Collection, Marks
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
 from service.errors import Conflict, InvalidRequest, StoreDown
 from service.gateway import Gateway
 from service.poses import flat
 from service.rest import idempotency
 from service.rest.idempotency import once
 from service.settings import Settings
+from service.store.collection import Collection, Marks
 from service.video import decode_frame
 
 __all__ = ["gateway"]  # a fixture

@@ -21,12 +21,12 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from uploads_made import npy, png
 
-from service import keys
 from service.app import create_app
-from service.control import ControlPlane
+from service.control import keys
+from service.control.frames import ManifestEntry
+from service.control.plane import ControlPlane
 from service.convert import plain
-from service.embedded import free_port
-from service.frames import ManifestEntry
+from service.local.embedded import free_port
 from service.poses import flat
 from service.rpc import walk
 from service.rpc.calls import ROUTES, SERVICE

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from service import objects
 from service.errors import ConfigurationError, SegmentCorrupt, SegmentMissing, StoreDown
-from service.segments import (
+from service.store import objects
+from service.store.segments import (
     FRAMES,
     MAX_TABLE_BYTES,
     SIZES,

@@ -12,8 +12,17 @@ import pytest
 from plane import IMAGE, INTRINSICS, leases_of, new_session, step
 from redis.exceptions import ConnectionError
 
-from service import keys, sweeper
-from service.control import ControlPlane
+from service.control import keys, sweeper
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.control.sessions import (
+    IDENTITY,
+    TRANSITIONS,
+    NewSession,
+    Sessions,
+    SessionState,
+    states_before,
+)
 from service.errors import (
     Conflict,
     LeaseLost,
@@ -22,18 +31,9 @@ from service.errors import (
     Unavailable,
     UnknownSession,
 )
-from service.rebuild import MARKER
-from service.requests import Generate
-from service.segments import Upload
-from service.sessions import (
-    IDENTITY,
-    TRANSITIONS,
-    NewSession,
-    Sessions,
-    SessionState,
-    states_before,
-)
 from service.settings import Settings
+from service.store.rebuild import MARKER
+from service.store.segments import Upload
 from service.tasks import end
 
 

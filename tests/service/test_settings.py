@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service import keys
+from service.control import keys
 from service.errors import ConfigurationError
 from service.settings import Settings, load_settings
 

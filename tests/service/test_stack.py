@@ -16,12 +16,12 @@ import httpx
 import pytest
 from uploads_made import png
 
-from service import stack
 from service.client import Mirage
-from service.embedded import free_port
 from service.errors import Unavailable
+from service.local import stack
+from service.local.embedded import free_port
+from service.local.stack import Child, Stack
 from service.settings import Settings
-from service.stack import Child, Stack
 
 TESTS = Path(__file__).parent
 # found before the real one, as the working directory comes first in the path of `python -m worker`

@@ -21,8 +21,8 @@ from uploads_made import npy, png
 
 from bench.noop import start_worker
 from service.auth.principal import LOCAL, Quota
-from service.branches import RewindIn
-from service.control import ControlPlane
+from service.control.branches import RewindIn
+from service.control.plane import ControlPlane
 from service.errors import SessionDeleted
 from service.gateway import Gateway
 from service.poses import MAX_DISTANCE_M, unflat

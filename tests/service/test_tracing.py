@@ -15,10 +15,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from uploads_made import png
 
 from bench.noop import start_worker
-from service.control import ControlPlane
-from service.embedded import free_port
+from service.control.plane import ControlPlane
+from service.local.embedded import free_port
+from service.local.stack import environment
 from service.settings import Settings
-from service.stack import environment
 from service.tracing import current_parent
 
 Found = list[tuple[str, Span]]  # service, span

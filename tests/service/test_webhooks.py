@@ -16,11 +16,12 @@ import pytest
 from fake_worker import FakeWorker, working
 from uploads_made import png
 
-from service import keys, webhooks
+from service import webhooks
 from service.app import create_app
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
+from service.control.requests import Progress, RequestState
 from service.errors import ConfigurationError, InvalidRequest
-from service.requests import Progress, RequestState
 from service.settings import Settings, load_settings
 from service.webhooks import Errand, Webhooks
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from worker.beside import SMALL_S, Beside
+from worker.serving.beside import SMALL_S, Beside
 
 
 @pytest.fixture

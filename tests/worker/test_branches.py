@@ -7,15 +7,15 @@ import httpx
 import pytest
 from test_loop import open_session, pose, read_until, serving
 
-from service import keys
 from service.app import create_app
-from service.branches import ForkIn, RewindIn, SnapshotIn
-from service.control import ControlPlane
+from service.control import keys
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.frames import Frame
+from service.control.leases import Leases
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, Progress, RequestState
+from service.control.sessions import Session, SessionState
 from service.errors import GenerationFailed, UnknownSnapshot, VersionConflict, error_of
-from service.frames import Frame
-from service.leases import Leases
-from service.requests import Generate, Progress, RequestState
-from service.sessions import Session, SessionState
 from service.settings import Settings
 from service.stream.messages import OpenMessage
 from service.stream.resuming import resume_after

@@ -15,14 +15,14 @@ from test_loop import open_session, picture, pose, serving
 
 from bench.noop import HEIGHT, WIDTH
 from service.app import create_app
-from service.branches import ForkIn, RewindIn
-from service.control import ControlPlane
+from service.control.branches import ForkIn, RewindIn
+from service.control.plane import ControlPlane
+from service.control.requests import Observe
 from service.errors import Conflict, SegmentCorrupt
 from service.points.cloud import Clouds, mean_colours
 from service.points.ledger import rank
-from service.requests import Observe
-from service.segments import COLOURS, Upload
 from service.settings import Settings
+from service.store.segments import COLOURS, Upload
 from worker.inspect.history import GREY, replay
 
 EVERY = 10**6

@@ -15,18 +15,18 @@ import pytest
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import INTRINSICS, open_session, serving
 
-from service import collection as collection_module
-from service import keys, sweeper
-from service.branches import ForkIn, RewindIn, SnapshotIn
-from service.collection import Collection
-from service.control import ControlPlane
-from service.frames import ManifestEntry
-from service.fsck import Fsck
-from service.heads import Head, Name, is_due
-from service.segments import segment_id
-from service.sessions import NewSession
+from service.control import keys, sweeper
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.frames import ManifestEntry
+from service.control.heads import Head, Name, is_due
+from service.control.plane import ControlPlane
+from service.control.sessions import NewSession
+from service.control.sweeper import Sweeper
 from service.settings import Settings
-from service.sweeper import Sweeper
+from service.store import collection as collection_module
+from service.store.collection import Collection
+from service.store.fsck import Fsck
+from service.store.segments import segment_id
 
 
 @pytest.fixture

@@ -20,16 +20,17 @@ import torch
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
-from service import imports, keys
 from service.app import create_app
-from service.branches import ForkIn, RewindIn, SnapshotIn
-from service.control import ControlPlane
+from service.control import keys
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
+from service.control.heads import Head
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
 from service.errors import Conflict, InvalidUpload, SegmentCorrupt, Unavailable
-from service.heads import Head
 from service.limits import MAX_IMPORTS
-from service.objects import sha256
-from service.requests import Generate
 from service.settings import Settings
+from service.store import imports
+from service.store.objects import sha256
 
 Files = dict[str, bytes]
 

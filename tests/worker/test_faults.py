@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from service.errors import ConfigurationError
-from worker.faults import NoFaults, parse_fault
+from worker.serving.faults import NoFaults, parse_fault
 
 
 def test_no_fault_by_default() -> None:
@@ -28,7 +28,7 @@ def test_a_fault_that_is_not_understood_is_fatal(text: str) -> None:
 
 def test_it_kills_at_the_named_time() -> None:
     code = (
-        "from worker.faults import parse_fault; faults = parse_fault('after_put:2')\n"
+        "from worker.serving.faults import parse_fault; faults = parse_fault('after_put:2')\n"
         "faults.at('before_put'); faults.at('after_put'); print('alive', flush=True)\n"
         "faults.at('after_put'); print('not reached')"
     )

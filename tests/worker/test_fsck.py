@@ -13,16 +13,17 @@ import pytest
 from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
 from test_loop import open_session, serving
 
-from service import cli, keys
-from service.branches import ForkIn, RewindIn
-from service.collection import Collection
-from service.control import ControlPlane
-from service.embedded import EmbeddedValkey
+from service import cli
+from service.control import keys
+from service.control.branches import ForkIn, RewindIn
+from service.control.heads import head_path
+from service.control.plane import ControlPlane
 from service.errors import InvalidRequest
-from service.fsck import Findings, Fsck
-from service.heads import head_path
-from service.segments import segment_id, segment_path
+from service.local.embedded import EmbeddedValkey
 from service.settings import Settings
+from service.store.collection import Collection
+from service.store.fsck import Findings, Fsck
+from service.store.segments import segment_id, segment_path
 
 
 @pytest.fixture

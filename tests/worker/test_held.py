@@ -12,13 +12,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from plane import leases_of, new_session, step
 
-from service import keys
-from service.control import ControlPlane
-from service.leases import LOG_AHEAD, Leases, Owned
-from service.news import Inbox, News
-from service.requests import Entry, Generate, LivePose
-from service.sessions import IDENTITY
-from worker.held import Held
+from service.control import keys
+from service.control.leases import LOG_AHEAD, Leases, Owned
+from service.control.news import Inbox, News
+from service.control.plane import ControlPlane
+from service.control.requests import Entry, Generate, LivePose
+from service.control.sessions import IDENTITY
+from worker.serving.held import Held
 
 LONG_S = 30.0
 POSE = LivePose(pose=IDENTITY)

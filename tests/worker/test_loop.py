@@ -13,19 +13,19 @@ import pytest
 import torch
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.frames import Frame
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, LivePose, Observe, RequestState
+from service.control.sessions import IDENTITY, Intrinsics, NewSession, Session, SessionState
 from service.errors import SessionDeleted
-from service.frames import Frame
-from service.requests import Generate, LivePose, Observe, RequestState
-from service.segments import Upload
-from service.sessions import IDENTITY, Intrinsics, NewSession, Session, SessionState
 from service.settings import Settings
-from worker.faults import NoFaults
-from worker.loop import Worker
-from worker.preparer import EMPTY_WORLD_BYTES
-from worker.runner import Encoding, Runner
-from worker.snapshot import unpack_segment
+from service.store.segments import Upload
+from worker.serving.faults import NoFaults
+from worker.serving.loop import Worker
+from worker.serving.preparer import EMPTY_WORLD_BYTES
+from worker.serving.runner import Encoding, Runner
+from worker.serving.snapshot import unpack_segment
 from worker.world import World
 
 PATIENCE_S = 60.0  # of what takes milliseconds on a quiet machine

@@ -13,12 +13,12 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from test_loop import open_session, pose, read_until, serving, until
 
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, LivePose
 from service.errors import ConfigurationError
-from service.requests import Generate, LivePose
 from service.settings import Settings
 from service.telemetry import Metrics as GatewayMetrics
-from worker.metrics import Metrics, age_s
+from worker.serving.metrics import Metrics, age_s
 
 DOCS = Path(__file__).parents[2] / "docs" / "survival.md"
 AT_REST = {  # what a walk without trouble leaves at zero

@@ -11,15 +11,15 @@ from test_publisher import FlakyStore
 from torch import Tensor
 
 from bench.noop import NoopBackbone, noop_engine
-from service.control import ControlPlane
-from service.frames import Frame
-from service.objects import sha256
-from service.requests import Generate, Observe
-from service.segments import Upload, blob_path, pack_upload
+from service.control.frames import Frame
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, Observe
 from service.settings import Settings
-from worker.faults import NoFaults
-from worker.loop import Worker
-from worker.runner import Encoding, Runner
+from service.store.objects import sha256
+from service.store.segments import Upload, blob_path, pack_upload
+from worker.serving.faults import NoFaults
+from worker.serving.loop import Worker
+from worker.serving.runner import Encoding, Runner
 
 NUM = 7
 BACK = [pose(10 * i) for i in range(NUM)]

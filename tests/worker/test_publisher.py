@@ -15,16 +15,16 @@ import torch
 from test_loop import open_session, pose, read_until, running, serving, until
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
+from service.control.requests import Generate, RequestState, Rewind
 from service.errors import StoreDown
-from service.requests import Generate, RequestState, Rewind
-from service.segments import SegmentStore
 from service.settings import Settings
-from worker import publisher
+from service.store.segments import SegmentStore
 from worker.engine import Engine, EngineConfig
-from worker.faults import NoFaults
-from worker.loop import NEWS_WAIT_S, Worker
-from worker.runner import Encoding, Runner
+from worker.serving import publisher
+from worker.serving.faults import NoFaults
+from worker.serving.loop import NEWS_WAIT_S, Worker
+from worker.serving.runner import Encoding, Runner
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import time
 import httpx
 from test_loop import serving
 
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.settings import Settings
-from worker.metrics import Metrics
-from worker.pulse import Pulse
+from worker.serving.metrics import Metrics
+from worker.serving.pulse import Pulse
 
 
 def answer(pulse: Pulse, path: str = "/livez") -> httpx.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from worker.residency import Residency, Resident
+from worker.serving.residency import Residency, Resident
 
 
 def filled(budget_bytes: int, *names: str) -> Residency[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from service.sessions import IDENTITY, Intrinsics
-from worker.runner import cameras, means
+from service.control.sessions import IDENTITY, Intrinsics
+from worker.serving.runner import cameras, means
 
 LENS = Intrinsics(fx=50, fy=51, cx=32, cy=16, width=64, height=32)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from service.leases import Owned
-from service.requests import Entry, Generate, Init, LivePose, Observe, Progress
-from service.sessions import IDENTITY, Intrinsics, Session
-from worker.scheduler import Job, Scheduler, advanced, after, next_job
+from service.control.leases import Owned
+from service.control.requests import Entry, Generate, Init, LivePose, Observe, Progress
+from service.control.sessions import IDENTITY, Intrinsics, Session
+from worker.serving.scheduler import Job, Scheduler, advanced, after, next_job
 
 INTRINSICS = Intrinsics(fx=1, fy=1, cx=1, cy=1, width=64, height=32)
 

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
+from service.control.frames import Frame
 from service.errors import SegmentCorrupt
-from service.frames import Frame
-from service.segments import FrameMeta, SegmentHeader, parse_segment
+from service.store.segments import FrameMeta, SegmentHeader, parse_segment
 from worker.geometry import Cameras
-from worker.snapshot import encode_image, pack_segment, unpack_segment
+from worker.serving.snapshot import encode_image, pack_segment, unpack_segment
 from worker.world import Increment
 
 

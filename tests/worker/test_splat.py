@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.geometry import Cameras, Lifted, cat_cameras, lift
 from worker.projection import FreePatches, quality_code
-from worker.splat import Splat, accumulate, splat
+from worker.splat.plain import Splat, accumulate, splat
 
 
 def cloud(num: int, seed: int = 0) -> dict[str, Tensor]:

@@ -18,13 +18,13 @@ pytest.importorskip("triton")
 
 from bench.memory_gpu import looking as bench_views
 from bench.memory_gpu import main, scene
-from worker import splat_gpu
 from worker.geometry import Cameras, stack_cameras
 from worker.memory import read_many
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.memory.points import Points
 from worker.memory.sight import see, seen_by_torch
-from worker.splat_cpu import Surface
+from worker.splat import gpu as splat_gpu
+from worker.splat.cpu import Surface
 
 # The interpreter divides by the depth of a point in the camera's plane aloud, as numpy does.
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
@@ -173,7 +173,7 @@ COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 import triton.language as tl
-from worker import splat_triton
+from worker.splat import fused as splat_triton
 
 TYPES = {"table": "*i64", "view_poses": "*fp64", "view_lenses": "*fp64", "front": "*i32"}
 TYPES["hidden"] = "*i32"

@@ -8,8 +8,8 @@ import time
 from redis.exceptions import ConnectionError
 
 from service.errors import StoreDown
-from worker.metrics import Metrics
-from worker.trouble import Trouble, attempt
+from worker.serving.metrics import Metrics
+from worker.serving.trouble import Trouble, attempt
 
 
 async def test_waits_grow_until_something_works() -> None:

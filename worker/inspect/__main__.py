@@ -16,8 +16,8 @@ from pathlib import Path
 
 from service.errors import MirageError
 from service.limits import MAX_POINTS
+from service.local.reach import reached
 from service.points.files import ply
-from service.reach import reached
 from service.settings import Settings, load_settings
 from service.telemetry import configure_logging
 from worker.inspect.history import History, replay

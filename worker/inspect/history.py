@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from service.errors import SegmentCorrupt
-from service.segments import parse_segment
+from service.store.segments import parse_segment
 from worker.geometry import Cameras, cat_cameras
 from worker.memory import Delta, Memory, create_memory
-from worker.snapshot import unpack_segment
+from worker.serving.snapshot import unpack_segment
 from worker.world import Increment
 
 GREY = 128

@@ -19,7 +19,7 @@ from worker.memory.base import Readout
 from worker.memory.fusion import Cells, repeats
 from worker.memory.points import Points
 from worker.projection import quality_code
-from worker.splat_cpu import Surface
+from worker.splat.cpu import Surface
 
 MIN_CHANGE = 0.7  # squared difference of mean tokens over a token's mean square
 MIN_OWN_CHANGE = 0.2  # likewise, of a single token beside such a place

@@ -19,7 +19,7 @@ from worker.memory.points import Points, stretch
 from worker.memory.sight import see
 from worker.memory.verdicts import OUTRANKS, overruled
 from worker.projection import quality_code
-from worker.splat_cpu import Surface
+from worker.splat.cpu import Surface
 
 
 @dataclass(frozen=True)

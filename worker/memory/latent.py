@@ -40,8 +40,8 @@ from worker.memory.points import Points, TokenFormat, stretch
 from worker.memory.sight import finer_than, is_fused, part_of, readout_of, see, see_together
 from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
 from worker.projection import SLANT_STEPS, quality_code
-from worker.splat import Mode
-from worker.splat_cpu import Surface
+from worker.splat.cpu import Surface
+from worker.splat.plain import Mode
 
 MAX_TOKEN = 2.0**15  # beyond it fixed-point sums could overflow; a sane codec stays under 10
 MAX_STRIKES = 2  # views that see through a point until it is gone

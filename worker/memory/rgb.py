@@ -24,7 +24,7 @@ from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_read
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.pixels import from_uint8
 from worker.placed import FINER
-from worker.splat import RIM_COVERAGE
+from worker.splat.plain import RIM_COVERAGE
 
 SURE_SHARE = 0.5  # of a cell's pixels that must be known for the cell to be
 COLOURS = 3

@@ -1,8 +1,8 @@
 """How a memory's points are looked at: by kernels compiled for a CPU or a GPU, else by plain torch.
 
-All obey the rules of worker/splat.py and agree bit for bit. Plain torch reads the public code's
-convention, which checkpoints trained with it expect, and on a GPU the `soft` mode and whatever runs
-where Triton isn't installed.
+All obey the rules of worker/splat/plain.py and agree bit for bit. Plain torch reads the public
+code's convention, which checkpoints trained with it expect, and on a GPU the `soft` mode and
+whatever runs where Triton isn't installed.
 
 Axis legend: T cameras, h w the latent grid, C channels, n points.
 """
@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker import splat_cpu
 from worker.geometry import Cameras, Convention
 from worker.memory.base import Readout
 from worker.memory.points import Points
 from worker.placed import FINER
 from worker.projection import quality_of
-from worker.splat import Mode, Splat, accumulate, splat
-from worker.splat_columns import Blocks, Frames, Rows, Stored
-from worker.splat_cpu import Surface
+from worker.splat import cpu as splat_cpu
+from worker.splat.columns import Blocks, Frames, Rows, Stored
+from worker.splat.cpu import Surface
+from worker.splat.plain import Mode, Splat, accumulate, splat
 
 HAS_TRITON = find_spec("triton") is not None
 
@@ -57,7 +57,7 @@ def see_together(
     sessions: Sequence[Points], cameras: Cameras, mode: Mode, with_tokens: bool = True
 ) -> Surface:
     """What cameras (s, T) see of as many sessions on a GPU: fields of (s * T, ...)."""
-    from worker import splat_gpu  # imports Triton
+    from worker.splat import gpu as splat_gpu  # imports Triton
 
     return splat_gpu.read(splat_gpu.batch_of(sessions), cameras, mode, with_tokens)
 

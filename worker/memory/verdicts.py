@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker import splat_cpu
 from worker.geometry import Cameras
 from worker.memory.points import Points, stretch
 from worker.memory.sight import columns
 from worker.projection import NEAR_M, FramePatches, pitches, quality_of
-from worker.splat_columns import Rules, Scene
+from worker.splat import cpu as splat_cpu
+from worker.splat.columns import Rules, Scene
 
 OUTRANKS = 32.0  # a quality ratio that resolution alone does not reach: observed against generated
 SAME_EXTENT = 1.25  # an old point up to this much longer is covered by the new one alone

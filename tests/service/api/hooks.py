@@ -13,7 +13,7 @@ import schemathesis
 from hypothesis import strategies as st
 from uploads_made import png
 
-from service.keys import MAX_WAIT_S
+from service.control.keys import MAX_WAIT_S
 
 HERE = {"position": [0, 0, 0.5], "quaternion": [0, 0, 0, 1]}
 GOOD: dict[str, dict[str, Any]] = {  # as `requests` sends them

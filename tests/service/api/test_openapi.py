@@ -21,8 +21,8 @@ from bench.noop import start_worker
 from service.app import create_app
 from service.auth.keyring import Keyring
 from service.auth.principal import KEY_SCOPES
-from service.control import ControlPlane
-from service.embedded import free_port
+from service.control.plane import ControlPlane
+from service.local.embedded import free_port
 from service.settings import Settings
 from service.telemetry import configure_logging
 

@@ -19,8 +19,8 @@ from uploads_made import png
 from service.app import create_app
 from service.auth.keyring import Keyring
 from service.auth.principal import KEY_SCOPES, Scope
-from service.control import ControlPlane
-from service.embedded import free_port
+from service.control.plane import ControlPlane
+from service.local.embedded import free_port
 from service.settings import Settings
 
 

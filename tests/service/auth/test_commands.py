@@ -11,7 +11,7 @@ import pytest
 from service.auth.keyring import Keyring, parse_credential
 from service.auth.principal import Scope
 from service.cli import main
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.settings import Settings
 
 

@@ -14,7 +14,7 @@ from bench.noop import start_worker
 from service.auth import grants
 from service.auth.grants import TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.errors import Unauthenticated
 from service.settings import Settings
 

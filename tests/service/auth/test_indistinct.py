@@ -25,8 +25,8 @@ from test_rpc_keys import NAMED, OF_A_WORLD, about, naming
 from uploads_made import png
 from websockets.exceptions import ConnectionClosed
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
 from service.rpc.calls import SERVICE
 from service.rpc.problems import DETAILS
 from service.wire import world_pb2 as pb

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service import keys
 from service.auth.keyring import Keyring, digest_of, parse_credential
 from service.auth.principal import Scope
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
 from service.errors import NotFound, Unauthenticated
 
 READ = frozenset({Scope.READ})

@@ -16,7 +16,7 @@ from uploads_made import png
 
 from service.auth.keyring import Keyring
 from service.auth.principal import Scope
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.rpc.calls import ROUTES, SERVICE
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc

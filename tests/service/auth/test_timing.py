@@ -25,7 +25,7 @@ from test_indistinct import names_of, naming_asks, never_was, opened
 from test_rpc_keys import NOBODYS, OF_A_WORLD, about, refused
 from uploads_made import png
 
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from service.auth.keyring import Keyring
 from service.auth.principal import Scope
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 
 
 async def first_word(url: str, **headers: str) -> dict[str, object]:

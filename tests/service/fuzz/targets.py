@@ -26,17 +26,18 @@ from trees import SEGMENT as TABLE
 from uploads_made import encoded, npy, png
 
 from service.auth.keyring import parse_credential
+from service.control.frames import ManifestEntry
+from service.control.heads import Head, pack, unpack
+from service.control.sessions import Intrinsics, NewSession
 from service.errors import MirageError
-from service.exports import WORLD, member_name
-from service.frames import ManifestEntry
-from service.heads import Head, pack, unpack
-from service.imports import Members, check_segment, parse_world
-from service.objects import sha256
 from service.poses import flat
 from service.rest.preconditions import version_of
 from service.rest.ranges import ranged
 from service.schemas import PathIn
-from service.segments import (
+from service.store.exports import WORLD, member_name
+from service.store.imports import Members, check_segment, parse_world
+from service.store.objects import sha256
+from service.store.segments import (
     FRAMES,
     SIZES,
     FrameMeta,
@@ -47,7 +48,6 @@ from service.segments import (
     read_planes,
     unpack_upload,
 )
-from service.sessions import Intrinsics, NewSession
 from service.stream.messages import PathMessage, PoseMessage, from_bytes, from_text
 from service.uploads.depth_maps import decode_depth
 from service.uploads.images import decode_image

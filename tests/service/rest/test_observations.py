@@ -14,11 +14,11 @@ from fake_worker import FakeWorker, working
 from PIL import Image
 from uploads_made import npy, png
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.control.sessions import IDENTITY
 from service.poses import flat
-from service.requests import Generate
-from service.sessions import IDENTITY
 from service.settings import Settings
 
 HERE = json.dumps({"matrix": flat(np.eye(4))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from service.control import ControlPlane
+from service.control.plane import ControlPlane
 from service.limits import MAX_POINTS
 
 

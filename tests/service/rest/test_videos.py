@@ -15,8 +15,8 @@ import pytest
 from fake_worker import FakeWorker, working
 from uploads_made import png
 
-from service import keys
-from service.control import ControlPlane
+from service.control import keys
+from service.control.plane import ControlPlane
 from service.poses import flat
 from service.settings import Settings
 

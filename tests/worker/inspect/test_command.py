@@ -14,14 +14,14 @@ import pytest
 
 from bench.noop import HEIGHT, WIDTH, noop_engine
 from service.cli import main
-from service.control import ControlPlane
-from service.requests import Generate
-from service.segments import Upload
-from service.sessions import IDENTITY, Intrinsics, NewSession
+from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.control.sessions import IDENTITY, Intrinsics, NewSession
 from service.settings import Settings
-from worker.faults import NoFaults
-from worker.loop import Worker
-from worker.runner import Encoding, Runner
+from service.store.segments import Upload
+from worker.serving.faults import NoFaults
+from worker.serving.loop import Worker
+from worker.serving.runner import Encoding, Runner
 
 LENS = Intrinsics(fx=50, fy=50, cx=32, cy=16, width=WIDTH, height=HEIGHT)
 

@@ -7,11 +7,11 @@ import torch
 from boxes import orbit, room_depth
 
 from service.errors import SegmentCorrupt
-from service.segments import FrameMeta, SegmentHeader
+from service.store.segments import FrameMeta, SegmentHeader
 from worker.geometry import Cameras
 from worker.inspect.history import GREY, History, pixels_of, replay
 from worker.memory import Memory
-from worker.snapshot import encode_image, pack_segment
+from worker.serving.snapshot import encode_image, pack_segment
 from worker.world import Increment
 
 HEIGHT, WIDTH = tiny.HEIGHT, tiny.WIDTH

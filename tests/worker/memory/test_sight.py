@@ -10,7 +10,7 @@ from worker.memory.fusion import Cells, added
 from worker.memory.points import Points, TokenFormat
 from worker.memory.sight import columns, see, seen_by_torch
 from worker.memory.verdicts import Evidence, _scene, judge, judged_by_torch
-from worker.splat_cpu import Surface, views_of, visible_pairs
+from worker.splat.cpu import Surface, views_of, visible_pairs
 
 GRID, CHANNELS, NUM_FRAMES = (12, 16), 5, 40
 
