@@ -148,7 +148,7 @@ class Sweeper:
         await self._each(keys.BUSY, [name.decode() for name, _ in some], self._look)
 
     async def _look(self, session: str) -> None:
-        """A note that is not due yet stays: its writer counts on it (service/control/appends.py)."""
+        """A note that is not due yet stays: its writer counts on it (control/appends.py)."""
         seen_at = await self._redis.zscore(keys.BUSY, session)
         names = (keys.record, keys.lease, keys.log)
         answer = await scripts.run(self._redis, "inspect", [name(session) for name in names], [])
