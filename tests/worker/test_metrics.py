@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from noop_worker import open_session, pose, read_until, serving, until
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from test_loop import open_session, pose, read_until, serving, until
 
 from service.control.plane import ControlPlane
 from service.control.requests import Generate, LivePose
