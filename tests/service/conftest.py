@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from serving import serving
 from uploads_made import npy, png
+from uvicorn_server import serving
 
 from service.app import create_app
 from service.auth.guard import Guard

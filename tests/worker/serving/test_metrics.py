@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.telemetry import Metrics as GatewayMetrics
 from worker.serving.metrics import Metrics, age_s
 
-DOCS = Path(__file__).parents[2] / "docs" / "survival.md"
+DOCS = Path(__file__).parents[3] / "docs" / "survival.md"
 AT_REST = {  # what a walk without trouble leaves at zero
     "queue_depth", "queue_age_seconds", "evictions", "deadline_misses", "admission_refusals",
     "out_of_memory", "requests_failed", "leases_lost", "commits_refused", "dependency_errors",
