@@ -14,15 +14,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))
-from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_collection import collection
-from test_loop import open_session, serving
+from noop_worker import open_session, serving
+from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 
 from service.control.branches import ForkIn, RewindIn, SnapshotIn
 from service.control.plane import ControlPlane
 from service.errors import SegmentCorrupt, SegmentMissing, StoreDown
 from service.local.embedded import free_port
 from service.settings import Settings
+from service.store.collection import Collection
 from service.store.fsck import Fsck
 from service.store.objects import ObjectStore, sha256
 
@@ -96,7 +96,8 @@ async def test_a_world_in_a_bucket_does_all_that_one_in_a_folder_does(
         await done(control, session.id, back)
     async with serving(control, settings):  # another worker, which has to read them
         assert images(await walk(control, fork.id, BACK)) == images(whole)
-        assert await collection(control).collect(session.id) >= 2
+        sweep = Collection(control.redis, control.segments, control.heads, grace_s=0.0)
+        assert await sweep.collect(session.id) >= 2
         assert images(await walk(control, session.id, BACK)) == images(whole)
     assert (await Fsck(control, deep=True).check()).is_whole
     await control.sessions.delete(fork.id)

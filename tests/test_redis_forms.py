@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))
-from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_loop import open_session, serving
+from noop_worker import open_session, serving
+from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 
 from service.control import keys
 from service.control.branches import ForkIn, RewindIn

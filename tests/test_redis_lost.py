@@ -18,8 +18,8 @@ from httpx import ASGITransport
 from redis.exceptions import OutOfMemoryError
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))
-from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_loop import open_session, pose, read_until, serving
+from noop_worker import open_session, pose, read_until, serving
+from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 
 from service.app import create_app
 from service.auth.grants import Grants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,14 +11,20 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from serving import serving
 from uploads_made import npy, png
+from uvicorn_server import serving
 
 from service.app import create_app
+from service.auth.guard import Guard
 from service.control.plane import ControlPlane
+from service.gateway import Gateway
 from service.local.embedded import free_port
+from service.samples import Samples
 from service.server import PROTOCOLS, GatewayServer
 from service.settings import Settings
+from service.telemetry import Metrics
+from service.video_cache import VideoCache
+from service.webhooks import Webhooks
 
 
 @pytest.fixture
@@ -42,6 +49,14 @@ async def http(
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
+
+
+@pytest.fixture
+def gateway(settings: Settings, control: ControlPlane, tmp_path: Path) -> Gateway:
+    """What all endpoints share, without an app."""
+    guard = Guard(control.redis, control.kept, required=False)
+    shared = Samples(tmp_path), Metrics(), VideoCache(0), Webhooks(control, settings)
+    return Gateway(settings, control, guard, *shared, asyncio.Semaphore(2))
 
 
 @pytest.fixture

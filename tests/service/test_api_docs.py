@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
-from test_readme import ADDRESS, run
+from snippets import ADDRESS, run
 
 from bench.servers import service
 from service.settings import Settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import sys
@@ -11,22 +10,13 @@ from pathlib import Path
 import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
+from snippets import ADDRESS, GRPC_ADDRESS, run
 
 from service.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 CURL = [block for block in re.findall(r"```bash\n(.*?)```", README, re.S) if "curl" in block]
-ADDRESS, GRPC_ADDRESS = "http://127.0.0.1:8000", "127.0.0.1:8001"
-
-
-async def run(command: list[str], folder: Path) -> str:
-    """Its output; fails with what it wrote if it does not end well."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=pipe, stderr=pipe)
-    output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    return output.decode()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
 from pydantic import BaseModel
-from test_conversation import gateway
 from uploads_made import npy, png
 
 from service.auth.principal import LOCAL
@@ -30,8 +29,6 @@ from service.rest.idempotency import once
 from service.settings import Settings
 from service.store.collection import Collection, Marks
 from service.video import decode_frame
-
-__all__ = ["gateway"]  # a fixture
 
 IDENTITY = flat(np.eye(4))
 SCALED = flat(np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
-from test_readme import ADDRESS, run
+from snippets import ADDRESS, run
 
 from service.settings import Settings
 

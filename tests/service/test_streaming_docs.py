@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 from fake_worker import FakeWorker, working
-from test_readme import ADDRESS, run
+from snippets import ADDRESS, run
 
 from service.settings import Settings
 from service.stream.messages import AnyMessage, OpenMessage

@@ -5,70 +5,26 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from test_loop import open_session, pose, read_until, serving
+from noop_worker import open_session, pose, read_until, serving
+from out_and_back import BACK, OUT, done, forked, frames_of, images, undisturbed, walk
 
 from service.app import create_app
 from service.control import keys
 from service.control.branches import ForkIn, RewindIn, SnapshotIn
-from service.control.frames import Frame
 from service.control.leases import Leases
 from service.control.plane import ControlPlane
-from service.control.requests import Generate, Progress, RequestState
-from service.control.sessions import Session, SessionState
+from service.control.requests import Generate
+from service.control.sessions import SessionState
 from service.errors import GenerationFailed, UnknownSnapshot, VersionConflict, error_of
 from service.settings import Settings
 from service.stream.messages import OpenMessage
 from service.stream.resuming import resume_after
-
-OUT = [pose(i) for i in range(1, 9)]
-BACK = [pose(i) for i in range(8, 0, -1)]
-AT_8 = ForkIn(frame=8)
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Nobody loses a lease here, however busy the machine is."""
     return settings.model_copy(update={"lease_s": 20.0})
-
-
-async def walk(control: ControlPlane, session: str, poses: list[list[float]]) -> list[Frame]:
-    path = await control.requests.append(session, Generate(poses=poses))
-    done = await control.branches.wait(session, path.id, 60)
-    assert done.state is RequestState.DONE and done.last_frame is not None
-    return await frames_of(control, session, done.last_frame + 1)
-
-
-async def frames_of(control: ControlPlane, session: str, count: int) -> list[Frame]:
-    frames: list[Frame] = []
-    while len(frames) < count:
-        more = await control.frames.read(session, after=len(frames) - 1)
-        assert more
-        frames += more
-    return frames
-
-
-def images(frames: list[Frame]) -> list[bytes]:
-    return [frame.image for frame in frames]
-
-
-async def done(control: ControlPlane, session: str, progress: Progress) -> dict[str, object]:
-    progress = await control.branches.wait(session, progress.id)
-    if progress.error is not None:
-        raise error_of(progress.error)
-    assert progress.result is not None
-    return progress.result
-
-
-async def forked(control: ControlPlane, session: str, ask: ForkIn = AT_8) -> Session:
-    result = await done(control, session, await control.branches.fork(session, ask))
-    return await control.sessions.get(str(result["session"]))
-
-
-async def undisturbed(control: ControlPlane) -> list[Frame]:
-    """A World that walks out and back without a break."""
-    session = await open_session(control, 3)
-    await walk(control, session.id, OUT)
-    return await walk(control, session.id, BACK)
 
 
 async def test_a_fork_goes_on_as_its_source_does_and_copies_no_segment(

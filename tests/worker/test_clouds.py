@@ -8,10 +8,10 @@ import struct
 import httpx
 import numpy as np
 import pytest
+from export_files import exported, in_pieces
+from noop_worker import open_session, picture, pose, serving
+from out_and_back import OUT, done, forked, walk
 from PIL import Image
-from test_branches import OUT, done, forked, walk
-from test_exports import exported, in_pieces
-from test_loop import open_session, picture, pose, serving
 
 from bench.noop import HEIGHT, WIDTH
 from service.app import create_app

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_loop import INTRINSICS, open_session, serving
+from noop_worker import INTRINSICS, open_session, serving
+from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 
 from service.control import keys, sweeper
 from service.control.branches import ForkIn, RewindIn, SnapshotIn

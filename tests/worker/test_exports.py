@@ -17,8 +17,9 @@ import httpx
 import pytest
 import safetensors.torch
 import torch
-from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_loop import open_session, serving
+from export_files import exported, in_pieces
+from noop_worker import open_session, serving
+from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 
 from service.app import create_app
 from service.control import keys
@@ -39,18 +40,6 @@ Files = dict[str, bytes]
 def settings(settings: Settings) -> Settings:
     """Nobody loses a lease here, however busy the machine is."""
     return settings.model_copy(update={"lease_s": 20.0})
-
-
-async def exported(control: ControlPlane, session: str, snapshot: str | None = None) -> bytes:
-    export = await control.exports.open(session, snapshot)
-    data = b"".join([chunk async for chunk in export.chunks()])
-    assert len(data) == export.num_bytes
-    return data
-
-
-async def in_pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
 
 
 async def test_an_imported_world_goes_on_as_the_one_it_came_from(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_branches import BACK, OUT, done, forked, images, undisturbed, walk
-from test_loop import open_session, serving
+from noop_worker import open_session, serving
+from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 
 from service import cli
 from service.control import keys

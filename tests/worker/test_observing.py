@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_loop import HEIGHT, WIDTH, open_session, picture, pose, read_until, running, serving
-from test_publisher import FlakyStore
+from flaky_store import FlakyStore
+from noop_worker import open_session, picture, pose, read_until, running, serving
 from torch import Tensor
 
-from bench.noop import NoopBackbone, noop_engine
+from bench.noop import HEIGHT, WIDTH, NoopBackbone, noop_engine
 from service.control.frames import Frame
 from service.control.plane import ControlPlane
 from service.control.requests import Generate, Observe

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from serving import serving
+from uvicorn_server import serving
 
 from bench.noop import start_worker
 from service.app import create_app

@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from grpc import aio
-from serving import serving
 from tenants import Connect, NewKey
 from uploads_made import png
+from uvicorn_server import serving
 
 from service.app import create_app
 from service.auth.keyring import Keyring

@@ -9,18 +9,15 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from rest_routes import concrete, routes
 from tenants import Connect, NewKey
 from uploads_made import png
 
 from bench.noop import start_worker
-from service.app import PAGES, create_app
+from service.app import create_app
 from service.auth.principal import Scope, declared_scope
 from service.errors import ConfigurationError
 from service.settings import Settings
-
-
-def routes(app: Any) -> list[Any]:
-    return [route for route in app.behind_gate if route.path not in PAGES]
 
 
 def test_every_endpoint_declares_a_scope(settings: Settings) -> None:
@@ -92,14 +89,6 @@ async def test_scopes(client_of: Connect, new_key: NewKey, anns: str) -> None:
     ]
     assert [answer.status_code for answer in answers] == [403] * 4
     assert "needs the scope `walk`" in answers[1].json()["detail"]
-
-
-def concrete(route: Any, session: str) -> str:
-    path: str = route.path.replace("{session_id}", session)
-    path = path.replace("{video_id}", f"video_{session}")
-    for name in ("generation_id", "share_id", "name", "snapshot_id", "observation_id"):
-        path = path.replace(f"{{{name}}}", "r_1")
-    return path.replace("{frame}", "0")
 
 
 async def test_anothers_world_is_a_404_on_every_endpoint(

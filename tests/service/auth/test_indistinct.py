@@ -16,25 +16,18 @@ import httpx
 import pytest
 import websockets
 from fastapi import FastAPI
-from google.protobuf.message import Message
-from google.rpc.status_pb2 import Status
 from grpc import aio
+from named_things import Ask, answered, names_of, naming_asks, never_was, opened
+from rest_routes import concrete, routes
+from rpc_requests import OF_A_WORLD, about
 from tenants import NewKey
-from test_gate import concrete, routes
-from test_rpc_keys import NAMED, OF_A_WORLD, about, naming
-from uploads_made import png
 from websockets.exceptions import ConnectionClosed
 
-from service.control import keys
 from service.control.plane import ControlPlane
-from service.rpc.calls import SERVICE
-from service.rpc.problems import DETAILS
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
 
-Ask = Callable[[str], Awaitable[object]]  # about a name: all that its client gets
 Heard = Callable[[], Awaitable[list[str]]]
-SPELT = {"credential": f"ms_{{}}_{'a' * 43}", "video": "video_{}"}  # where a name has more to it
 GREETINGS = ("HELLO", "CLIENT", "SELECT")  # of a connection that is new
 
 
@@ -55,10 +48,6 @@ async def heard(control: ControlPlane) -> AsyncIterator[Heard]:
         yield since
 
 
-def never_was(name: str) -> str:
-    return name[:-1] + ("1" if name.endswith("0") else "0")
-
-
 async def check(
     asks: Mapping[str, tuple[Ask, str]], heard: Heard, background: bool = False
 ) -> None:
@@ -73,20 +62,6 @@ async def check(
             assert asked, call
             found.append(repr((answer, asked)).replace(one, "NAME"))
         assert found[0] == found[1], call
-
-
-async def answered(world: Any, call: str, request: Message, credential: str) -> object:
-    """How a call ends: its answer, or its error with everything around it."""
-    sent = (("authorization", f"Bearer {credential}"), ("x-request-id", "r"))
-    running = getattr(world, call)(request, metadata=sent)
-    try:
-        if SERVICE.methods_by_name[call].server_streaming:
-            return [str(one) async for one in running]
-        return str(await running)
-    except aio.AioRpcError as error:
-        initial, trailing = error.initial_metadata(), dict(error.trailing_metadata() or ())
-        status = Status.FromString(trailing.pop(DETAILS))
-        return error.code(), error.details(), initial, trailing, str(status)
 
 
 async def test_over_rest(app: FastAPI, bob: httpx.AsyncClient, anns: str, heard: Heard) -> None:
@@ -111,12 +86,6 @@ async def mine(channel: aio.Channel, new_key: NewKey) -> str:
     return await new_key("bob")
 
 
-async def opened(channel: aio.Channel, credential: str) -> pb.Session:
-    metadata = (("authorization", f"Bearer {credential}"),)
-    asked = pb.CreateSessionRequest(image=png())
-    return await world_pb2_grpc.WorldStub(channel).CreateSession(asked, metadata=metadata)
-
-
 async def test_over_grpc(channel: aio.Channel, new_key: NewKey, mine: str, heard: Heard) -> None:
     world: Any = world_pb2_grpc.WorldStub(channel)
     anns = (await opened(channel, await new_key("ann"))).id
@@ -127,39 +96,6 @@ async def test_over_grpc(channel: aio.Channel, new_key: NewKey, mine: str, heard
         return answer
 
     await check({call: (partial(ask, call), anns) for call in OF_A_WORLD}, heard)
-
-
-async def names_of(channel: aio.Channel, control: ControlPlane, credential: str) -> dict[str, str]:
-    """One of each kind that a tenant has."""
-    world: Any = world_pb2_grpc.WorldStub(channel)
-    session, metadata = (
-        await opened(channel, credential),
-        (("authorization", f"Bearer {credential}"),),
-    )
-    share = await world.CreateShare(pb.CreateShareRequest(session=session.id), metadata=metadata)
-    await control.redis.hset(keys.names(session.id), "attic", "{}")  # type: ignore[misc]
-    return {
-        "generation": session.init_request,
-        "share": share.id,
-        "credential": share.id,
-        "snapshot": "attic",
-        "session": session.id,
-        "video": session.id,
-    }
-
-
-def naming_asks(channel: aio.Channel, credential: str, session: str) -> dict[tuple[str, str], Ask]:
-    """Calls about a world of one's own that name something else, by call and kind."""
-    world: Any = world_pb2_grpc.WorldStub(channel)
-
-    async def ask(call: str, field: str, form: str, name: str) -> object:
-        request = naming(call, field, form.format(name), session)
-        return await answered(world, call, request, credential)
-
-    return {
-        (call, kind): partial(ask, call, field, SPELT.get(kind, "{}"))
-        for (call, field), kind in NAMED.items()
-    }
 
 
 async def test_anothers_names_beside_a_world_of_ones_own(

@@ -10,9 +10,9 @@ import pytest
 import websockets
 from fastapi import FastAPI
 from grpc import aio
+from named_things import opened
 from tenants import NewKey
-from test_indistinct import opened
-from test_ws_keys import first_word
+from ws_opening import first_word
 
 from service.settings import Settings
 from service.wire import world_pb2 as pb

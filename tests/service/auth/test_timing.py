@@ -19,10 +19,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from grpc import aio
+from named_things import names_of, naming_asks, never_was, opened
+from rest_routes import concrete, routes
+from rpc_requests import NOBODYS, OF_A_WORLD, about, refused
 from tenants import NewKey
-from test_gate import concrete, routes
-from test_indistinct import names_of, naming_asks, never_was, opened
-from test_rpc_keys import NOBODYS, OF_A_WORLD, about, refused
 from uploads_made import png
 
 from service.control.plane import ControlPlane

@@ -11,22 +11,11 @@ import websockets
 from tenants import NewKey
 from uploads_made import png
 from websockets.exceptions import ConnectionClosed
+from ws_opening import first_word
 
 from service.auth.keyring import Keyring
 from service.auth.principal import Scope
 from service.control.plane import ControlPlane
-
-
-async def first_word(url: str, **headers: str) -> dict[str, object]:
-    """The first message; a close code if there is no other."""
-    async with websockets.connect(url, additional_headers=headers) as socket:
-        message = dict(json.loads(await socket.recv()))
-        if message["type"] == "error":
-            with pytest.raises(ConnectionClosed) as closed:
-                await socket.recv()
-            assert closed.value.rcvd is not None
-            message["code"] = closed.value.rcvd.code
-        return message
 
 
 async def test_streams_need_keys_too(

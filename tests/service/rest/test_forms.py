@@ -8,13 +8,10 @@ import io
 from dataclasses import replace
 
 from fastapi import UploadFile
-from test_conversation import gateway
 from uploads_made import png
 
 from service.gateway import Gateway
 from service.rest.forms import DIGESTED_BYTES, SessionForm, observe, source_of
-
-__all__ = ["gateway"]  # a fixture
 
 
 async def test_a_file_is_whole_in_memory_only_in_its_turn(gateway: Gateway) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from PIL import Image
-from test_history import walked
+from stored_world import walked
 
 from worker.geometry import cat_cameras
 from worker.inspect.figures import (

@@ -3,17 +3,12 @@
 import pytest
 import torch
 from boxes import ROOM, camera, orbit, recentred, room_depth, sees, surface
-from torch import Tensor
+from token_grids import CHANNELS, GRID, tokens
 
 from worker.geometry import Cameras
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 
-GRID, CHANNELS = (16, 24), 4
 TABLE = ((0.3, 0.6, 0.4), (0.5, 0.5, 0.3))
-
-
-def tokens(num: int, grid: tuple[int, int] = GRID, seed: int = 0) -> Tensor:
-    return torch.randn(num, CHANNELS, *grid, generator=torch.Generator().manual_seed(seed))
 
 
 def remember(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from boxes import camera, orbit, room_depth
-from test_latent import CHANNELS, GRID, tokens
+from token_grids import CHANNELS, GRID, tokens
 
 from worker.memory.base import Delta
 from worker.memory.latent import LatentMemory, LatentMemoryConfig

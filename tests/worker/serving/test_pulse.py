@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import httpx
-from test_loop import serving
+from noop_worker import serving
 
 from service.control.plane import ControlPlane
 from service.settings import Settings

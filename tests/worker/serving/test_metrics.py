@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from noop_worker import open_session, pose, read_until, serving, until
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from test_loop import open_session, pose, read_until, serving, until
 
 from service.control.plane import ControlPlane
 from service.control.requests import Generate, LivePose
@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.telemetry import Metrics as GatewayMetrics
 from worker.serving.metrics import Metrics, age_s
 
-DOCS = Path(__file__).parents[2] / "docs" / "survival.md"
+DOCS = Path(__file__).parents[3] / "docs" / "survival.md"
 AT_REST = {  # what a walk without trouble leaves at zero
     "queue_depth", "queue_age_seconds", "evictions", "deadline_misses", "admission_refusals",
     "out_of_memory", "requests_failed", "leases_lost", "commits_refused", "dependency_errors",

@@ -23,11 +23,11 @@ from service.local.embedded import free_port
 from service.local.stack import Child, Stack
 from service.settings import Settings
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parents[1]
 # found before the real one, as the working directory comes first in the path of `python -m worker`
 WORKER = """
 import asyncio, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {helpers!r})
 from fake_worker import FakeWorker
 from service.settings import load_settings
 asyncio.run(FakeWorker(load_settings()).run())
@@ -110,7 +110,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     package = tmp_path / "worker"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(WORKER.format(tests=str(TESTS)))
+    (package / "__main__.py").write_text(WORKER.format(helpers=str(HELPERS)))
     yield tmp_path
 
 
@@ -225,7 +225,7 @@ def test_a_worker_that_cannot_start_stops_everything(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_the_dead_said_is_kept_and_told_apart(folder: Path) -> None:
-    (folder / "worker" / "__main__.py").write_text(ONLY_ONCE + WORKER.format(tests=str(TESTS)))
+    (folder / "worker" / "__main__.py").write_text(ONLY_ONCE + WORKER.format(helpers=str(HELPERS)))
     up = Up(folder)
     os.kill(up.child("-m worker"), signal.SIGKILL)
     words, _ = up.process.communicate(timeout=60)  # the second one can't run

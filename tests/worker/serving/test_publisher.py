@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import open_session, pose, read_until, running, serving, until
+from flaky_store import FlakyStore
+from noop_worker import open_session, pose, read_until, running, serving, until
 
 from bench.noop import HEIGHT, WIDTH, NoopBackbone
 from service.control.plane import ControlPlane
@@ -84,21 +85,6 @@ class BrokenBackbone(NoopBackbone):
 
     def denoise(self, condition, noise):  # type: ignore[no-untyped-def]
         raise RuntimeError("broken")
-
-
-class FlakyStore(SegmentStore):
-    """Fails at some puts."""
-
-    def __init__(self, url: str, fails_at: set[int]) -> None:
-        super().__init__(url)
-        self._fails_at, self._puts = fails_at, 0
-
-    async def put_all(self, segments: Sequence[tuple[str, str, bytes]]) -> list[StoreDown | None]:
-        self._puts += 1
-        if self._puts in self._fails_at:
-            await asyncio.sleep(0.02)  # the chunk after it is computed meanwhile
-            return [StoreDown("this one is lost") for _ in segments]
-        return await super().put_all(segments)
 
 
 async def test_what_ran_ahead_of_a_failed_put_is_discarded_and_done_again(

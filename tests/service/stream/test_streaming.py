@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fake_worker import FakeWorker, working
 from PIL import Image
-from test_conversation import IDENTITY, Client, gateway, session
+from stream_client import IDENTITY, Client
 from uploads_made import npy, png
 
 from bench.noop import start_worker
@@ -31,8 +31,6 @@ from service.stream import handling
 from service.stream.inputs import held
 from service.stream.motion import Sighting, ahead
 from service.stream.pictures import Pictures
-
-__all__ = ["gateway", "session"]  # fixtures
 
 
 @asynccontextmanager
