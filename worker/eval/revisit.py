@@ -36,6 +36,7 @@ from worker.eval.protocols import BARE, Loop, Walk, drift, imagined, make_loop, 
 from worker.eval.report import assembled, table
 from worker.eval.scoring import Score, mean, score_scene, scored
 from worker.eval.sheet import write_sheet
+from worker.memory.warm import warm_up
 from worker.scenes.paths import LOOP_KINDS
 from worker.scenes.scene import HELD_OUT_SEED
 
@@ -82,6 +83,7 @@ QUICK = Protocol(
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
+    warm_up()  # the first scene's times must not tell how long compiling took
     protocol = args.protocol
     bench = Bench(
         engine_of(args.weights, protocol),
