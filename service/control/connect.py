@@ -33,8 +33,6 @@ RETRIES = 8
 FIRST_BACK_OFF_S, LAST_BACK_OFF_S = 0.02, 0.5
 FORM = re.compile(r"(rediss?)\+(sentinel|cluster)://(.*)")
 PORTS = {"sentinel": 26379, "cluster": 6379}
-
-
 _TRYING = ContextVar("_TRYING", default=False)  # whether this is part of something tried again
 
 

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from service.auth.audit import audit
 from service.control import keys, scripts
 from service.control.batches import Argument, Pipelined
+from service.control.deletion import bury, deleted_path
 from service.control.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.errors import (
     MirageError,
@@ -398,52 +399,8 @@ class Sessions:
             LOG.warning("deletion not marked", session=session, reason=error.detail)
 
 
-def deleted_path(session: str) -> str:
-    """An object that says, should Redis lose its data, that this session was deleted."""
-    return f"sessions/{session}/deleted"
-
-
 def _full_key(most: int) -> TooManyRequests:
     return TooManyRequests(
         f"this key may have {most} sessions at once; delete one, or wait until one expires",
         limit="sessions_per_key",
     )
-
-
-async def bury(redis: Redis, session: str, version: int | str, expired_by_s: float | str) -> str:
-    """Delete under conditions; returns ok, unknown, deleted, version or alive.
-
-    What crosses sessions may fail after that: the session is gone all the same, and the sweeper
-    does the rest when it would have expired.
-    """
-    names = [
-        keys.record, keys.lease, keys.log, keys.manifest, keys.frames, keys.requests,
-        keys.order, keys.cancels, keys.names, keys.shares, keys.video, keys.garbage,
-        keys.reservation,
-    ]  # fmt: skip
-    answer = await scripts.run(
-        redis,
-        "delete",
-        [name(session) for name in names],
-        [version, expired_by_s, keys.TOMBSTONE_S],
-    )
-    outcome: str = answer[0].decode()
-    try:
-        if outcome in ("ok", "deleted"):
-            await redis.zrem(keys.index(answer[1].decode()), session)
-        if outcome in ("ok", "deleted", "unknown"):
-            await _unlist(redis, session)
-    except RedisError as error:
-        if outcome != "ok":
-            raise
-        LOG.warning("deletion not finished", session=session, error=str(error))
-    return outcome
-
-
-async def _unlist(redis: Redis, session: str) -> None:
-    """Let the objects of a session that is gone go, too, if nobody did."""
-    if await redis.zscore(keys.EXPIRY, session) is None:
-        return
-    await scripts.run(redis, "grave", [keys.GRAVES], [session, time.time()])
-    await redis.zrem(keys.EXPIRY, session)
-    await redis.zrem(keys.COLLECT, session)

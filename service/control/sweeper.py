@@ -19,8 +19,8 @@ from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.control import keys, scripts
+from service.control.deletion import bury
 from service.control.requests import RequestLog
-from service.control.sessions import bury
 from service.errors import PROBLEMS, AmbiguousWorld, ConfigurationError, Unavailable
 from service.store.collection import Collection
 from service.store.kept import Kept

@@ -21,9 +21,9 @@ import structlog
 from redis.asyncio import Redis
 
 from service.control import keys
+from service.control.deletion import deleted_path
 from service.control.heads import Head, Heads, head_path, snapshot_path
 from service.control.requests import REQUEST, Init, Observe
-from service.control.sessions import deleted_path
 from service.errors import SegmentCorrupt, SegmentMissing, SessionDeleted, UnknownSession
 from service.store.objects import Listed
 from service.store.segments import PARSE_ERRORS, SegmentStore, blob_path, segment_path

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 
 from service.control import keys, scripts
+from service.control.deletion import deleted_path
 from service.control.heads import Head
 from service.control.plane import ControlPlane
-from service.control.sessions import deleted_path
 from service.errors import (
     InvalidRequest,
     SegmentError,

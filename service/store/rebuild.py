@@ -22,8 +22,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.control import keys
+from service.control.deletion import deleted_path
 from service.control.heads import Head, Heads
-from service.control.sessions import Sessions, deleted_path
+from service.control.sessions import Sessions
 from service.errors import (
     ConfigurationError,
     ControlPlaneDown,

@@ -46,7 +46,7 @@ class LiveBudget:
             await self._buy()
         self._cameras.add(camera)
 
-    def made(self, frames: Iterable[Frame]) -> None:
+    def _made(self, frames: Iterable[Frame]) -> None:
         """Frames in order, none left out; those that were told before do not count again."""
         for frame in frames:
             place = (frame.branch, frame.frame)
@@ -62,7 +62,7 @@ class LiveBudget:
         async with feed.watch(session.id) as watch:
             while True:
                 frames = await watch.read(after, wait_s=WAIT_S, limit=FRAMES_AT_ONCE)
-                self.made(frames)
+                self._made(frames)
                 if frames:
                     after = frames[-1].frame
                     continue

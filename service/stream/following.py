@@ -35,7 +35,6 @@ async def follow(talk: Talk) -> None:
     async with talk.control.feed.watch(talk.session_id) as watch:
         while True:
             frames = await watch.read(talk.after, wait_s=FRAME_WAIT_S, limit=limit)
-            talk.budget.made(frames)
             if any(frame.branch > talk.branch for frame in frames):
                 await _look(talk)  # rewound: there may be other frames before these
                 _check_branch(talk, frames)

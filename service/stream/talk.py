@@ -42,10 +42,7 @@ class Talk:
         self.control = gateway.control
         self.session_id = session.id
         self.after, self.branch = after, session.branch
-        self.sought = (
-            0,
-            0,
-        )  # the branch that this stream's last rewind began; the message's number
+        self.sought = (0, 0)  # the branch that this stream's last seek began, and its number
         self.outbox = Outbox(OUTBOX_LENGTH)
         self.told: tuple[SessionState, dict[str, Any] | None] | None = None  # the client knows
 
