@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis
 from redis.asyncio import Redis
 from structlog.testing import LogCapture
 
+from service.control import keys
 from service.control.plane import ControlPlane
 from service.local.embedded import EmbeddedValkey
 from service.settings import Settings
@@ -51,6 +52,14 @@ def logs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         return found.entries
 
     return capture
+
+
+@pytest.fixture
+def no_head_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what asks for a head writes one: a session's turn, one walk in sixty-four, would name
+    the very segments that a test puts in doubt.
+    """
+    monkeypatch.setattr(keys, "HEAD_EVERY", 1 << 32)
 
 
 @pytest.fixture

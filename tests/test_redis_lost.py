@@ -38,6 +38,8 @@ from service.store.fsck import Fsck
 from service.store.rebuild import MARKER
 from service.store.segments import segment_id
 
+pytestmark = pytest.mark.usefixtures("no_head_was_due")
+
 
 class Server:
     """A Valkey that can be killed, and come back with or without its data."""

@@ -16,7 +16,6 @@ from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 from service import cli
 from service.control import keys
 from service.control.branches import ForkIn, RewindIn
-from service.control.heads import head_path
 from service.control.plane import ControlPlane
 from service.errors import InvalidRequest
 from service.local.embedded import EmbeddedValkey
@@ -24,6 +23,8 @@ from service.settings import Settings
 from service.store.collection import Collection
 from service.store.fsck import Findings, Fsck
 from service.store.segments import segment_id, segment_path
+
+pytestmark = pytest.mark.usefixtures("no_head_was_due")
 
 
 @pytest.fixture
@@ -49,12 +50,6 @@ async def check(control: ControlPlane, *, deep: bool = False) -> Findings:
 
 def stored(settings: Settings, path: str) -> Path:
     return settings.data_dir / "segments" / path
-
-
-async def forget_later_heads(control: ControlPlane, settings: Settings, session: str) -> None:
-    """A session whose turn comes early (`is_due`) has one that names every segment."""
-    for name in (await control.heads.ids(session))[1:]:
-        stored(settings, head_path(session, name)).unlink()
 
 
 async def test_whole_worlds_are_whole(control: ControlPlane, worlds: tuple[str, str]) -> None:
@@ -120,7 +115,6 @@ async def test_somebody_chooses_where_an_uncertain_world_ends(
     last = (await control.frames.manifest(source))[-1]
     data = await control.segments.get(source, last.id)
     await control.segments.put(source, segment_id(2, "w0.1", data), data)
-    await forget_later_heads(control, settings, source)
     await control.redis.delete(keys.record(source), keys.manifest(source), keys.MARKER)
     await control.rebuild.ensure()
     found = await check(control)
@@ -143,7 +137,6 @@ async def gap(
     async with serving(control, settings):
         session = (await open_session(control, 3)).id
         await walk(control, session, [*OUT, *BACK])
-    await forget_later_heads(control, settings, session)
     entries = await control.frames.manifest(session)
     lost = entries[-1 if "end" in request.param else 2]
     place = stored(settings, segment_path(session, lost.id))
