@@ -143,8 +143,3 @@ class Engine:
         """Repeat on a restored World what `observe` or `step` did."""
         world.memory.apply(increment.delta)
         world.apply(increment)
-
-
-def half(depth: Tensor) -> Tensor:
-    """As float16, whose range an upload's metres may leave."""
-    return depth.clamp(max=torch.finfo(torch.half).max).half()
