@@ -34,7 +34,7 @@ check: $(INSTALLED)  ## format, lint, types, import contracts
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/published.binpb
 
-fuzz: $(INSTALLED)  ## a million damaged inputs for every parser (Linux; ARGS="--inputs 20000" for fewer)
+fuzz: $(INSTALLED)  ## a million damaged inputs for the parsers (Linux; ARGS="--inputs 20000" for fewer)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[fuzz]'
 	$(BIN)/python tests/service/fuzz/run.py $(ARGS)
 

@@ -3,9 +3,10 @@ once.
 
 `python -m bench.step --json out/step.json`: sessions walk a held-out scene with the shipped
 weights; medians over chunks after a warm-up, of the way out (`imagined`) and of the way back
-(`remembered`). `bottleneck` names the stage that takes longest; `floor_ms` is what the networks'
-multiplications alone would take at this machine's measured bfloat16 matrix rate. `observations`:
-what one takes, with depth and without, once there are as many as are looked at together.
+(`remembered`). `bottleneck` names the stage that takes longest; `floor_ms_per_frame` is what the
+networks' multiplications alone would take at this machine's measured bfloat16 matrix rate.
+`observations`: what one takes, with depth and without, once there are as many as are looked at
+together.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from service.control.keys import REQUESTS_KEPT
 from service.errors import ConfigurationError, FieldProblem
 
 PREFIX = "MIRAGE_"
-# read by `python -m worker` alone (to die at a named point in tests of survival) and by clients
+# read by workers (to die at a named point in tests of survival), and by clients
 OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
 SECRETS = frozenset({"webhook_secret"})

@@ -1,5 +1,4 @@
-"""The few layers that the codec, the denoiser and the depth head share: norm-free residual
-convolutions, 2D attention.
+"""The few layers that our networks share: norm-free residual convolutions, 2D attention.
 
 Norm-free because normalisation over a latent grid couples every cell to the whole picture, and
 tokens that are moved to another picture would then mean something else there. Residual branches

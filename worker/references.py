@@ -1,4 +1,4 @@
-"""Which past frames the denoiser is shown beside the memory's readout.
+"""Which past frames a denoiser could be shown beside the memory's readout; ours asks for none.
 
 The memory already knows: every cell of a readout names the frame that saw it best, so a frame's
 votes are the cells that it won. Votes alone would pick neighbours of one another, therefore a

@@ -1,7 +1,8 @@
 """Named points of a step at which tests of survival let the process die or stop.
 
 `MIRAGE_FAULT=after_put:3` kills it at the third time, `after_put:3:stop` stops it as SIGSTOP does.
-The loop gets this as an explicit object; only `python -m worker` makes one that does something.
+The loop gets this as an explicit object; only `python -m worker` and `bench.noop` make one that
+does something.
 """
 
 from __future__ import annotations

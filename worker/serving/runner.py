@@ -1,6 +1,6 @@
 """The torch side of the loop: Worlds opened, restored, stepped; increments made into segments.
 
-Everything here blocks. `step` is called from one thread, the rest from others beside it: restoring
+Everything here blocks. `step` is called once at a time, the rest from threads beside it: restoring
 touches only Worlds that nobody steps, encoding and packing only increments, which never change and
 lie in the host's memory.
 
