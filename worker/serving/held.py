@@ -28,6 +28,7 @@ class Held:
     wakes: list[str]  # messages to acknowledge once a step is committed
     owned: Owned | None = None  # as it will be when all that is ahead is committed; None: unknown
     is_stale: bool = True  # there is news: read it again
+    is_void: bool = False  # a job ended without a commit while this was being read
     known: Session | None = None  # the record as it was last seen, or left by a commit since
     asked: int = 0  # requests that were ever asked of it, as far as is heard
     ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
@@ -50,6 +51,8 @@ class Held:
 
     def read(self, owned: Owned, ahead: Sequence[Job]) -> None:
         """This is how Redis knows it, which may know of these jobs or not yet."""
+        if self.is_void:  # of these jobs, some will never be committed
+            return
         self.known, self.owned = owned.session, _behind(owned, ahead)
         self.is_stale |= owned.asked < self.asked  # heard of while this was on its way
         self.asked = owned.asked
@@ -80,7 +83,7 @@ class Held:
         self.ahead.remove(job)
         self.is_halted &= bool(self.ahead)
         if tip is None:
-            self.owned, self.is_stale = None, True
+            self.owned, self.is_stale, self.is_void = None, True, True
         elif self.owned is not None:
             self.owned = self.owned._replace(session=self._left(self.owned.session, tip))
             self.is_stale |= not (self.owned.entries or self.owned.is_whole)

@@ -162,7 +162,7 @@ class Holdings:
         """Read their records and add what is ahead of them."""
         aheads = [list(held.ahead) for held in some]
         for held in some:
-            held.is_stale = False
+            held.is_stale = held.is_void = False
         found: list[Owned | Exception]
         try:
             with self._metrics.redis("load"):

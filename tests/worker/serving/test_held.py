@@ -6,6 +6,7 @@ import asyncio
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,13 @@ from service.control import keys
 from service.control.leases import LOG_AHEAD, Leases, Owned
 from service.control.news import Inbox, News
 from service.control.plane import ControlPlane
-from service.control.requests import Entry, Generate, LivePose
+from service.control.requests import Entry, Generate, LivePose, Rewind
 from service.control.sessions import IDENTITY
+from service.settings import Settings
+from worker.serving.faults import NoFaults
 from worker.serving.held import Held
+from worker.serving.holdings import Holdings
+from worker.serving.metrics import Metrics
 
 LONG_S = 30.0
 POSE = LivePose(pose=IDENTITY)
@@ -117,3 +122,44 @@ async def test_behind_a_log_that_was_not_read_to_its_end_nothing_is_added(
     assert not held.owned.is_whole
     held.hear(News(held.session, LOG_AHEAD + 1, entry(1)))
     assert held.is_stale
+
+
+async def test_a_job_that_fails_during_a_reading_is_not_counted_as_done(
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last chunk of a path is void: what stands behind the path in the log is not its next."""
+    session, leases = await new_session(control), leases_of(control, lease_s=LONG_S)
+    lease = await leases.acquire(session.id)
+    assert lease
+    await leases.commit(session.id, lease, step(await leases.load(session.id), 0, 1))
+    await leases.release(session.id, lease)
+    for message in (Generate(poses=[IDENTITY]), Rewind(frame=0)):
+        await control.requests.append(session.id, message)
+    settings = settings.model_copy(update={"lease_s": LONG_S})
+    metrics = Metrics()
+    holdings = Holdings(control, settings, "w2", NoFaults(), metrics, on_lost=lambda _: None)
+    await holdings.open()
+    while not len(holdings):
+        await asyncio.wait_for(holdings.pull(), LONG_S)
+    (chunk,) = await holdings.jobs()
+    held = holdings[session.id]
+    held.begin(chunk)
+    load_all, begun, ended = Leases.load_all, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        found = await load_all(*args)
+        begun.set()
+        await ended.wait()
+        return found
+
+    monkeypatch.setattr(Leases, "load_all", slow)
+    holdings.invalidate(session.id)
+    reading = asyncio.create_task(holdings.jobs())
+    await asyncio.wait_for(begun.wait(), LONG_S)
+    held.end(chunk, None)
+    ended.set()
+    assert await reading == []
+    (again,) = await holdings.jobs()
+    assert (again.what, again.entry) == ("chunk", chunk.entry)
+    await holdings.hand_over()
+    await holdings.close()
