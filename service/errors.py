@@ -410,3 +410,8 @@ def error_of(document: dict[str, Any]) -> MirageError:
     if isinstance(error, FramesGone):
         error.first_available = document["first_available"]
     return error
+
+
+def close_of(error: MirageError) -> tuple[int, str]:
+    """The code and the reason that a WebSocket is closed with: a reason has 123 bytes at most."""
+    return problem_of(error).close_code, error.detail.encode()[:120].decode(errors="ignore")

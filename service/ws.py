@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from service.auth.principal import PrincipalDep, Scope, requires
-from service.errors import FieldProblem, InvalidRequest, MirageError, problem_of
+from service.errors import FieldProblem, InvalidRequest, MirageError, close_of
 from service.gateway import GatewayDep
 from service.rest.problems import control_plane_down, invalid_request
 from service.stream import answers
@@ -64,7 +64,7 @@ class Socket:
         """Say why, then close with the error's code; the client may be gone already."""
         try:
             await self.send(pb.ServerMessage(error=answers.problem(error)))
-            await self._websocket.close(problem_of(error).close_code, error.detail[:100])
+            await self._websocket.close(*close_of(error))
         except (WebSocketDisconnect, RuntimeError):
             return
 

@@ -27,7 +27,7 @@ from structlog.contextvars import bound_contextvars
 from service.auth.exposure import is_loopback
 from service.auth.guard import Guard
 from service.auth.principal import NOBODY, Principal, Scope, declared_scope
-from service.errors import Forbidden, MirageError, problem_document, problem_of
+from service.errors import Forbidden, MirageError, close_of, problem_document
 from service.rest.problems import answer_of, control_plane_down
 from service.rest.videos import session_of
 
@@ -149,7 +149,7 @@ async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Excepti
             document = problem_document(told)
             message = {**document, "problem": document["type"], "type": "error"}
             await socket.send_text(json.dumps(message))
-            await socket.close(problem_of(told).close_code, told.detail[:100])
+            await socket.close(*close_of(told))
         else:
             await socket.close(4404, "there is no such stream")
     except (WebSocketDisconnect, RuntimeError):

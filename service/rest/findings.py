@@ -72,6 +72,7 @@ def field_problem(item: Any, location: Location, within: str, whole: str) -> Fie
     path = within
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    path = _cut(path)  # a name that is unknown may be as long as a message
     if kind == "missing":
         return FieldProblem(path or whole, "nothing", "required")
     if kind.startswith("union_tag"):
@@ -91,6 +92,10 @@ def shown(value: object) -> str:
         text = f"{len(value):,} bytes"
     else:
         text = value if isinstance(value, str) else json.dumps(value, default=shown)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= MAX_SEEN_CHARS else f"{text[:MAX_SEEN_CHARS]} ..."
 
 

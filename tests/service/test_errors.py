@@ -76,3 +76,10 @@ def test_the_page_of_errors_is_the_table() -> None:
     for problem in errors.BY_TYPE.values():
         assert f"\n## {problem.type}\n" in docs.read_text()
         assert f'id="{problem.type}"' in error_page.page()
+
+
+@pytest.mark.parametrize("text", ["é" * 100, "a" + "世" * 100, "a" * 200, "short"])
+def test_a_close_reason_fits_into_its_frame(text: str) -> None:
+    code, reason = errors.close_of(errors.UnknownSession(text))
+    assert code == 4404 and text.startswith(reason)
+    assert min(len(text.encode()), 118) <= len(reason.encode()) <= 123

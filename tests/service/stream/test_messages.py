@@ -125,3 +125,11 @@ def test_an_opening_asks_for_each_camera_and_plane_once() -> None:
         refused = from_proto(pb.ClientMessage(open=pb.Open(**lists)))
         assert isinstance(refused, InvalidRequest)
         assert [problem.field.removeprefix("open.") for problem in refused.fields] == list(lists)
+
+
+def test_a_long_name_that_is_unknown_is_not_repeated_whole() -> None:
+    refused = from_text('{"type": "ping", "%s": 1}' % ("a" * 100_000))
+    assert isinstance(refused, InvalidMessage)
+    (problem,) = refused.fields
+    assert problem.field.startswith("ping.aaa") and problem.allowed == "no such field"
+    assert len(problem.field) < 200 and len(refused.detail) < 300
