@@ -36,17 +36,12 @@ class Gateway:
     open_streams: dict[object, str] = field(default_factory=dict)  # -> its owner
 
     @contextmanager
-    def streaming(self, owner: str = "") -> Iterator[None]:
+    def streaming(self, owner: str) -> Iterator[None]:
         """Count a stream, over whatever transport, inside the block; an owner may have so many.
 
         Raises TooManyRequests.
         """
-        most = self.settings.max_streams_per_key
-        if owner and list(self.open_streams.values()).count(owner) >= most:
-            raise TooManyRequests(
-                f"the keys of this owner have {most} streams open here; close one",
-                limit="streams_per_key",
-            )
+        self.check_streams(owner)
         token = object()
         self.open_streams[token] = owner
         self.metrics.streams.set(len(self.open_streams))
@@ -55,6 +50,15 @@ class Gateway:
         finally:
             del self.open_streams[token]
             self.metrics.streams.set(len(self.open_streams))
+
+    def check_streams(self, owner: str) -> None:
+        """Raise TooManyRequests if `owner` can't have another stream here now."""
+        most = self.settings.max_streams_per_key
+        if owner and list(self.open_streams.values()).count(owner) >= most:
+            raise TooManyRequests(
+                f"the keys of this owner have {most} streams open here; close one",
+                limit="streams_per_key",
+            )
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -58,7 +58,9 @@ class Metrics:
             "mirage_frame_bytes_delivered", "Encoded bytes of those", registry=self.registry
         )
         self.streams = Gauge(
-            "mirage_streams_active", "Open streams, WebSocket and gRPC", registry=self.registry
+            "mirage_streams_active",
+            "Open streams: WebSocket, gRPC and server-sent events",
+            registry=self.registry,
         )
         self.refusals = Counter(
             "mirage_limit_refusals",

@@ -31,6 +31,7 @@ from service.store.kept import Kept
 
 BURST_S = 5.0  # a full bucket of requests lasts this long at the key's rate
 DAY_S = 86_400.0
+CONFIRM_S = 2.0  # between two looks at the key that a stream was opened with
 HOW = "Send it as `Authorization: Bearer mk_...`; `mirage keys create` makes one."
 
 

@@ -3,7 +3,7 @@
 A busy process makes few round trips to Redis and an idle one waits for nothing. Each caller gets
 its own answer or its own error. Work of different callers has no order among it, that of one caller
 does, as it awaits each. Trade-off: a caller may wait for one round trip of others, and with a
-`pace` for so long at most.
+`pace_s` for so long at most.
 """
 
 from __future__ import annotations

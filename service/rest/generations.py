@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
@@ -11,6 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
+from service.auth.guard import CONFIRM_S
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.control.frames import Frame
 from service.control.requests import Generate, Progress, new_request_id
@@ -151,14 +153,16 @@ async def follow_generation(
 ) -> StreamingResponse:
     """Server-sent events: `progress` whenever it changes, `frame` for each of its frames (without
     the picture; the number is the event's id), and the end of the stream once the generation is
-    final; `goodbye`, a problem, when the gateway stops before.
+    final; `goodbye`, a problem, when the gateway stops before; `error`, a problem, when the world
+    is deleted, or the key or share link is revoked.
     A reader that comes back sends Last-Event-ID, as browsers do by themselves, and misses nothing
     that is still kept. Close an EventSource once `progress` is final: it would come back."""
     session = await gateway.control.sessions.get(session_id)  # before: no frame falls in between
     progress = await gateway.control.requests.get(session_id, generation_id)
     first = session.next_frame if progress.first_frame is None else progress.first_frame
     after = first - 1 if last_event_id is None else last_event_id
-    events = _events(gateway, principal.owner, session_id, progress, after)
+    gateway.check_streams(principal.owner)  # here, as a status can still be sent
+    events = _events(gateway, principal, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -253,16 +257,24 @@ async def _span(gateway: Gateway, session_id: str, numbers: range) -> list[Frame
 
 
 async def _events(
-    gateway: Gateway, owner: str, session_id: str, progress: Progress, after: int
+    gateway: Gateway, principal: Principal, session_id: str, progress: Progress, after: int
 ) -> AsyncIterator[str]:
     """The request's frames and its progress; what it ended as comes after its last frame."""
-    with gateway.streaming():
-        async with aclosing(_until_final(gateway, owner, session_id, progress, after)) as events:
-            async for event in events:
-                yield event
-                if gateway.closing.is_set():
-                    yield _goodbye()
-                    return
+    try:
+        with gateway.streaming(principal.owner):
+            every = _until_final(gateway, principal.owner, session_id, progress, after)
+            async with aclosing(every) as events:
+                confirmed_s = time.monotonic()
+                async for event in events:
+                    yield event
+                    if gateway.closing.is_set():
+                        yield _goodbye()
+                        return
+                    if time.monotonic() - confirmed_s > CONFIRM_S:
+                        await gateway.guard.confirm(principal)
+                        confirmed_s = time.monotonic()
+    except MirageError as error:  # deleted meanwhile: a status can't be sent any more
+        yield _event("error", json.dumps(problem_document(error)))
 
 
 async def _until_final(
@@ -272,26 +284,23 @@ async def _until_final(
     if not progress.state.is_final:
         told = progress
         yield _event("progress", generation_out(progress).model_dump_json())
-    try:
-        while True:
-            final = progress.state.is_final
-            frames = await _next(gateway, owner, session_id, after, 0.0 if final else EVENT_WAIT_S)
-            after = frames[-1].frame if frames else after
-            for frame in frames:
-                if frame.request_id == progress.id:
-                    data = frame_out(frame, session_id).model_dump_json()
-                    yield f"id: {frame.frame}\n{_event('frame', data)}"
-            if progress != told and not (final and frames):
-                told = progress
-                yield _event("progress", generation_out(progress).model_dump_json())
-            elif not frames and not final:
-                yield ": still here\n\n"
-            if final and not frames:
-                return
-            if not final:
-                progress = await gateway.control.requests.get(session_id, progress.id)
-    except MirageError as error:  # deleted meanwhile: a status can't be sent any more
-        yield _event("error", json.dumps(problem_document(error)))
+    while True:
+        final = progress.state.is_final
+        frames = await _next(gateway, owner, session_id, after, 0.0 if final else EVENT_WAIT_S)
+        after = frames[-1].frame if frames else after
+        for frame in frames:
+            if frame.request_id == progress.id:
+                data = frame_out(frame, session_id).model_dump_json()
+                yield f"id: {frame.frame}\n{_event('frame', data)}"
+        if progress != told and not (final and frames):
+            told = progress
+            yield _event("progress", generation_out(progress).model_dump_json())
+        elif not final:
+            yield ": still here\n\n"
+        if final and not frames:
+            return
+        if not final:
+            progress = await gateway.control.requests.get(session_id, progress.id)
 
 
 async def _next(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from service.auth.guard import CONFIRM_S
 from service.auth.principal import Principal
 from service.gateway import Gateway
 from service.limits import RETURN_S
@@ -24,8 +25,6 @@ from service.stream.resuming import resume_after
 from service.stream.talk import Talk
 from service.tasks import end
 from service.wire import world_pb2 as pb
-
-CONFIRM_S = 2.0  # between two looks at the key that a stream was opened with
 
 
 async def converse(

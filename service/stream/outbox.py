@@ -23,8 +23,8 @@ class Outbox:
         return len(self._messages)
 
     async def put(self, message: pb.ServerMessage) -> None:
-        """Wait for room, then add."""
-        while len(self._messages) >= self._length:
+        """Wait for room, then add; once it is closed, for ever."""
+        while self._closed or len(self._messages) >= self._length:
             self._room.clear()
             await self._room.wait()
         self._messages.append(message)
@@ -41,6 +41,6 @@ class Outbox:
         return self._messages.popleft()
 
     def close(self) -> None:
-        """Nothing more is awaited; what lies here is still handed out."""
+        """Nothing more is taken or awaited; what lies here is still handed out."""
         self._closed = True
         self._filled.set()

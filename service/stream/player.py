@@ -1,9 +1,9 @@
 """The clock of a stream: when the next frame may go out, and how far ahead paths may be made.
 
 Without a rate frames go out as they come. With one they go out no faster, pause and speed change
-that, and a path is given to the worker in slices, so that generation runs at most `lead` frames
-ahead of play: who pauses or leaves pays for nothing that nobody sees. Slices are whole chunks, so
-the frames are those that the whole path would have given.
+that, and a path is given to the worker in slices, so that generation runs at most `lead_frames`, or
+two chunks if that is more, ahead of play: who pauses or leaves pays for nothing that nobody sees.
+Slices are whole chunks, so the frames are those that the whole path would have given.
 """
 
 from __future__ import annotations

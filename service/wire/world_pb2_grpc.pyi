@@ -7,7 +7,8 @@ The wire contract of mirage-server: everything REST has as unary calls, and `Str
 Conventions: poses are world_from_camera in metres; axes are OpenCV's (x right, y down, z forward) unless a message says
 otherwise. Frames of a session are numbered from 0 without gaps within a branch. Errors are gRPC statuses whose details
 hold a `Problem`; docs/errors.md lists them. Call metadata: `authorization: Bearer KEY` where keys are required,
-`x-request-id` (echoed in the trailing metadata), `idempotency-key` on calls that create something.
+`x-request-id` (echoed in the trailing metadata), `idempotency-key` on calls that create something
+(but CreateShare and CreateTicket, which make another one each time).
 
 Fields are only ever added. A server that speaks a newer protocol says so in `Hello`.
 """

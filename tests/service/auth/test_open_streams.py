@@ -14,6 +14,8 @@ from named_things import opened
 from tenants import NewKey
 from ws_opening import first_word
 
+from service.auth.keyring import Keyring
+from service.control.plane import ControlPlane
 from service.settings import Settings
 from service.wire import world_pb2 as pb
 from service.wire import world_pb2_grpc
@@ -62,3 +64,49 @@ async def test_grpc(channel: aio.Channel, new_key: NewKey) -> None:
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     for call, *_ in said:
         call.cancel()
+
+
+async def test_followers_of_events_count_and_end_with_their_key(
+    app: FastAPI,
+    address: str,
+    ann: httpx.AsyncClient,
+    anns: str,
+    new_key: NewKey,
+    control: ControlPlane,
+) -> None:
+    asked = {"actions": [{"yaw_deg": 4}]}  # for ever queued: there is no worker
+    url = f"/v1/sessions/{anns}/generations"
+    url += f"/{(await ann.post(url, json=asked)).json()['id']}/events"
+    key = await new_key("ann")
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=f"http://{address}", headers=headers, timeout=60) as http:
+        async with http.stream("GET", url) as first, http.stream("GET", url) as second:
+            texts = [answer.aiter_text() for answer in (first, second)]
+            assert all(["queued" in await anext(text) for text in texts])
+            refused = await ann.get(url)
+            assert refused.status_code == 429 and "2 streams open" in refused.json()["detail"]
+            await Keyring(control.redis, control.kept).revoke(key.split("_")[1])
+            for text in texts:
+                async with asyncio.timeout(60):
+                    said = "".join([piece async for piece in text])
+                assert "event: error" in said and "urn:mirage:problem:unauthenticated" in said
+    assert not app.state.gateway.open_streams
+
+
+async def test_a_watched_generation_ends_with_its_key(
+    channel: aio.Channel, new_key: NewKey, control: ControlPlane
+) -> None:
+    world, key = world_pb2_grpc.WorldStub(channel), await new_key("ann")
+    mine = (("authorization", f"Bearer {key}"),)
+    made = await opened(channel, key)
+    path = pb.Path(actions=[pb.Action(yaw_deg=4)])
+    asked = pb.CreateGenerationRequest(session=made.id, path=path)
+    walk = await world.CreateGeneration(asked, metadata=mine)
+    named = pb.WatchGenerationRequest(session=made.id, id=walk.id)
+    call = world.WatchGeneration(named, metadata=mine)
+    assert (await call.read()).progress.state == pb.GENERATION_STATE_QUEUED
+    await Keyring(control.redis, control.kept).revoke(key.split("_")[1])
+    with pytest.raises(aio.AioRpcError) as ended:
+        async with asyncio.timeout(60):
+            await call.read()
+    assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -61,9 +61,14 @@ class Client:
                     return Got(as_text(message, "s"), message.frame.image)
         raise AssertionError(f"the stream ended without a {kind}")
 
-    async def rest(self) -> list[pb.ServerMessage]:
+    async def rest(self, pause_s: float = 0.0) -> list[pb.ServerMessage]:
+        """All that still comes; with a pause after each, as to a slow client."""
+        said = []
         async with asyncio.timeout(60):
-            return [message async for message in self._out]
+            async for message in self._out:
+                said.append(message)
+                await asyncio.sleep(pause_s)
+        return said
 
     async def close(self) -> None:
         await self._out.aclose()

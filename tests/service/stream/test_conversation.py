@@ -16,6 +16,7 @@ from service.control.plane import ControlPlane
 from service.errors import InvalidRequest, SegmentCorrupt, SessionDeleted, UnknownSession
 from service.gateway import Gateway
 from service.settings import Settings
+from service.stream.talk import OUTBOX_LENGTH
 
 
 @pytest.fixture
@@ -134,6 +135,23 @@ async def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice(
         seen += [(await second.get("frame")).head["frame"] for _ in range(22)]
         await second.close()
     assert seen == list(range(31))
+
+
+async def test_a_stream_that_ends_hands_out_no_more_than_what_lay_ready(
+    gateway: Gateway, session: str, settings: Settings
+) -> None:
+    """However slowly its client reads: a key was revoked, or the gateway stops."""
+    client = Client(gateway, session)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 60)
+    async with working(FakeWorker(settings)):
+        await client.get("frame")
+        async with asyncio.timeout(60):
+            while (await gateway.control.sessions.get(session)).next_frame < 61:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    gateway.closing.set()
+    rest = await client.rest(pause_s=0.02)
+    assert rest[-1].WhichOneof("message") == "goodbye"
+    assert len(rest) <= 1 + OUTBOX_LENGTH + 1  # one may go before the stream hears of it
 
 
 async def test_without_after_only_new_frames_come(
