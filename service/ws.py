@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from redis.exceptions import RedisError
+from starlette.websockets import WebSocketState
 
 from service.auth.principal import PrincipalDep, Scope, requires
 from service.errors import FieldProblem, InvalidRequest, MirageError, close_of
@@ -37,10 +38,13 @@ OF_THE_GATE = ("ticket",)  # in the query, but not about the stream
 class Socket:
     """One connection, in the notation that its client chose."""
 
-    def __init__(self, websocket: WebSocket, session_id: str) -> None:
+    def __init__(self, websocket: WebSocket, session_id: str = "") -> None:
         self._websocket, self._session_id = websocket, session_id
         offered = websocket.scope["subprotocols"]
         self.protocol = next((one for one in offered if one in (TEXT, BINARY)), None)
+
+    async def accept(self) -> None:
+        await self._websocket.accept(subprotocol=self.protocol)
 
     async def incoming(self) -> AsyncIterator[Incoming]:
         """Messages until the client leaves; what can't be read is passed on as an error."""
@@ -63,6 +67,8 @@ class Socket:
     async def refuse(self, error: MirageError) -> None:
         """Say why, then close with the error's code; the client may be gone already."""
         try:
+            if self._websocket.application_state is WebSocketState.CONNECTING:
+                await self.accept()  # else a browser learns nothing of the reason
             await self.send(pb.ServerMessage(error=answers.problem(error)))
             await self._websocket.close(*close_of(error))
         except (WebSocketDisconnect, RuntimeError):
@@ -88,7 +94,7 @@ async def stream(
     """Walk through a world. The query is what `Open` says elsewhere, as in `?after=12&format=h264`;
     `after`: the last frame the client has; it gets all that follow."""
     socket = Socket(websocket, session_id)
-    await websocket.accept(subprotocol=socket.protocol)
+    await socket.accept()
     try:
         with gateway.streaming(principal.owner):
             opening = opening_of(session_id, websocket.query_params.multi_items())

@@ -10,7 +10,6 @@ where nothing but the loopback keeps strangers out, requests have to call it by 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -21,15 +20,17 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 from structlog.contextvars import bound_contextvars
 
 from service.auth.exposure import is_loopback
 from service.auth.guard import Guard
 from service.auth.principal import NOBODY, Principal, Scope, declared_scope
-from service.errors import Forbidden, MirageError, close_of, problem_document
+from service.errors import Forbidden, MirageError, NotFound
+from service.gateway import Gateway
 from service.rest.problems import answer_of, control_plane_down
 from service.rest.videos import session_of
+from service.ws import Socket
 
 PORT = re.compile(r":\d*$")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -140,17 +141,9 @@ async def _refuse(scope: AsgiScope, receive: Receive, send: Send, error: Excepti
         response = await answer_of(Request(scope, receive), error)
         await response(scope, receive, send)
         return
-    socket = WebSocket(scope, receive, send)
-    try:
-        await socket.accept()  # else a browser learns nothing of the reason
-        if isinstance(error, MirageError):
-            socket.app.state.gateway.metrics.refused(error)
-            told: MirageError = await socket.app.state.gateway.control.rebuild.doubted(error)
-            document = problem_document(told)
-            message = {**document, "problem": document["type"], "type": "error"}
-            await socket.send_text(json.dumps(message))
-            await socket.close(*close_of(told))
-        else:
-            await socket.close(4404, "there is no such stream")
-    except (WebSocketDisconnect, RuntimeError):
-        return  # the client has gone; so may we
+    if not isinstance(error, MirageError):
+        error = NotFound("There is no such stream; one is at /v1/sessions/{id}/stream.")
+    websocket = WebSocket(scope, receive, send)
+    gateway: Gateway = websocket.app.state.gateway
+    gateway.metrics.refused(error)
+    await Socket(websocket).refuse(await gateway.control.rebuild.doubted(error))

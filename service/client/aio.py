@@ -271,11 +271,10 @@ class AsyncGeneration:
         answer = await self.world.mirage.call("GET", f"{self.path}/video.mp4", params=query)
         return answer.content
 
-    async def save(self, path: File, frames_per_s: int = 15) -> None:
+    async def save(self, path: str | Path, frames_per_s: int = 15) -> None:
         """The finished walk as an MP4 file."""
         await self.wait()
         video = await self.video(frames_per_s)
-        assert not isinstance(path, bytes)
         await asyncio.to_thread(Path(path).write_bytes, video)
 
     async def _wait(self, after: int | None) -> None:

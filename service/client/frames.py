@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from service.poses import Array
 from service.video import decode_frame, mux_images
 from service.wire import world_pb2 as pb
 
+MOST_CHARS = 200  # of a proxy's page
+FIELD_PROBLEM = {"field", "seen", "allowed"}  # other services' errors have other members
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
@@ -28,7 +31,7 @@ class ServiceError(Exception):
             + ("" if one["seen"] in detail else f"got {one['seen']}, ")
             + f"allowed: {one['allowed']}"
             for one in problem.get("errors") or []
-            if one["allowed"] not in detail
+            if FIELD_PROBLEM <= set(one) and one["allowed"] not in detail
         ]
         super().__init__("; ".join([detail, *fields]))
         self.problem = dict(problem)
@@ -41,6 +44,17 @@ class ServiceError(Exception):
     def kind(self) -> str:
         """The stable name of the error, as in docs/errors.md: `unknown-session`."""
         return str(self.problem.get("problem") or self.problem.get("type", "")).rpartition(":")[2]
+
+
+def problem_from(text: str, status: int) -> dict[str, Any]:
+    """A refusal as it was sent, by the service or by a proxy in front of it."""
+    try:
+        sent = json.loads(text)
+    except ValueError:
+        sent = None
+    if not isinstance(sent, dict):
+        sent = {"detail": f"HTTP {status}" + (f": {text[:MOST_CHARS]}" if text else "")}
+    return {"status": status} | sent
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,26 @@
 """When a call is tried again: the connection failed, or the service said to come back.
 
 A POST carries an Idempotency-Key that stays the same, so what was done already is answered, not
-done again. A DELETE whose first answer was lost may find its session gone: that is success.
+done again; while the service still does what was asked before the connection broke, it is asked
+again. A DELETE whose first answer was lost may find its session gone: that is success.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
-from service.client.frames import ServiceError
+from service.client.frames import ServiceError, problem_from
 
 TRIES = 5
 FIRST_S, LONGEST_S = 0.3, 8.0
 COME_BACK = (429, 503)
+STILL_RUNS, RUNS_S = 409, 60.0  # with Retry-After: what a lost call asked for; it may take so long
 GONE = (404, 410)
 KEY_VARIABLE = "MIRAGE_API_KEY"
 
@@ -31,35 +35,51 @@ class Attempts:
     """One call."""
 
     def __init__(self, method: str) -> None:
-        self._method, self._count, self._was_lost = method, 0, False
+        self._method, self._count = method, 0
+        self._lost_s: float | None = None  # since when it may be under way
         self.headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
 
     def pause_s(self, outcome: httpx.Response | httpx.TransportError) -> float | None:
         """How long to wait before the next attempt; None = this outcome is final."""
-        self._count += 1
+        still_runs = self._still_runs(outcome)
+        self._count += not still_runs
         if self._count >= TRIES:
             return None
         backoff_s: float = min(FIRST_S * 2.0 ** (self._count - 1), LONGEST_S)
         if isinstance(outcome, httpx.TransportError):
-            self._was_lost = True
+            self._lost_s = self._lost_s or time.monotonic()
             return backoff_s
-        if outcome.status_code not in COME_BACK:
+        if outcome.status_code not in COME_BACK and not still_runs:
             return None
-        asked_s = float(outcome.headers.get("retry-after", 0))
-        return min(max(asked_s, backoff_s), LONGEST_S)
+        return min(max(seconds_of(outcome.headers.get("retry-after", "")), backoff_s), LONGEST_S)
+
+    def _still_runs(self, outcome: httpx.Response | httpx.TransportError) -> bool:
+        if isinstance(outcome, httpx.TransportError) or self._lost_s is None:
+            return False
+        is_told = outcome.status_code == STILL_RUNS and "retry-after" in outcome.headers
+        return is_told and time.monotonic() - self._lost_s < RUNS_S
 
     def result(self, outcome: httpx.Response | httpx.TransportError) -> httpx.Response:
         """The answer; raises ServiceError, TransportError."""
         if isinstance(outcome, httpx.TransportError):
             raise outcome
-        lost_delete = self._method == "DELETE" and self._was_lost
+        lost_delete = self._method == "DELETE" and self._lost_s is not None
         if outcome.is_error and not (lost_delete and outcome.status_code in GONE):
             raise ServiceError(problem_of(outcome))
         return outcome
 
 
+def seconds_of(retry_after: str) -> float:
+    """What the header asks to wait, as seconds or as a date (of proxies); 0 if it can't be read."""
+    try:
+        return float(int(retry_after))
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+
+
 def problem_of(answer: httpx.Response) -> dict[str, Any]:
-    if "json" not in answer.headers.get("content-type", ""):
-        return {"status": answer.status_code, "detail": f"HTTP {answer.status_code}"}
-    problem: dict[str, Any] = answer.json()
-    return problem
+    return problem_from(answer.text, answer.status_code)

@@ -3,13 +3,14 @@
 Poses are sent as often as one likes (the newest counts); frames are iterated over. When the
 connection breaks or the gateway stops, the stream comes back with the number and branch of the last
 frame it has handed out, so none is missed and none comes twice while the service still holds them,
-and `rewound` says what somebody else has taken back meanwhile. What the
-server decided (deleted, unknown, refused) is raised.
+and `rewound` says what somebody else has taken back meanwhile. What the server decided (deleted,
+unknown, refused) is raised, an outage only when it lasts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import suppress
@@ -20,16 +21,16 @@ import websockets
 from numpy.typing import ArrayLike
 from websockets.typing import Subprotocol
 
-from service.client.frames import Frame, Pixels, ServiceError, frame_from
+from service.client.frames import Frame, Pixels, ServiceError, frame_from, problem_from
+from service.client.outage import Outage, has_left, refused_by, refused_handshake
 from service.convert import filled, plain
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.poses import flat_of
 from service.wire import world_pb2 as pb
 
 SUBPROTOCOL = Subprotocol("mirage.v1.proto")
-SERVERS_DECISION = 4000  # close codes from here on
-GIVE_UP_S = 30.0  # without a connection
-PAUSES_S = (0.1, 0.3, 1.0, 2.0, 4.0)
+CONTENDED_S = 20.0  # for which a pose is sent again while others move its camera
+SEQUENCE_BITS = 40
 
 
 class Stream:
@@ -46,7 +47,7 @@ class Stream:
         self.hello: dict[str, Any] = {}
         self.num_connections = 0
         self._socket: websockets.ClientConnection | None = None
-        self._sequence = 0
+        self._sequence = secrets.randbits(SEQUENCE_BITS)  # frames show those of other clients, too
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -102,16 +103,26 @@ class Stream:
         return await self._say("ping", {"client_time_ms": 1000 * time.time()})
 
     async def messages(self) -> AsyncIterator[Frame | dict[str, Any]]:
-        """Everything: frames as Frame, the rest as dictionaries with `type`; until closed."""
+        """Everything: frames as Frame, the rest as dictionaries with `type`; until closed.
+
+        Raises ServiceError for a refusal that ends the stream, and what failed last when it has
+        tried to come back for too long.
+        """
+        outage, is_broken = Outage(), False
         while not self._closed:
             try:
-                async for message in self._received():
+                if is_broken:
+                    await self._connect()
+                async for message in self._connection():
+                    outage.saw(message)
                     yield message
-            except websockets.ConnectionClosed as closed:
-                if self._closed or _is_decision(closed):
+            except (OSError, websockets.WebSocketException, ServiceError) as error:
+                if self._closed or has_left(error):
                     return
-            if not self._closed:
-                await self._reconnect()
+                if (pause_s := outage.pause_s(error)) is None:
+                    raise
+                is_broken = True
+                await asyncio.sleep(pause_s)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Only the frames; raises ServiceError when the server reports an error."""
@@ -121,27 +132,90 @@ class Stream:
             elif message["type"] == "error":
                 raise ServiceError(message)
 
-    async def walk(self, poses: AsyncIterable[ArrayLike]) -> AsyncIterator[Pixels]:
-        """Live: the picture from each pose, (H, W, 3); the next pose is sent when it is there."""
-        frames = self.frames()
+    async def look(self, pose: ArrayLike, **options: Any) -> Frame:
+        """Be here now (as `pose`), and wait for the frame.
+
+        What the connection lost, a rewind took back or another client's newer pose replaced is sent
+        again. Raises ServiceError if others keep moving this camera, or the stream ends.
+        """
+        camera, start_s = options.get("camera", 0), time.monotonic()
+        self._check_shown(camera)
+        asked, connection = {await self.pose(pose, **options)}, self.num_connections
+        async for message in self.messages():
+            if isinstance(message, Frame) and message.sequence in asked:
+                return message
+            if not isinstance(message, Frame) and message["type"] == "error":
+                raise ServiceError(message)
+            if self._tells_loss(message, camera, connection):
+                if time.monotonic() - start_s > CONTENDED_S:
+                    raise ServiceError(_contended(camera))
+                connection = self.num_connections
+                asked.add(await self.pose(pose, **options))
+        raise ServiceError({"detail": "the stream ended before the frame came"})
+
+    async def walk(self, poses: AsyncIterable[ArrayLike], **options: Any) -> AsyncIterator[Pixels]:
+        """Live: the picture from each pose, (H, W, 3), as `look` gets it; the next pose is sent
+        when it is there.
+        """
         async for pose in poses:
-            sequence = await self.pose(pose)
-            async for frame in frames:
-                if frame.sequence == sequence:
-                    yield frame.pixels()
-                    break
+            yield (await self.look(pose, **options)).pixels()
+
+    def _check_shown(self, camera: int) -> None:
+        shown = self._options.get("cameras", "")
+        if shown and str(camera) not in shown.split(","):
+            raise ValueError(
+                f"camera: {camera} is none of the cameras that this stream shows ({shown}), so its "
+                "frame would never come. Open the stream with it, or without `cameras`."
+            )
+
+    def _tells_loss(self, message: Frame | dict[str, Any], camera: int, connection: int) -> bool:
+        """Whether a pose that was sent on this connection may never be rendered."""
+        if not isinstance(message, Frame):
+            is_back = message["type"] == "hello" and self.num_connections != connection
+            return is_back or message["type"] == "rewound"
+        place = (message.info["branch"], message.number)
+        is_old = place < (self.hello["branch"], self.hello["num_frames"])
+        return message.info["kind"] == "live" and message.camera == camera and not is_old
+
+    async def _connection(self) -> AsyncIterator[Frame | dict[str, Any]]:
+        """What comes until it closes. Raises ServiceError if the server closed it and said why:
+        an error that answers no message, and nothing after it; ConnectionClosed else.
+        """
+        last: dict[str, Any] | None = None
+        try:
+            async for message in self._received():
+                if last is not None:
+                    yield last
+                last = None
+                if isinstance(message, Frame) or message["type"] != "error" or message["reply_to"]:
+                    yield message
+                else:
+                    last = message
+        except websockets.ConnectionClosed as closed:
+            raise refused_by(closed) if last is None else ServiceError(last) from closed
 
     async def _received(self) -> AsyncIterator[Frame | dict[str, Any]]:
         assert self._socket is not None
-        async for data in self._socket:
-            assert isinstance(data, bytes)
+        while True:
+            data = await self._socket.recv()
+            if isinstance(data, str):  # of a proxy, or a server that does not speak protobuf
+                problem = problem_from(data, 0)
+                yield {
+                    "problem": problem.get("type", ""),
+                    **problem,
+                    "type": "error",
+                    "reply_to": 0,
+                }
+                continue
             message = pb.ServerMessage.FromString(data)
             kind = message.WhichOneof("message")
+            if kind is None:  # of a newer protocol
+                continue
             if kind == "frame":
                 self.after, self.branch = message.frame.frame, message.frame.branch
                 yield frame_from(message.frame)
                 continue
-            said = plain(getattr(message, kind or "error"))
+            said = plain(getattr(message, kind))
             if kind == "hello":
                 self.hello = said
             elif kind == "rewound" and self.after is not None:
@@ -167,32 +241,30 @@ class Stream:
         return number
 
     async def _connect(self) -> None:
+        """Raises ServiceError if a proxy refuses."""
         place = {"after": self.after, "branch": self.branch}
         query = self._options | {name: str(at) for name, at in place.items() if at is not None}
-        self._socket = await websockets.connect(
-            f"{self._url}?{urlencode(query)}",
-            subprotocols=[SUBPROTOCOL],
-            additional_headers=self._headers,
-            max_size=None,
-            compression=None,
-        )
+        try:
+            self._socket = await websockets.connect(
+                f"{self._url}?{urlencode(query)}",
+                subprotocols=[SUBPROTOCOL],
+                additional_headers=self._headers,
+                max_size=None,
+                compression=None,
+            )
+        except websockets.InvalidStatus as refused:
+            raise refused_handshake(refused) from refused
         self.num_connections += 1
-
-    async def _reconnect(self) -> None:
-        deadline_s = time.monotonic() + GIVE_UP_S
-        for pause_s in (*PAUSES_S, *[PAUSES_S[-1]] * 100):
-            await asyncio.sleep(pause_s)
-            try:
-                await self._connect()
-                return
-            except (OSError, websockets.InvalidHandshake, TimeoutError):
-                if time.monotonic() > deadline_s:
-                    raise
+        if self._closed:  # meanwhile
+            await self._socket.close()
 
 
-def _is_decision(closed: websockets.ConnectionClosed) -> bool:
-    code = 1006 if closed.rcvd is None else closed.rcvd.code
-    return code == 1000 or code >= SERVERS_DECISION
+def _contended(camera: int) -> dict[str, Any]:
+    return {
+        "status": 409,
+        "detail": f"camera {camera} is moved by others all the time, and the newest pose wins; "
+        "use another camera, or a fork",
+    }
 
 
 def _text(value: Any) -> str:

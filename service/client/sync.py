@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,8 +63,12 @@ class Mirage:
             yield World(self._portal, world)
 
     def json(self, method: str, path: str, **kwargs: Any) -> Json:
-        """Any call that answers JSON; raises ServiceError."""
+        """A call that answers JSON; raises ServiceError."""
         return self._portal.run(self._mirage.json(method, path, **kwargs))
+
+    def call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """Any call, tried again if need be; raises ServiceError, TransportError."""
+        return self._portal.run(self._mirage.call(method, path, **kwargs))
 
 
 class World:
@@ -228,6 +232,18 @@ class LiveStream:
     def seek(self, frame: int) -> int:
         """Rewind."""
         return self._portal.run(self._stream.seek(frame))
+
+    def ping(self) -> int:
+        return self._portal.run(self._stream.ping())
+
+    def look(self, pose: ArrayLike, **options: Any) -> Frame:
+        """Be here now, and wait for the frame; see Stream.look."""
+        return self._portal.run(self._stream.look(pose, **options))
+
+    def walk(self, poses: Iterable[ArrayLike], **options: Any) -> Iterator[Pixels]:
+        """Live: the picture from each pose, (H, W, 3)."""
+        for pose in poses:
+            yield self.look(pose, **options).pixels()
 
     def messages(self) -> Iterator[Frame | Json]:
         """Everything the server says."""

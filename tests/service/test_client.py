@@ -17,6 +17,7 @@ from PIL import Image
 from uploads_made import encoded, png
 
 from service.client import AsyncMirage, Frame, Mirage, ServiceError, save_mp4
+from service.rest import sessions
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -131,6 +132,95 @@ async def test_a_lost_answer_is_asked_for_again_and_done_once(server_url: str) -
             return len(list(mirage.worlds()))
 
     assert await aside(create) == 1
+
+
+class Answers(httpx.AsyncBaseTransport):
+    """Gives these answers, one after the other; an exception is raised."""
+
+    def __init__(self, *answers: httpx.Response | httpx.TransportError) -> None:
+        self._answers = list(answers)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._answers.pop(0)
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        return answer
+
+
+class Impatient(httpx.AsyncBaseTransport):
+    """Loses the connection of the first call before the service has done what was asked."""
+
+    def __init__(self, begun: asyncio.Event, may_end: asyncio.Event) -> None:
+        self._real, self._first = httpx.AsyncHTTPTransport(), True
+        self._begun, self._may_end, self.refused = begun, may_end, 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._first:
+            self._first = False
+            self._lost = asyncio.create_task(self._real.handle_async_request(request))
+            await self._begun.wait()
+            raise httpx.ReadError("the connection was lost")
+        response = await self._real.handle_async_request(request)
+        if response.status_code == 409:
+            self.refused += 1
+            self._may_end.set()
+        return response
+
+    async def aclose(self) -> None:
+        await (await self._lost).aclose()
+        await self._real.aclose()
+
+
+async def test_a_lost_call_that_still_runs_is_waited_for(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end, observe = asyncio.Event(), asyncio.Event(), sessions.observe
+
+    async def slow(*args: Any) -> Any:
+        begun.set()
+        await may_end.wait()
+        return await observe(*args)
+
+    monkeypatch.setattr(sessions, "observe", slow)
+    transport = Impatient(begun, may_end)
+    async with asyncio.timeout(60), AsyncMirage(server_url, transport=transport) as mirage:
+        world = await mirage.create(png())
+        assert [one.id async for one in mirage.worlds()] == [world.id]
+    assert transport.refused >= 1
+
+
+async def test_a_conflict_is_final_unless_a_call_was_lost() -> None:
+    conflict = httpx.Response(409, json={"detail": "no"}, headers={"Retry-After": "1"})
+    async with AsyncMirage("http://nowhere", transport=Answers(conflict)) as mirage:
+        with pytest.raises(ServiceError) as caught:
+            await mirage.json("POST", "/v1/sessions")
+    assert caught.value.status == 409
+
+
+@pytest.mark.parametrize("asked", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "0.5", ""])
+async def test_a_proxy_may_say_when_to_come_back_in_its_own_way(asked: str) -> None:
+    away = httpx.Response(503, text="<html>", headers={"Retry-After": asked})
+    transport = Answers(away, httpx.Response(200, json={"sessions": []}))
+    async with AsyncMirage("http://nowhere", transport=transport) as mirage:
+        assert await mirage.json("GET", "/v1/sessions") == {"sessions": []}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"message": "no"}',
+        '{"errors": [{"code": 1020, "message": "denied"}]}',
+        "[]",
+        "{",
+        "<html>",
+    ],
+)
+async def test_a_proxys_refusal_is_a_service_error(body: str) -> None:
+    refused = httpx.Response(403, text=body, headers={"Content-Type": "application/json"})
+    async with AsyncMirage("http://nowhere", transport=Answers(refused)) as mirage:
+        with pytest.raises(ServiceError) as caught:
+            await mirage.json("GET", "/v1/sessions")
+    assert caught.value.status == 403
 
 
 async def test_live_stream(server_url: str, settings: Settings) -> None:

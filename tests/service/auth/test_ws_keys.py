@@ -16,6 +16,7 @@ from ws_opening import first_word
 from service.auth.keyring import Keyring
 from service.auth.principal import Scope
 from service.control.plane import ControlPlane
+from service.wire import world_pb2 as pb
 
 
 async def test_streams_need_keys_too(
@@ -32,6 +33,23 @@ async def test_streams_need_keys_too(
     assert (await first_word(url, **{bearer: ann.headers[bearer]}))["type"] == "hello"
     assert (await first_word(url, Origin="https://evil.example"))["code"] == 4403
     assert (await first_word(url, **{bearer: f"Bearer {reader}"}))["type"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("path", "problem", "code"),
+    [("/v1/sessions/s1/stream", "unauthenticated", 4401), ("/v1/walks", "not-found", 4404)],
+)
+async def test_who_speaks_protobuf_is_refused_in_protobuf(
+    address: str, path: str, problem: str, code: int
+) -> None:
+    spoken = [websockets.Subprotocol("mirage.v1.proto")]
+    async with websockets.connect(f"ws://{address}{path}", subprotocols=spoken) as socket:
+        assert socket.subprotocol == "mirage.v1.proto"
+        said = pb.ServerMessage.FromString(bytes(await socket.recv()))
+        assert said.error.type == f"urn:mirage:problem:{problem}"
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == code
 
 
 async def test_who_may_only_look_moves_nothing(address: str, anns: str, new_key: NewKey) -> None:
