@@ -143,7 +143,8 @@ class Lineage:
         )
         await self._fenced("name", head, "names", [lease, name.name, name.model_dump_json()])
         names = {**head.names, name.name: name}
-        await self._heads.write(head.model_copy(update={"names": names}))
+        after = {"version": head.version + 1, "names": names}
+        await self._heads.write(head.model_copy(update=after))
         return {"name": name.name, "num_frames": name.num_frames}
 
     async def _fenced(self, script: str, head: Head, third: str, arguments: list[Argument]) -> None:
