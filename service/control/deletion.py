@@ -4,6 +4,7 @@ that. Its objects are left to the collection (service/store/collection.py).
 
 from __future__ import annotations
 
+import secrets
 import time
 
 import structlog
@@ -35,7 +36,7 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
         redis,
         "delete",
         [name(session) for name in names],
-        [version, expired_by_s, keys.TOMBSTONE_S],
+        [version, expired_by_s, keys.TOMBSTONE_S, secrets.token_hex(8)],
     )
     outcome: str = answer[0].decode()
     try:
