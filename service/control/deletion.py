@@ -51,10 +51,15 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     return outcome
 
 
+async def entomb(redis: Redis, session: str, after_s: float = 0.0) -> None:
+    """Let the sweeper look for what lies in the store of a session that is gone."""
+    await scripts.run(redis, "grave", [keys.GRAVES], [session, time.time() + after_s])
+
+
 async def _unlist(redis: Redis, session: str) -> None:
     """Let the objects of a session that is gone go, too, if nobody did."""
     if await redis.zscore(keys.EXPIRY, session) is None:
         return
-    await scripts.run(redis, "grave", [keys.GRAVES], [session, time.time()])
+    await entomb(redis, session)
     await redis.zrem(keys.EXPIRY, session)
     await redis.zrem(keys.COLLECT, session)

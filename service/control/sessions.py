@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from service.auth.audit import audit
 from service.control import keys, scripts
 from service.control.batches import Argument, Pipelined
-from service.control.deletion import bury, deleted_path
+from service.control.deletion import bury, deleted_path, entomb
 from service.control.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.errors import (
     MirageError,
@@ -211,7 +211,7 @@ class Sessions:
             num_sessions=await self._redis.zcard(keys.EXPIRY),
             waiting={
                 "worker": await self._redis.xlen(keys.WAKE),
-                "removal": await self._redis.zcard(keys.GRAVES),
+                "removal": await self._redis.zcount(keys.GRAVES, "-inf", time.time()),
                 "collection": await self._redis.zcount(keys.COLLECT, "-inf", time.time()),
             },
         )
@@ -401,6 +401,11 @@ class Sessions:
             await self._store.objects.put(deleted_path(session), b"deleted")
         except StoreDown as error:  # deleted all the same, unless Redis loses its data just now
             LOG.warning("deletion not marked", session=session, reason=error.detail)
+            return
+        try:
+            await entomb(self._redis, session)  # again: the mark may have come after the last look
+        except (RedisError, OSError) as error:
+            LOG.warning("deletion not finished", session=session, error=str(error))
 
 
 def _full_key(most: int) -> TooManyRequests:
