@@ -31,10 +31,11 @@ from service.control.branches import ForkIn, RewindIn, SnapshotIn
 from service.control.heads import head_path
 from service.control.plane import ControlPlane
 from service.control.requests import Generate, RequestState
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StoreDown
 from service.local.embedded import EmbeddedValkey, free_port
 from service.settings import Settings
 from service.store.fsck import Fsck
+from service.store.objects import Listed
 from service.store.rebuild import MARKER
 from service.store.segments import segment_id
 
@@ -287,6 +288,34 @@ async def test_what_the_store_has_lost_too_is_reported(
     assert report.lost == {session.id: "no head object lies in the store"}
 
 
+async def test_a_rebuild_that_broke_off_and_begins_again_changes_nothing_it_has_done(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted([(await open_session(plane)).id for _ in range(2)])
+    for one in (first, second):
+        await plane.redis.delete(keys.MARKER, keys.record(one), keys.manifest(one))
+    below = plane.segments.objects.below
+
+    async def broken(folder: str) -> list[Listed]:
+        if folder.endswith(second):
+            raise StoreDown("the store is down", retry_after_s=1.0)
+        return await below(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plane.segments.objects, "below", broken)
+        with pytest.raises(StoreDown):
+            await plane.rebuild.ensure()
+    heads = await plane.heads.ids(first)
+    await plane.redis.delete(keys.REBUILDING)  # its time is over
+    await plane.redis.zrem(keys.EXPIRY, first)  # as if it had broken off before
+    assert await plane.rebuild.ensure() is not None
+    assert await plane.heads.ids(first) == heads
+    version = (await plane.sessions.get(first)).version
+    assert int(heads[-1].partition("-")[0]) == version
+    assert await plane.redis.zscore(keys.EXPIRY, first)
+    assert (await plane.sessions.get(second)).state == "waiting"
+
+
 async def test_strays_in_the_store_are_in_nobodys_way(
     plane: ControlPlane, settings: Settings
 ) -> None:
@@ -330,6 +359,8 @@ async def test_a_full_redis_becomes_empty_again(plane: ControlPlane, settings: S
     await fill(1_500_000)  # more than the first that expires gives back
     for _ in range(2):
         await plane.sweeper.sweep()
+    for name in await plane.redis.zrange(keys.GRAVES, 0, -1):
+        assert await plane.collection.bury(name.decode()) == 0  # the second look
     assert await plane.redis.zcard(keys.EXPIRY) == await plane.redis.zcard(keys.GRAVES) == 0
     await plane.redis.set("anything", "")
     assert list((settings.data_dir / "segments").rglob("*.npz")) == []

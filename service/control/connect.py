@@ -7,7 +7,9 @@
 A password in the Sentinel form is that of the servers, not of the Sentinels. Options in the query
 (`?ssl_ca_certs=/path`) are redis-py's. A command that a lost connection interrupted is sent again
 for about three seconds, so a restart of the server is a pause: every transition here may be
-repeated. The Sentinel and cluster forms ask again where the master is.
+repeated. Three are not told apart from another's, and harm none: a snapshot's name taken back
+twice is answered "no such snapshot", a rate counts a request twice, and work that is handed over
+waits for the sweeper. The Sentinel and cluster forms ask again where the master is.
 """
 
 from __future__ import annotations

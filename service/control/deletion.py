@@ -4,6 +4,7 @@ that. Its objects are left to the collection (service/store/collection.py).
 
 from __future__ import annotations
 
+import secrets
 import time
 
 import structlog
@@ -35,7 +36,7 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
         redis,
         "delete",
         [name(session) for name in names],
-        [version, expired_by_s, keys.TOMBSTONE_S],
+        [version, expired_by_s, keys.TOMBSTONE_S, secrets.token_hex(8)],
     )
     outcome: str = answer[0].decode()
     try:
@@ -50,10 +51,15 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     return outcome
 
 
+async def entomb(redis: Redis, session: str, after_s: float = 0.0) -> None:
+    """Let the sweeper look for what lies in the store of a session that is gone."""
+    await scripts.run(redis, "grave", [keys.GRAVES], [session, time.time() + after_s])
+
+
 async def _unlist(redis: Redis, session: str) -> None:
     """Let the objects of a session that is gone go, too, if nobody did."""
     if await redis.zscore(keys.EXPIRY, session) is None:
         return
-    await scripts.run(redis, "grave", [keys.GRAVES], [session, time.time()])
+    await entomb(redis, session)
     await redis.zrem(keys.EXPIRY, session)
     await redis.zrem(keys.COLLECT, session)

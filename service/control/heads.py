@@ -1,10 +1,10 @@
 """Head objects: where a World stands, written to the store so that it outlives Redis.
 
 A head holds what the record, the manifest and the names hold in Redis. One is written when a
-session is opened, before a fork, rewind or snapshot is acknowledged, and every few commits; what
-was committed since is found again by following segments that name their parents. A snapshot is a
-head of its own, so it stays complete when the session is rewound past it. Heads are compressed
-JSON: mostly checksums, about 60 bytes per segment.
+session is opened, before a fork, rewind or snapshot is acknowledged, and then ever more rarely
+(`is_due`); what was committed since is found again by following segments that name their parents.
+A snapshot is a head of its own, so it stays complete when the session is rewound past it. Heads are
+compressed JSON: mostly checksums, about 60 bytes per segment.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Heads:
         return head
 
     async def write(self, head: Head) -> str:
-        """Store a head as its session's newest; its id."""
+        """Store a head, the newest of its session if no other has a higher version; its id."""
         data = await _packed(head)
         name = f"{head.version:012d}-{sha256(data)}"
         await self._objects.put(head_path(head.session, name), data)

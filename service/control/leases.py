@@ -1,4 +1,5 @@
-"""Fenced leases, and the commit: the only ways in which a worker changes a session.
+"""Fenced leases, and the commit of a step. What else an owner changes is fenced as well
+(service/control/lineage.py).
 
 A lease is a string, `<worker id>.<counter>`, that no other acquisition ever repeats (the worker id
 is random per process), held under an expiry by Redis' own clock. It is compared for equality inside

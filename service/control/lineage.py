@@ -112,9 +112,9 @@ class Lineage:
         )
         kept = _common(head, back)
         added = back.lines(kept)
-        fields = {**back.record(), "moved_by": request_id, "error": ""}
+        fields = {**back.record(), "error": ""}
         pairs = [part for pair in fields.items() for part in pair]
-        arguments = [lease, head.tip, kept, len(pairs), *pairs, *added]
+        arguments = [lease, head.tip, kept, request_id, len(pairs), *pairs, *added]
         await self._fenced("rewind", head, "manifest", arguments)
         collect_s = time.time() + keys.COLLECT_SOON_S
         await self._redis.zadd(keys.COLLECT, {head.session: collect_s})
@@ -143,7 +143,8 @@ class Lineage:
         )
         await self._fenced("name", head, "names", [lease, name.name, name.model_dump_json()])
         names = {**head.names, name.name: name}
-        await self._heads.write(head.model_copy(update={"names": names}))
+        after = {"version": head.version + 1, "names": names}
+        await self._heads.write(head.model_copy(update=after))
         return {"name": name.name, "num_frames": name.num_frames}
 
     async def _fenced(self, script: str, head: Head, third: str, arguments: list[Argument]) -> None:

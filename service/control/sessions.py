@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from service.auth.audit import audit
 from service.control import keys, scripts
 from service.control.batches import Argument, Pipelined
-from service.control.deletion import bury, deleted_path
+from service.control.deletion import bury, deleted_path, entomb
 from service.control.requests import Init, Pose, Progress, RequestLog, new_request_id
 from service.errors import (
     MirageError,
@@ -211,7 +211,7 @@ class Sessions:
             num_sessions=await self._redis.zcard(keys.EXPIRY),
             waiting={
                 "worker": await self._redis.xlen(keys.WAKE),
-                "removal": await self._redis.zcard(keys.GRAVES),
+                "removal": await self._redis.zcount(keys.GRAVES, "-inf", time.time()),
                 "collection": await self._redis.zcount(keys.COLLECT, "-inf", time.time()),
             },
         )
@@ -267,22 +267,26 @@ class Sessions:
 
     async def restore(
         self, head: Head, homes: Collection[str], problem: MirageError | None = None
-    ) -> None:
-        """Write a session that Redis has lost, with all that refers to it; `homes`: whose segments
-        it uses; `problem`: why nobody may go on with it.
+    ) -> bool:
+        """Write a session that Redis has lost, with all that refers to it; whether it was new.
+
+        `homes`: whose segments it uses; `problem`: why nobody may go on with it.
         """
         init = None if problem else head.init
         first = self._first_entry(init, head.init_request) if init else ()
         now, session = time.time(), head.session
-        if await self._write(head, first, problem) == b"exists":
-            return
-        await self._redis.zadd(keys.index(head.spec.owner), {session: 0})
-        await self._redis.zadd(keys.EXPIRY, {session: now + self._settings.session_idle_s})
-        await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
-        for home in homes:
-            await self._redis.zadd(keys.forks(home), {session: now})
-        if first:
+        is_new = await self._write(head, first, problem) != b"exists"
+        listed = {  # also if it was there: whoever wrote it may have come no further
+            keys.index(head.spec.owner): 0.0,
+            keys.EXPIRY: now + self._settings.session_idle_s,
+            keys.COLLECT: now + self._settings.collect_grace_s,
+            **{keys.forks(home): now for home in homes},
+        }
+        for key, score in listed.items():
+            await self._redis.zadd(key, {session: score}, nx=True)
+        if first and is_new:
             await self._requests.wake(session)
+        return is_new
 
     async def adopt(self, head: Head, first: Sequence[Argument] = ()) -> None:
         """Write a session that was reserved, unless it exists; `first`: what stands in its log.
@@ -397,6 +401,11 @@ class Sessions:
             await self._store.objects.put(deleted_path(session), b"deleted")
         except StoreDown as error:  # deleted all the same, unless Redis loses its data just now
             LOG.warning("deletion not marked", session=session, reason=error.detail)
+            return
+        try:
+            await entomb(self._redis, session)  # again: the mark may have come after the last look
+        except (RedisError, OSError) as error:
+            LOG.warning("deletion not finished", session=session, error=str(error))
 
 
 def _full_key(most: int) -> TooManyRequests:

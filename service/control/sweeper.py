@@ -1,6 +1,6 @@
 """Repairs what crosses sessions: expires idle ones, empties graves, wakes what has no owner.
 
-Every worker sweeps, and gateways may; each repair is idempotent, so any number of sweepers agree.
+Every worker sweeps; each repair is idempotent, so any number of sweepers agree.
 Sessions known to have work are looked at when their lease could end; all others in turn, now and
 then, which finds even what a gateway died before announcing.
 """
@@ -148,7 +148,7 @@ class Sweeper:
         await self._each(keys.BUSY, [name.decode() for name, _ in some], self._look)
 
     async def _look(self, session: str) -> None:
-        """A note that is not due yet stays: its writer counts on it (control/appends.py)."""
+        """A note not due yet stays: its writer counts on it (service/control/appends.py)."""
         seen_at = await self._redis.zscore(keys.BUSY, session)
         names = (keys.record, keys.lease, keys.log)
         answer = await scripts.run(self._redis, "inspect", [name(session) for name in names], [])

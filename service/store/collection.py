@@ -5,8 +5,9 @@ session under which they lie; head objects; uploads that wait in the log. A sess
 and registers each before it begins: so only those are asked, not all sessions. An object of a
 living session is removed when nothing has referred to it for the whole grace period, twice looked
 at, as a request that began before may still bring it back. A deleted session takes no more forks,
-so what no other uses goes at once, and with the last of it the session: its forks are known from
-then on to those whose segments they use. Where something can't be read that may refer to objects,
+so what no other uses goes at once, and the session once a later look finds nothing more, as its
+owner hears late of the deletion: its forks are known from then on to those whose segments they
+use. Where something can't be read that may refer to objects,
 all of them stay. Objects go one by one and nothing depends on the order, but for the mark of
 deletion, which goes last: a crash leaves work for the next sweep, never damage.
 """
@@ -21,7 +22,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.control import keys
-from service.control.deletion import deleted_path
+from service.control.deletion import deleted_path, entomb
 from service.control.heads import Head, Heads, head_path, snapshot_path
 from service.control.requests import REQUEST, Init, Observe
 from service.errors import SegmentCorrupt, SegmentMissing, SessionDeleted, UnknownSession
@@ -29,7 +30,7 @@ from service.store.objects import Listed
 from service.store.segments import PARSE_ERRORS, SegmentStore, blob_path, segment_path
 
 LOG = structlog.get_logger()
-GRAVE_AGAIN_S = 60.0  # how soon a deleted session is looked at again whose segments others use
+GRAVE_AGAIN_S = 60.0  # how soon a grave is looked into again in which something was found
 
 
 @dataclass
@@ -61,9 +62,12 @@ class Collection:
         doomed = [path for path in found if path not in marks.paths and path != last]
         if not marks.is_certain:
             doomed = []
+        is_kept = bool(marks.paths) or not marks.is_certain
+        if is_kept and last not in found:  # without a head, a rebuild would call it lost
+            await self._store.objects.put(last, b"deleted")
         await self._store.objects.delete(doomed)
-        if marks.paths or not marks.is_certain:
-            await self._redis.zadd(keys.GRAVES, {session: time.time() + GRAVE_AGAIN_S})
+        if is_kept or doomed:  # who had not heard of the deletion may just be storing more
+            await entomb(self._redis, session, GRAVE_AGAIN_S)
             return len(doomed)
         await self._register(marks.users)
         await self._store.objects.delete([last])

@@ -40,7 +40,7 @@ from service.store.segments import SegmentStore
 
 LOG = structlog.get_logger()
 MARKER = "marker.json"
-LOCK_MS = 30_000  # renewed with every session
+LOCK_MS = 30_000  # renewed with every session; should one outlast it, two at once do no harm
 VERSION_STEP = 100_000  # ahead of any version that was given out since the head was written
 
 
@@ -153,8 +153,8 @@ class Rebuild:
             LOG.error("world ambiguous", session=session, tips=doubt.tips, unreached=unreached)
         else:
             report.rebuilt.append(session)
-        await self._sessions.restore(head, await self._heads.homes(head), problem)
-        await self._heads.write(head)
+        if await self._sessions.restore(head, await self._heads.homes(head), problem):
+            await self._heads.write(head)  # else it would hide what the session does from now on
 
     async def _newest(self, session: str) -> Head:
         """The newest head that can be read; raises SegmentError if there is none."""

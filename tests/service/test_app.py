@@ -103,6 +103,7 @@ async def test_a_world_can_be_deleted_where_redis_is_full(
                 assert (await one.delete(where)).status_code == 204
                 assert (await one.get(where)).status_code == 410
             await control.sweeper.empty_graves()
+            assert await control.collection.bury(made.json()["id"]) == 0  # the second look
             assert not list(settings.data_dir.rglob(f"{made.json()['id']}/uploads"))
             assert not await control.redis.exists(keys.GRAVES, keys.EXPIRY)
 

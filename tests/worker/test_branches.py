@@ -3,13 +3,15 @@ bit-equal to a World that was never disturbed."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from noop_worker import open_session, pose, read_until, serving
 from out_and_back import BACK, OUT, done, forked, frames_of, images, undisturbed, walk
 
 from service.app import create_app
-from service.control import keys
+from service.control import keys, scripts
 from service.control.branches import ForkIn, RewindIn, SnapshotIn
 from service.control.leases import Leases
 from service.control.plane import ControlPlane
@@ -154,6 +156,27 @@ async def test_a_name_is_given_once_unless_told_to_replace(
             await done(control, session.id, gone)
 
 
+async def test_the_head_with_a_new_name_is_newer_than_one_without(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """The head's turn may come just before: at one version, chance would say which is newest."""
+    async with serving(control, settings):
+        session = await open_session(control)
+        await read_until(control, session.id, 0)
+    await control.branches.snapshot(session.id, SnapshotIn(name="a"))
+    leases = Leases(control.redis, "w1", 20.0, 8)
+    lease = await leases.acquire(session.id)
+    assert lease
+    owned = await leases.load(session.id)
+    await control.heads.checkpoint(session.id)
+    without = (await control.heads.ids(session.id))[-1]
+    await control.lineage.execute(owned.session, owned.entries[0], None, lease)
+    name = (await control.heads.ids(session.id))[-1]
+    assert int(name.partition("-")[0]) == (await control.sessions.get(session.id)).version
+    assert list((await control.heads.get(session.id, name)).names) == ["a"]
+    assert int(name.partition("-")[0]) > int(without.partition("-")[0])
+
+
 async def test_what_is_asked_is_done_in_order_with_steps(
     control: ControlPlane, settings: Settings
 ) -> None:
@@ -182,7 +205,7 @@ async def test_a_rewind_at_another_version_is_refused(control: ControlPlane) -> 
 
 
 async def test_a_rewind_that_lost_its_worker_halfway_is_finished_by_the_next(
-    control: ControlPlane, settings: Settings
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head has moved and the request is not acknowledged: it is not moved again."""
     async with serving(control, settings):
@@ -196,7 +219,15 @@ async def test_a_rewind_that_lost_its_worker_halfway_is_finished_by_the_next(
     assert lease
     owned = await leases.load(session.id)
     entry = owned.entries[0]
-    await control.lineage.execute(owned.session, entry, owned.progress[entry.id], lease)
+    run = scripts.run
+
+    async def twice(*call: Any) -> Any:  # its answer was lost at first
+        await run(*call)
+        return await run(*call)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scripts, "run", twice)
+        await control.lineage.execute(owned.session, entry, owned.progress[entry.id], lease)
     await leases.release(session.id, lease, "handover")  # and no commit
     await control.requests.cancel(session.id, asked.id)  # too late
     await control.requests.wake(session.id)

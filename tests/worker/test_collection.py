@@ -109,7 +109,8 @@ async def test_a_deleted_session_leaves_what_its_forks_use_until_they_are_gone(
         await control.redis.zadd(keys.forks(one.id), {"nobody": 0})
         await control.redis.zadd(keys.forks(source.id), {child.id: 0})
         await control.redis.zadd(keys.forks(child.id), {grandchild.id: 0})
-        await control.collection.bury(one.id)
+        for _ in range(2):
+            await control.collection.bury(one.id)
     for one in (source, child, grandchild):
         assert files(settings, one.id) == []
         assert not await control.redis.exists(keys.forks(one.id))
@@ -123,6 +124,71 @@ async def test_a_fork_that_is_just_being_made_keeps_everything(control: ControlP
     assert await control.collection.bury(session.id) == 0
     await control.redis.zadd(keys.forks(session.id), {"not-yet": time.time() - 3600})
     assert await control.collection.bury(session.id) > 0
+
+
+async def look(control: ControlPlane, session: str) -> None:
+    """The grave's next turn, now."""
+    await control.redis.zadd(keys.GRAVES, {session: 0}, xx=True)
+    await control.sweeper.empty_graves()
+
+
+async def test_what_is_stored_after_the_first_look_into_a_grave_goes_with_the_next(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    head = await control.heads.current(session.id)
+    await control.sessions.delete(session.id)
+    await look(control, session.id)
+    late = segment_id(0, "w9.1", b"x")  # by an owner who has not heard of it
+    await control.segments.put(session.id, late, b"x")
+    await control.heads.write(head)
+    for _ in range(2):
+        await look(control, session.id)
+    assert files(settings, session.id) == []
+    assert not await control.redis.exists(keys.GRAVES)
+
+
+async def test_a_mark_of_deletion_that_comes_after_the_last_look_goes_too(
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = control.segments.objects.put
+
+    async def slow(path: str, data: bytes) -> None:
+        for _ in range(2):
+            await look(control, session.id)
+        await put(path, data)
+
+    session = await open_session(control)
+    with monkeypatch.context() as patched:
+        patched.setattr(control.segments.objects, "put", slow)
+        await control.sessions.delete(session.id)
+    assert [one.name for one in files(settings, session.id)] == ["deleted"]
+    await look(control, session.id)
+    assert files(settings, session.id) == []
+    assert not await control.redis.exists(keys.GRAVES)
+
+
+async def test_an_expired_world_whose_forks_live_is_known_as_such_when_redis_is_lost(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        source = await open_session(control, 3)
+        await walk(control, source.id, OUT)
+        fork = await forked(control, source.id, ForkIn())
+    await control.redis.hset(keys.record(source.id), "expires_s", 0)
+    await control.redis.zadd(keys.EXPIRY, {source.id: 0})
+    await control.sweeper.sweep()
+    await control.redis.flushall()
+    report = await control.rebuild.ensure()
+    assert report is not None and (report.rebuilt, report.lost) == ([fork.id], {})
+    await look(control, source.id)
+    assert len(await control.segments.ids(source.id)) == 3
+    await control.sessions.delete(fork.id)
+    for one in (fork.id, source.id):
+        await control.redis.zadd(keys.forks(source.id), {fork.id: 0}, xx=True)
+        for _ in range(2):
+            await look(control, one)
+    assert files(settings, source.id) == []
 
 
 async def bare(control: ControlPlane, session: str, homes: Sequence[str] = ()) -> None:

@@ -84,7 +84,8 @@ class Publication:
         done = [
             part
             for part, verdict in zip(parts, accepted, strict=True)
-            if _went_well(part, verdict) and verdict  # refused: an orphan for the collection
+            # refused: an orphan for the collection, or for another look into the session's grave
+            if _went_well(part, verdict) and verdict
         ]
         for part in done:
             part.outcome = part.segment

@@ -1,4 +1,4 @@
-"""The server-side scripts: each is one atomic transition of one session.
+"""The server-side scripts (Lua), each atomic; most are a transition of one session.
 
 Kept as `.lua` files beside this one; `run` sends the hash and, once per server, the text.
 """

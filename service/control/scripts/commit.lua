@@ -1,4 +1,4 @@
--- The one write of an owner: everything of a step, or nothing.
+-- What an owner writes of a step: everything, or nothing.
 -- KEYS record lease log manifest frames requests cancels
 -- ARGV lease, expected tip, new tip ('' = no segment), manifest entry, cursor, poses done after the cursor, frames kept,
 --      request id, progress ('' = none is kept), progress is final ('1'), number of record values,

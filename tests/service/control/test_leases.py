@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from typing import Any
 
 import pytest
 from plane import leases_of, new_session, step
 
-from service.control import keys
+from service.control import keys, scripts
+from service.control.deletion import deleted_path
 from service.control.leases import Commit
 from service.control.plane import ControlPlane
 from service.control.requests import Generate, LivePose
 from service.control.sessions import IDENTITY
-from service.errors import LeaseLost
+from service.errors import LeaseLost, SessionDeleted
 
 PATH = Generate(poses=[IDENTITY] * 10)
 
@@ -27,6 +29,27 @@ async def test_one_owner_at_a_time(control: ControlPlane) -> None:
     assert await two.acquire(session.id) is None
     assert await one.acquire(session.id) is None  # not even itself
     assert (await control.sessions.get(session.id)).state == "active"
+
+
+async def test_what_is_sent_again_because_its_answer_was_lost_is_answered_as_at_first(
+    control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scripts.run
+
+    async def twice(*call: Any) -> Any:
+        await run(*call)
+        return await run(*call)
+
+    session, leases = await new_session(control), leases_of(control)
+    monkeypatch.setattr(scripts, "run", twice)
+    lease = await leases.acquire(session.id)
+    assert lease and await leases.renew({session.id: lease}) == set()
+    await control.sessions.delete(session.id)
+    assert deleted_path(session.id) in [
+        one.path for one in await control.segments.objects.below(f"sessions/{session.id}")
+    ]
+    with pytest.raises(SessionDeleted):
+        await control.sessions.delete(session.id)
 
 
 async def test_no_lease_of_a_session_that_takes_no_work(control: ControlPlane) -> None:

@@ -77,6 +77,7 @@ async def test_what_is_gone_is_not_called_a_failure(
         await control.sessions.get(session.id)
     await control.redis.zadd(keys.EXPIRY, {session.id: 0})  # its time has come
     await control.sweeper.sweep()
+    assert await control.collection.bury(session.id) == 0  # the second look
     assert not await control.redis.exists(keys.EXPIRY, keys.GRAVES)
 
 
