@@ -76,7 +76,7 @@ class MotionHead(nn.Module):
     ) -> Tensor:
         colours = F.avg_pool2d(pictures, 2)
         seen = torch.cat([self.look(pictures), colours.to(pictures.dtype)], dim=1)
-        at, z = seen_by(depth, cameras.resized(*depth.shape[1:]), others)
+        at, z = seen_by(depth, cameras.to(depth.device).resized(*depth.shape[1:]), others)
         planes = compared(seen, depth, others, at, z, known)
         compared_with = self.compare(planes.flatten(0, 1)).unflatten(0, others.shape)
         weight = known[..., None, None, None].to(seen.dtype)

@@ -127,7 +127,7 @@ class Walks:
         cameras = sample_cameras(
             scenes, kind, num_frames, self.cfg.height, self.cfg.width, list(seeds)
         )[:, : length : self.cfg.every]
-        frames = render(scenes, cameras)
+        frames = render(scenes, cameras, times=torch.arange(0, length, self.cfg.every))
         there = slice(at, at + len(seeds))
         self.rgb[there] = ((frames.rgb + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         self.depth[there] = frames.depth.half().numpy()

@@ -1,6 +1,7 @@
 """Rendered walks on disk: what they hold, and how they go on after an interruption."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,3 +81,12 @@ def test_a_window_holds_distinct_frames_in_random_order():
     assert all(len(set(row)) == 3 for row in frames.tolist())
     assert len({tuple(row) for row in frames.tolist()}) > 100
     assert torch.equal(frames, window(8, 3, torch.Generator().manual_seed(0), batch=200))
+
+
+def test_where_frames_are_left_out_things_move_as_far_as_the_camera_does(tmp_path):
+    size = DataConfig(3, SCENES_PER_CALL, 6, 32, 48, dynamic_share=1.0)
+    every = arrays(Walks(tmp_path / "every", size))
+    third = arrays(Walks(tmp_path / "third", replace(size, num_frames=2, every=3)))
+    assert every["moving"].any()
+    for name in ARRAYS:
+        assert np.array_equal(third[name], every[name][:, ::3]), name
