@@ -73,7 +73,7 @@ class Talk:
 
     async def cancel_paths(self) -> None:
         """Whatever was asked for and did not arrive."""
-        for path in self.paths.values():
+        for path in list(self.paths.values()):  # others may come and go meanwhile
             await self.cancel_path(path)
         for request in list(self.requests.values()):
             if request.kind == "generate":

@@ -25,6 +25,7 @@ from service.client import (
     AsyncGeneration,
     AsyncMirage,
     AsyncWorld,
+    Frame,
     Generation,
     LiveStream,
     Mirage,
@@ -288,39 +289,37 @@ async def test_a_walk_sends_again_what_the_connection_lost(
     assert reds == [1, 2, 3]
 
 
-async def replaced(control: ControlPlane, session: str) -> None:
-    """Another client's pose takes the place of the one that waits."""
-    async with asyncio.timeout(60):
-        # until the picture and the pose wait
-        while await control.redis.xlen(keys.log(session)) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    await control.requests.append_live(session, View(flat(HERE), 0, 1))
+@asynccontextmanager
+async def replaced_look(
+    url: str, settings: Settings, control: ControlPlane
+) -> AsyncIterator[asyncio.Task[Frame]]:
+    """A look whose pose waited, and another client's took its place; now there is a worker."""
+    async with AsyncMirage(url) as mirage, asyncio.timeout(60):
+        world = await mirage.create(png())
+        async with world.stream(after=-1) as live:
+            looking = asyncio.create_task(live.look(HERE))
+            # until the picture and the pose wait
+            while await control.redis.xlen(keys.log(world.id)) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await control.requests.append_live(world.id, View(flat(HERE), 0, 1))
+            async with working(FakeWorker(settings)):
+                yield looking
 
 
 async def test_a_look_is_asked_for_again_when_another_client_replaced_it(
     server_url: str, settings: Settings, control: ControlPlane
 ) -> None:
-    async with AsyncMirage(server_url) as mirage, asyncio.timeout(60):
-        world = await mirage.create(png())
-        async with world.stream(after=-1) as live:
-            looking = asyncio.create_task(live.look(HERE))
-            await replaced(control, world.id)
-            async with working(FakeWorker(settings)):
-                assert (await looking).number == 2
+    async with replaced_look(server_url, settings, control) as looking:
+        assert (await looking).number == 2
 
 
 async def test_a_camera_that_others_keep_moving_is_no_place_to_look_from(
     server_url: str, settings: Settings, control: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "CONTENDED_S", 0.0)
-    async with AsyncMirage(server_url) as mirage, asyncio.timeout(60):
-        world = await mirage.create(png())
-        async with world.stream(after=-1) as live:
-            looking = asyncio.create_task(live.look(HERE))
-            await replaced(control, world.id)
-            async with working(FakeWorker(settings)):
-                with pytest.raises(ServiceError, match="camera 0 is moved by others") as caught:
-                    await looking
+    async with replaced_look(server_url, settings, control) as looking:
+        with pytest.raises(ServiceError, match="camera 0 is moved by others") as caught:
+            await looking
     assert caught.value.status == 409
 
 
