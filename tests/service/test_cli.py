@@ -96,8 +96,10 @@ def test_ctrl_c_while_the_command_is_imported_is_quiet(tmp_path: Path) -> None:
     (tmp_path / "httpx.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(60)"
     )
+    heeding = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell may not
+    program = f"import signal, sys; {heeding}; from service.__main__ import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from service.__main__ import main; sys.exit(main())"],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
