@@ -22,6 +22,8 @@ PREFIX = "MIRAGE_"
 # read by workers (to die at a named point in tests of survival), and by clients
 OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
+# Of a query: redis-py takes a password there, other services a key or a signature
+QUERY_SECRET = re.compile(r"(?i)([?&][^=&\s]*(?:password|secret|token|key|sig|signature)=)[^&\s]*")
 SECRETS = frozenset({"webhook_secret"})
 SECRET = re.compile("SECRET|PASSWORD|TOKEN|KEY")  # in the name of a variable that we don't know
 MIN_SECRET_CHARS = 24
@@ -181,8 +183,9 @@ class Settings(BaseModel):
 
 
 def masked(text: str) -> str:
-    """Without the passwords of URLs in it."""
-    return PASSWORD.sub(r"\1:***@", text)
+    """Without the passwords of URLs in it, be they behind a user's name or a `?`."""
+    in_query = QUERY_SECRET.sub(r"\1***", text)  # first: an `@` in it would look like a host's
+    return PASSWORD.sub(r"\1:***@", in_query)
 
 
 def _parts(listed: str) -> list[str]:
