@@ -39,6 +39,7 @@ from service.store.exports import BLOCK, WORLD, member_name
 from service.store.objects import sha256
 from service.store.segments import SEGMENT_ID, FrameMeta, SegmentHeader, SegmentStore, parse_segment
 from service.tasks import end
+from service.uploads.parts import excess
 
 MAX_WORLD_BYTES = 64 << 20  # world.json: 240 to 300 bytes for each of the most segments
 MAX_SEGMENT_BYTES = 256 << 20
@@ -356,8 +357,10 @@ def _check_header(
 
 
 def _check_image(head: Head, image: bytes, media_type: str, where: str) -> None:
-    """Its kind and size, from its first bytes: a frame is sent to clients as it is."""
+    """Its kind, size and parts, undecoded: a frame is sent to clients as it is."""
     lens = head.spec.intrinsics
+    if found := excess(image):
+        raise refused(where, *found)
     try:
         with Image.open(io.BytesIO(image), formats=[FORMATS[media_type]]) as picture:
             size = picture.size

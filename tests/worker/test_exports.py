@@ -20,6 +20,7 @@ import torch
 from export_files import exported, in_pieces
 from noop_worker import open_session, serving
 from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
+from PIL import Image
 
 from service.app import create_app
 from service.control import keys
@@ -32,6 +33,7 @@ from service.limits import MAX_IMPORTS
 from service.settings import Settings
 from service.store import imports
 from service.store.objects import sha256
+from service.store.segments import FRAMES, SIZES
 
 Files = dict[str, bytes]
 
@@ -153,6 +155,19 @@ def edit_tensors(files: Files, change: Callable[[dict[str, torch.Tensor]], objec
     return edit_world({**files, LAST: changed}, renamed)
 
 
+def rescan(tensors: dict[str, torch.Tensor]) -> None:
+    """The first picture becomes a JPEG that takes long, for its size, to decode."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG", progressive=True)
+    start, _, last = stream.getvalue()[:-2].rpartition(b"\xff\xda")
+    picture = torch.frombuffer(
+        bytearray(start + 101 * (b"\xff\xda" + last) + b"\xff\xd9"), dtype=torch.uint8
+    )
+    old = int(tensors[SIZES][0])
+    tensors[FRAMES] = torch.cat([picture, tensors[FRAMES][old:]])
+    tensors[SIZES][0] = len(picture)
+
+
 def name(world: dict[str, Any], text: str) -> dict[str, object]:
     """A snapshot of the newest state."""
     tip = world["manifest"][-1]
@@ -216,6 +231,10 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a picture that says it is a JPEG": (
         lambda f: edit_header(f, lambda h: h["frames"][0].update(media_type="image/jpeg")),
         "picture of type",
+    ),
+    "a picture of too many scans": (
+        lambda f: edit_tensors(f, rescan),
+        "frame 5 is a file of more than 100 scans, expected at most 100",
     ),
     "a pose that is none": (
         lambda f: edit_header(f, lambda h: h["frames"][0].update(pose=[1e999] * 16)),
