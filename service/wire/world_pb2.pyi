@@ -2015,11 +2015,12 @@ class Video(_message.Message):
     model: _builtins.str
     status: Global___VideoStatus.ValueType
     progress: _builtins.int
-    """percent"""
+    """percent; 0 once the session has forgotten it"""
     created_at: _builtins.int
     """seconds since 1970"""
     expires_at: _builtins.int
     seconds: _builtins.str
+    """empty once the session has forgotten them"""
     size: _builtins.str
     prompt: _builtins.str
     session: _builtins.str
