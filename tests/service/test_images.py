@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from uploads_made import encoded, jpeg_of_scans, npy, png, png_with
 
 from service.errors import InvalidUpload, problem_document
+from service.store.bounds import LensBounds
 from service.uploads.depth_maps import decode_depth
 from service.uploads.images import Files, centre_crop, decode_image, observation_from
 from service.uploads.masks import decode_mask
@@ -197,6 +199,25 @@ def test_a_strip_of_which_a_frame_shows_nothing_is_refused() -> None:
     strip = Files(encoded(plain(20_000, 32), "PNG"))
     with pytest.raises(InvalidUpload, match=r"20000 x 32 pixels, of which a frame shows 0\.\d+"):
         observation_from(strip, FRAME, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((64, 32), {"fov_deg": 5}),
+        ((64, 32), {"fov_deg": 170}),
+        ((600, 34), {"fov_deg": 170}),
+        ((400, 100), {"intrinsics": (80, 160, 0, 100)}),
+        ((400, 100), {"intrinsics": (80, 40, 400, 0)}),
+        ((32, 9000), {"intrinsics": (80, 40, 0, 9000)}),
+    ],
+)
+def test_what_becomes_of_an_upload_may_be_imported(
+    size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    files = Files(encoded(plain(*size), "PNG"))
+    fx, fy, cx, cy = observation_from(files, FRAME, LIMITS, **options).intrinsics
+    LensBounds(fx=fx, fy=fy, cx=cx, cy=cy, width=FRAME[0], height=FRAME[1])
 
 
 @pytest.mark.parametrize(
