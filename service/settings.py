@@ -22,9 +22,12 @@ PREFIX = "MIRAGE_"
 # read by workers (to die at a named point in tests of survival), and by clients
 OTHER_VARIABLES = frozenset({"MIRAGE_FAULT", "MIRAGE_API_KEY"})
 PASSWORD = re.compile(r"(?<=://)([^/:]*):([^/]*)@")
+# Of a query: redis-py takes a password there, other services a key or a signature
+QUERY_SECRET = re.compile(r"(?i)([?&][^=&\s]*(?:password|secret|token|key|sig|signature)=)[^&\s]*")
 SECRETS = frozenset({"webhook_secret"})
 SECRET = re.compile("SECRET|PASSWORD|TOKEN|KEY")  # in the name of a variable that we don't know
 MIN_SECRET_CHARS = 24
+MIN_FRAME_SIDE, MAX_FRAME_SIDE, SIDE_STEP = 32, 4096, 16  # pixels
 WEB_URL = re.compile(r"https?://[^\s,/][^\s,]*")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")  # as browsers send it
 
@@ -64,8 +67,8 @@ class Settings(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     deterministic: bool = False
     torch_threads: int = Field(0, ge=0)  # 0: as torch decides
-    frame_width: int = Field(320, ge=32, le=4096)
-    frame_height: int = Field(192, ge=32, le=4096)
+    frame_width: int = Field(320, ge=MIN_FRAME_SIDE, le=MAX_FRAME_SIDE)
+    frame_height: int = Field(192, ge=MIN_FRAME_SIDE, le=MAX_FRAME_SIDE)
     chunk_frames: int = Field(4, ge=1, le=64)
     max_batch: int = Field(8, ge=1, le=1024)  # sessions in one step
     resident_bytes: int = Field(
@@ -101,8 +104,8 @@ class Settings(BaseModel):
     @field_validator("frame_width", "frame_height")
     @classmethod
     def _multiple_of_16(cls, value: int) -> int:
-        if value % 16:
-            raise ValueError(f"must be a multiple of 16, {value} is not")
+        if value % SIDE_STEP:
+            raise ValueError(f"must be a multiple of {SIDE_STEP}, {value} is not")
         return value
 
     @field_validator("data_dir", mode="before")
@@ -181,8 +184,9 @@ class Settings(BaseModel):
 
 
 def masked(text: str) -> str:
-    """Without the passwords of URLs in it."""
-    return PASSWORD.sub(r"\1:***@", text)
+    """Without the passwords of URLs in it, be they behind a user's name or a `?`."""
+    in_query = QUERY_SECRET.sub(r"\1***", text)  # first: an `@` in it would look like a host's
+    return PASSWORD.sub(r"\1:***@", in_query)
 
 
 def _parts(listed: str) -> list[str]:

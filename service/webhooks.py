@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.exceptions import RedisError
 
 from service.control import keys, scripts
@@ -132,8 +132,7 @@ class Webhooks:
         try:
             await self._look(member)
         except Exception as error:  # noqa: BLE001 an errand of another version among them
-            errand = member.decode(errors="replace")
-            LOG.warning("webhook not looked at", errand=errand, error=repr(error))
+            LOG.warning("webhook not looked at", error=_brief(error), **_facts(member))
 
     async def _look(self, member: bytes) -> None:
         errand = Errand.model_validate_json(member)
@@ -193,6 +192,21 @@ class Message(BaseModel):
     type: str  # generation.done, .failed or .cancelled
     session: str
     generation: Any
+
+
+def _facts(member: bytes) -> dict[str, Any]:
+    """What may be logged of an errand: nothing, if it can't be read."""
+    try:
+        return Errand.model_validate_json(member).facts()
+    except ValidationError:
+        return {}
+
+
+def _brief(error: Exception) -> str:
+    """Without the input, which pydantic repeats."""
+    if isinstance(error, ValidationError):
+        return str(error.errors(include_url=False, include_input=False, include_context=False))
+    return repr(error)
 
 
 def _under(target: str, allowed: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import secrets
 import time
@@ -81,6 +82,12 @@ class Intrinsics(BaseModel):
     cy: float
     width: int = Field(gt=0)
     height: int = Field(gt=0)
+
+    @property
+    def fov_deg(self) -> float:
+        """The frame's horizontal field of view."""
+        left, right = math.atan(self.cx / self.fx), math.atan((self.width - self.cx) / self.fx)
+        return math.degrees(left + right)
 
 
 class NewSession(BaseModel):
@@ -167,6 +174,7 @@ class Sessions:
         self._pipelined = Pipelined(redis)
         self._settings = settings
         self._store, self._requests, self._heads = store, requests, heads
+        self._unreadable: set[str] = set()  # told already
 
     async def create(
         self,
@@ -374,9 +382,21 @@ class Sessions:
             for name in names[:limit]:
                 pipe.hgetall(keys.record(name))
             records = await pipe.execute()
-        deleted = SessionState.DELETED.value.encode()
-        items = [parse_record(one) for one in records if one and one[b"state"] != deleted]
+        found = map(self._listed, names, records)
+        items = [session for session in found if session is not None]
         return Page(items=items, next_cursor=names[limit - 1] if len(names) > limit else None)
+
+    def _listed(self, name: str, fields: Mapping[bytes, bytes]) -> Session | None:
+        """None for what is gone, and for a record that can't be read: it costs no other."""
+        if not fields or fields.get(b"state") == SessionState.DELETED.value.encode():
+            return None
+        try:
+            return parse_record(fields)
+        except (ValueError, KeyError) as error:
+            if name not in self._unreadable:
+                self._unreadable.add(name)
+                LOG.error("session can't be read", session=name, error=str(error)[:500])
+            return None
 
     async def touch(self, session: str) -> None:
         """Keep an idle session alive for another `session_idle_s`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 
 from service.control.branches import SnapshotInfo
@@ -21,7 +20,6 @@ from service.schemas import (
 
 def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut:
     lens = session.intrinsics
-    left, right = math.atan(lens.cx / lens.fx), math.atan((lens.width - lens.cx) / lens.fx)
     return SessionOut(
         id=session.id,
         state=session.state,
@@ -30,7 +28,7 @@ def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut
         seed=session.seed,
         width=lens.width,
         height=lens.height,
-        fov_deg=math.degrees(left + right),
+        fov_deg=lens.fov_deg,
         intrinsics=Intrinsics(fx=lens.fx, fy=lens.fy, cx=lens.cx, cy=lens.cy),
         num_frames=session.next_frame,
         num_points=session.num_points,

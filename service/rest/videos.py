@@ -17,7 +17,14 @@ from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.control import keys
 from service.control.requests import Progress, RequestState
 from service.control.sessions import Session, SessionState, is_session_id
-from service.errors import Conflict, FieldProblem, InvalidRequest, UnknownSession
+from service.errors import (
+    Conflict,
+    FieldProblem,
+    InvalidRequest,
+    UnknownRequest,
+    UnknownSession,
+    problem_document,
+)
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.paths import path_request
@@ -116,10 +123,10 @@ class VideoOut(Closed):
     object: Literal["video"] = "video"
     model: str | None = Field(description="its weights; null until a worker has opened the world")
     status: Literal["queued", "in_progress", "completed", "failed"]
-    progress: int = Field(description="percent")
+    progress: int | None = Field(description="percent; null once the session has forgotten it")
     created_at: int = Field(description="seconds since 1970")
     expires_at: int
-    seconds: str
+    seconds: str | None = Field(description="null once the session has forgotten them")
     size: str
     prompt: str
     error: VideoProblem | None = None
@@ -189,10 +196,10 @@ async def list_videos(
     cursor = None if after is None else session_of(after)
     while len(found) <= limit:
         page = await gateway.control.sessions.list(principal.owner, MAX_PAGE, cursor)
-        every = await _kept(gateway, [session.id for session in page.items])
-        for session, kept in zip(page.items, every, strict=True):
-            if kept is not None and len(found) <= limit:
-                found.append(_video_out(session, await _progress(gateway, session.id), kept))
+        every = await _videos(gateway, [session.id for session in page.items])
+        for session, video in zip(page.items, every, strict=True):
+            if video is not None and len(found) <= limit:
+                found.append(_video_out(session, *video))
         if page.next_cursor is None:
             break
         cursor = page.next_cursor
@@ -235,6 +242,8 @@ async def get_video_content(
 ) -> Response:
     """The finished MP4, or its first frame; 409 while it is being made."""
     session, progress, kept = await _found(gateway, video_id)
+    if progress is None:
+        raise _forgotten(session.id)
     if variant == "thumbnail":
         if progress.first_frame is None:
             raise Conflict("The video has no frame yet.", retry_after_s=1)
@@ -297,7 +306,7 @@ def _frames_per_s(seconds: float | None, num_frames: int) -> int:
     return rate
 
 
-async def _found(gateway: Gateway, video_id: str) -> tuple[Session, Progress, Kept]:
+async def _found(gateway: Gateway, video_id: str) -> tuple[Session, Progress | None, Kept]:
     unknown = UnknownSession(f"there is no video {video_id!r}")
     if not video_id.startswith(PREFIX):
         raise unknown
@@ -305,10 +314,10 @@ async def _found(gateway: Gateway, video_id: str) -> tuple[Session, Progress, Ke
         session = await gateway.control.sessions.get(session_of(video_id))
     except UnknownSession:
         raise unknown from None
-    (kept,) = await _kept(gateway, [session.id])
-    if kept is None:
+    (video,) = await _videos(gateway, [session.id])
+    if video is None:
         raise unknown
-    return session, await _progress(gateway, session.id), kept
+    return session, *video
 
 
 def session_of(video_id: str) -> str:
@@ -316,25 +325,47 @@ def session_of(video_id: str) -> str:
     return video_id.removeprefix(PREFIX)
 
 
-async def _kept(gateway: Gateway, sessions: Sequence[str]) -> list[Kept | None]:
-    """Of each; None for one that is no video. Most are none, so all are asked for at once."""
+async def _videos(
+    gateway: Gateway, sessions: Sequence[str]
+) -> list[tuple[Progress | None, Kept] | None]:
+    """Of each; None for one that is no video. Most are none, so all are asked for at once. No
+    progress: so much was asked of the session since that it has forgotten this.
+    """
     async with gateway.control.redis.pipeline(transaction=False) as pipe:
         for session in sessions:
+            pipe.hget(keys.requests(session), REQUEST)  # before what tells that it isn't deleted
             pipe.get(keys.video(session))
         found = await pipe.execute()
-    return [None if one is None else Kept.model_validate_json(one) for one in found]
+    return [
+        None if kept is None else (_progress(progress), Kept.model_validate_json(kept))
+        for progress, kept in zip(found[::2], found[1::2], strict=True)
+    ]
 
 
-async def _progress(gateway: Gateway, session: str) -> Progress:
-    return await gateway.control.requests.get(session, REQUEST)
+def _progress(value: bytes | None) -> Progress | None:
+    return None if value is None else Progress.model_validate_json(value)
 
 
-def _video_out(session: Session, progress: Progress, kept: Kept) -> VideoOut:
-    status, error = STATES[progress.state], progress.error
-    if session.state is SessionState.FAILED:  # its first image could not be opened
-        status, error = "failed", session.error
+def _forgotten(session: str) -> UnknownRequest:
+    return UnknownRequest(
+        f"session {session!r} has forgotten how its video ended: it keeps its last "
+        f"{keys.REQUESTS_KEPT} requests; its frames are still to be had"
+    )
+
+
+def _outcome(session: Session, progress: Progress | None) -> tuple[str, dict[str, Any] | None]:
+    """The status, and what went wrong."""
+    if progress is None:  # it was final, or it would be known
+        return "failed", problem_document(_forgotten(session.id))
     if progress.state is RequestState.CANCELLED:
-        error = {"title": "cancelled", "detail": "The generation was cancelled."}
+        return "failed", {"title": "cancelled", "detail": "The generation was cancelled."}
+    if session.state is SessionState.FAILED:  # not opened, or to be mended by an operator
+        return "failed", session.error
+    return STATES[progress.state], progress.error
+
+
+def _video_out(session: Session, progress: Progress | None, kept: Kept) -> VideoOut:
+    status, error = _outcome(session, progress)
     problem = None
     if error is not None:
         problem = VideoProblem(code=str(error["title"]), message=str(error["detail"]))
@@ -344,10 +375,10 @@ def _video_out(session: Session, progress: Progress, kept: Kept) -> VideoOut:
             "id": f"{PREFIX}{session.id}",
             "model": session.weights or None,
             "status": status,
-            "progress": 100 * progress.done // progress.total,
+            "progress": progress and 100 * progress.done // progress.total,
             "created_at": int(session.created_s),
             "expires_at": int(session.expires_s),
-            "seconds": f"{progress.total / kept.frames_per_s:.2f}",
+            "seconds": progress and f"{progress.total / kept.frames_per_s:.2f}",
             "size": f"{lens.width}x{lens.height}",
             "prompt": kept.prompt,
             "error": problem,

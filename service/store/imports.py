@@ -18,11 +18,11 @@ import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import Annotated, Any
+from typing import Any
 from weakref import WeakValueDictionary
 
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 from safetensors import SafetensorError, deserialize
 
@@ -31,46 +31,25 @@ from service.control import keys
 from service.control.branches import SNAPSHOT_NAME
 from service.control.frames import MANIFEST, ManifestEntry
 from service.control.heads import Head, Heads
-from service.control.sessions import Session, Sessions, is_session_id, new_session_id
+from service.control.sessions import Intrinsics, Session, Sessions, is_session_id, new_session_id
 from service.errors import FieldProblem, InvalidUpload, SegmentCorrupt
-from service.limits import MAX_CAMERAS, MAX_IMPORTS, MAX_INTEGER
+from service.limits import MAX_IMPORTS, MAX_INTEGER
 from service.settings import Settings
+from service.store.bounds import MAX_TEXT, MAX_TIME_S, FrameBounds, SpecBounds
 from service.store.exports import BLOCK, WORLD, member_name
 from service.store.objects import sha256
-from service.store.segments import SEGMENT_ID, FrameMeta, SegmentHeader, SegmentStore, parse_segment
+from service.store.segments import SEGMENT_ID, SegmentHeader, SegmentStore, parse_segment
 from service.tasks import end
+from service.uploads.parts import excess
 
 MAX_WORLD_BYTES = 64 << 20  # world.json: 240 to 300 bytes for each of the most segments
 MAX_SEGMENT_BYTES = 256 << 20
 MAX_SEGMENTS = 200_000
 MAX_BRANCH = 2**31
-MAX_TEXT = 200  # characters
-MAX_TIME_S = 2**37  # the year 6325: the longest that every notation can tell
 NAME = re.compile(SNAPSHOT_NAME)
 PART = 1000  # entries of a manifest that are checked without a pause for other threads
 PATIENCE_S, MIN_BYTES_PER_S = 30.0, 64 << 10  # of what is sent; our own work does not count
 FORMATS = {"image/webp": "WEBP", "image/jpeg": "JPEG"}
-
-
-Count = Annotated[int, Field(ge=0, lt=MAX_INTEGER)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Stage = Annotated[str, Field(max_length=64)]
-
-
-class FrameBounds(FrameMeta):
-    """What is passed on to clients unchanged has to fit into every notation."""
-
-    camera: int = Field(0, ge=0, lt=MAX_CAMERAS)
-    pose: list[Finite] = Field(min_length=16, max_length=16)
-    coverage: Finite
-    num_points: Count = 0
-    num_bytes: Count = 0
-    request_id: str = Field(max_length=MAX_TEXT)
-    pose_index: Count = 0
-    sequence: int | None = Field(None, ge=0, lt=2**63)
-    client_time_ms: Finite | None = None
-    timings_ms: dict[Stage, Finite] = Field({}, max_length=64)
-    created_s: float = Field(ge=0, lt=MAX_TIME_S)
 
 
 class Imports:
@@ -79,6 +58,7 @@ class Imports:
     ) -> None:
         self._store, self._sessions, self._heads = store, sessions, heads
         self._max_bytes = settings.max_import_bytes
+        self._frame_size = settings.frame_width, settings.frame_height
         self._turns = asyncio.Semaphore(MAX_IMPORTS)
         self._owners: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -104,6 +84,7 @@ class Imports:
         await self._sessions.check_room(owner, max_sessions)
         members = Members(chunks, self._max_bytes)
         head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
+        _check_frame_size(head.spec.intrinsics, *self._frame_size)
         session = new_session_id()
         await self._sessions.reserve(session, owner, max_sessions)
         keeping = asyncio.create_task(self._sessions.keep_reserved(session))
@@ -130,7 +111,8 @@ class Imports:
 
     async def _adopt(self, session: str, head: Head, owner: str) -> None:
         spec = head.spec.model_copy(update={"owner": owner, "origin": f"import:{head.session}"})
-        place = {"session": session, "spec": spec, "version": 1, "created_s": time.time()}
+        now = time.time()
+        place = {"session": session, "spec": spec, "version": 1, "created_s": now, "written_s": now}
         new = head.model_copy(update=place)
         names = {}
         for name in head.names.values():
@@ -226,6 +208,8 @@ def parse_world(data: bytes) -> Head:
     with _refusing(WORLD):
         head = Head.model_validate(world, strict=True)
     _check_texts(head)
+    with _refusing(f"{WORLD}: spec"):
+        SpecBounds.model_validate(head.spec.model_dump())
     head = head.model_copy(update={"manifest": _manifest(entries), "init": None})
     _check_manifest(head.manifest, head.branch)
     _check_names(head)
@@ -244,6 +228,15 @@ def _check_texts(head: Head) -> None:
         if len(text := getattr(head, field)) > MAX_TEXT:
             seen = f"a text of {len(text):,} characters"
             raise refused(f"{WORLD}: {field}", seen, f"at most {MAX_TEXT}")
+
+
+def _check_frame_size(lens: Intrinsics, width: int, height: int) -> None:
+    """A worker has to make what nobody could ask for here otherwise."""
+    if lens.width * lens.height > width * height:
+        seen = f"frames of {lens.width} x {lens.height} pixels"
+        ours = f"{width} x {height}, MIRAGE_FRAME_WIDTH x MIRAGE_FRAME_HEIGHT"
+        allowed = f"at most as many pixels as this server's have ({ours})"
+        raise refused(f"{WORLD}: spec.intrinsics", seen, allowed)
 
 
 def _manifest(entries: Any) -> list[ManifestEntry]:
@@ -268,7 +261,9 @@ def _refusing(where: str, first: int = 0) -> Iterator[None]:
         found = error.errors(include_url=False)[0]
         path = [str(one + first if isinstance(one, int) else one) for one in found["loc"]]
         raise refused(
-            ".".join([where, *path]), repr(found.get("input"))[:80], found["msg"]
+            ".".join([where, *path]),
+            repr(found.get("input"))[:80],
+            found["msg"].removeprefix("Value error, "),
         ) from None
 
 
@@ -356,8 +351,10 @@ def _check_header(
 
 
 def _check_image(head: Head, image: bytes, media_type: str, where: str) -> None:
-    """Its kind and size, from its first bytes: a frame is sent to clients as it is."""
+    """Its kind, size and parts, undecoded: a frame is sent to clients as it is."""
     lens = head.spec.intrinsics
+    if found := excess(image):
+        raise refused(where, *found)
     try:
         with Image.open(io.BytesIO(image), formats=[FORMATS[media_type]]) as picture:
             size = picture.size

@@ -1,5 +1,5 @@
-"""Opening an untrusted picture with Pillow: few formats, sizes checked before a pixel is decoded,
-one kind of error.
+"""Opening an untrusted picture with Pillow: few formats, sizes and parts checked before a pixel is
+decoded, one kind of error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from service.errors import FieldProblem, InvalidUpload
+from service.uploads.parts import excess
 
 # What Pillow's decoders raise on damaged files, beside OSError
 DAMAGE = (SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error, zlib.error)
@@ -36,6 +37,8 @@ def open_picture(
     InvalidUpload.
     """
     check_size(data, limits, field)
+    if found := excess(data):
+        raise _invalid(field, *found)
     many = f"at most {limits.max_pixels:,} pixels"
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:

@@ -80,7 +80,7 @@ class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionS
     SESSION_STATE_IDLE: _SessionState.ValueType  # 3
     """nothing to do"""
     SESSION_STATE_FAILED: _SessionState.ValueType  # 4
-    """its first image could not be opened"""
+    """its first image could not be opened, or an operator has to mend it"""
     SESSION_STATE_DELETED: _SessionState.ValueType  # 5
 
 class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper): ...
@@ -93,7 +93,7 @@ SESSION_STATE_ACTIVE: SessionState.ValueType  # 2
 SESSION_STATE_IDLE: SessionState.ValueType  # 3
 """nothing to do"""
 SESSION_STATE_FAILED: SessionState.ValueType  # 4
-"""its first image could not be opened"""
+"""its first image could not be opened, or an operator has to mend it"""
 SESSION_STATE_DELETED: SessionState.ValueType  # 5
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
 
@@ -2015,11 +2015,12 @@ class Video(_message.Message):
     model: _builtins.str
     status: Global___VideoStatus.ValueType
     progress: _builtins.int
-    """percent"""
+    """percent; 0 once the session has forgotten it"""
     created_at: _builtins.int
     """seconds since 1970"""
     expires_at: _builtins.int
     seconds: _builtins.str
+    """empty once the session has forgotten them"""
     size: _builtins.str
     prompt: _builtins.str
     session: _builtins.str

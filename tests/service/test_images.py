@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from uploads_made import encoded, npy, png
+from uploads_made import encoded, jpeg_of_scans, npy, png, png_with
 
 from service.errors import InvalidUpload, problem_document
+from service.store.bounds import LensBounds
 from service.uploads.depth_maps import decode_depth
 from service.uploads.images import Files, centre_crop, decode_image, observation_from
+from service.uploads.masks import decode_mask
 from service.uploads.pictures import UploadLimits
 
 LIMITS = UploadLimits(max_bytes=20 << 20, max_pixels=50_000_000)
@@ -127,6 +130,15 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body + encoded(plain(64, 64), "PNG")[33:]
 
 
+EXIF_64K = b"\xff\xe1\xff\xff" + b"Exif\0\0".ljust(0xFFFF - 2, b"\0")
+
+
+def commented(segments: bytes) -> bytes:
+    """A JPEG that begins with them."""
+    data = encoded(plain(64, 64), "JPEG")
+    return data[:2] + segments + data[2:]
+
+
 @pytest.mark.parametrize(
     ("data", "seen"),
     [
@@ -138,9 +150,19 @@ def bomb() -> bytes:
         (bomb(), "more than 178,956,970 pixels"),
         (encoded(plain(8, 100), "PNG"), "8 x 100 pixels"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 21_000_000, "21,000,008 bytes"),
+        (jpeg_of_scans(101), "more than 100 scans"),
+        (commented(b"\xff\xfe\0\2" * 1001), "more than 1,000 segments"),
+        (commented(b"\xff\xd9" * 1001), "more than 1,000 segments"),
+        (commented(EXIF_64K * 17), "more than 1,048,576 bytes of EXIF"),
+        (png_with(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)), 1001), "1,000 segments"),
+        (png_with(b"eXIf", b"II*\0" + bytes(1 << 20)), "more than 1,048,576 bytes of EXIF"),
+        (encoded(plain(64, 64), "WEBP", exif=bytes(1 << 21)), "more than 1,048,576 bytes of EXIF"),
     ],
-    ids=["empty", "text", "gif", "half a png", "half a jpeg", "bomb", "tiny", "21 MB"],
-)
+    ids=[
+        "empty", "text", "gif", "half a png", "half a jpeg", "bomb", "tiny", "21 MB", "scans",
+        "comments", "ends", "exif", "profiles", "exif in a png", "exif in a webp",
+    ],
+)  # fmt: skip
 def test_a_bad_picture_is_refused_with_what_was_seen(data: bytes, seen: str) -> None:
     with pytest.raises(InvalidUpload) as caught:
         decode_image(data, LIMITS)
@@ -148,10 +170,54 @@ def test_a_bad_picture_is_refused_with_what_was_seen(data: bytes, seen: str) -> 
     assert seen in caught.value.fields[0].seen
 
 
+def test_a_mask_and_a_depth_have_no_more_parts_either() -> None:
+    bomb = png_with(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)), 1001)
+    with pytest.raises(InvalidUpload, match="mask can't be used: a file of more than 1,000"):
+        decode_mask(bomb, LIMITS, 64, 64)
+    with pytest.raises(InvalidUpload, match="depth can't be used: a file of more than 1,000"):
+        decode_depth(bomb, LIMITS, 64, 64)
+
+
+FRAMES = [Image.new("RGB", (32, 32), (i % 256, i // 256, 0)) for i in range(600)]
+MANY_PARTS = {
+    "scans": jpeg_of_scans(100),
+    "a film appended": encoded(plain(64, 64), "JPEG") + b"\xff\xda\xff\xfe" * 2000,
+    "pictures within": commented((b"\xff\xe1\x10\x02" + b"\xff\xda" * 0x800) * 900),
+    "restarts": encoded(plain(640, 640), "JPEG", restart_marker_blocks=1),
+    "pixels": png_with(b"IDAT", b"", 5000),
+    "an animation": encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
+    "what follows a png": png() + b"\0\0\0\0tEXt\0\0\0\0" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", MANY_PARTS)
+def test_what_only_seems_to_be_of_too_many_parts_is_read(name: str) -> None:
+    decode_image(MANY_PARTS[name], LIMITS)
+
+
 def test_a_strip_of_which_a_frame_shows_nothing_is_refused() -> None:
     strip = Files(encoded(plain(20_000, 32), "PNG"))
     with pytest.raises(InvalidUpload, match=r"20000 x 32 pixels, of which a frame shows 0\.\d+"):
         observation_from(strip, FRAME, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((64, 32), {"fov_deg": 5}),
+        ((64, 32), {"fov_deg": 170}),
+        ((600, 34), {"fov_deg": 170}),
+        ((400, 100), {"intrinsics": (80, 160, 0, 100)}),
+        ((400, 100), {"intrinsics": (80, 40, 400, 0)}),
+        ((32, 9000), {"intrinsics": (80, 40, 0, 9000)}),
+    ],
+)
+def test_what_becomes_of_an_upload_may_be_imported(
+    size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    files = Files(encoded(plain(*size), "PNG"))
+    fx, fy, cx, cy = observation_from(files, FRAME, LIMITS, **options).intrinsics
+    LensBounds(fx=fx, fy=fy, cx=cx, cy=cy, width=FRAME[0], height=FRAME[1])
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,19 @@ def test_secrets_are_masked() -> None:
     assert settings.describe()["redis_url"] == "rediss://user:***@host:6379/0"
     odd = load_settings({"MIRAGE_REDIS_URL": "redis://:hun@ter2@host"})
     assert odd.describe()["redis_url"] == "redis://:***@host"
+    for url, shown in (
+        ("redis://h/0?password=hunter2", "redis://h/0?password=***"),
+        (
+            "unix:///x.sock?db=1&username=ann&password=hunter2&db=2",
+            "unix:///x.sock?db=1&username=ann&password=***&db=2",
+        ),
+        ("redis://h:6379/0?password=hun@ter2&db=1", "redis://h:6379/0?password=***&db=1"),
+        ("redis://h:6379?password=hun@ter2", "redis://h:6379?password=***"),
+        ("redis://h/0?ssl_keyfile=/k.pem&db=1", "redis://h/0?ssl_keyfile=/k.pem&db=1"),
+    ):
+        assert load_settings({"MIRAGE_REDIS_URL": url}).describe()["redis_url"] == shown
+    store = load_settings({"MIRAGE_STORE_URL": "az://c/p?x=1&sas_token=hunter2"})
+    assert store.describe()["store_url"] == "az://c/p?x=1&sas_token=***"
     for name, value in (
         ("MIRAGE_PORT", "redis://u:hunter2@h"),
         ("MIRAGE_WEBHOOK_SECRETS", "hunter2"),

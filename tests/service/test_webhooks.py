@@ -206,14 +206,28 @@ async def test_what_stands_behind_the_question_mark_is_not_logged(
 
 
 async def test_an_errand_that_can_t_be_read_costs_no_other(
-    telling: Settings, control: ControlPlane
+    telling: Settings, control: ControlPlane, logs_of: Callable[..., list[Any]]
 ) -> None:
-    receiver = Receiver()
-    webhooks = Webhooks(control, telling, httpx.MockTransport(receiver))
-    await control.redis.zadd(keys.WEBHOOKS, {'{"of": "another version"}': 0})
+    logs, receiver = logs_of(webhooks), Receiver()
+    newer = json.dumps({"of": "another version", "target": f"{TARGET}?token=swordfish"})
+    await control.redis.zadd(keys.WEBHOOKS, {newer: 0, newer[:-1]: 0})
     await final(control, "s1", TARGET)
-    await webhooks.deliver_due()
+    await Webhooks(control, telling, httpx.MockTransport(receiver)).deliver_due()
     assert len(receiver.got) == 1
+    assert [one["event"] for one in logs] == ["webhook not looked at"] * 2
+    assert "swordfish" not in str(logs)
+
+
+async def test_a_look_that_fails_logs_no_more_than_a_failed_delivery(
+    telling: Settings, control: ControlPlane, logs_of: Callable[..., list[Any]]
+) -> None:
+    logs = logs_of(webhooks)
+    await final(control, "s1", f"{TARGET}?token=swordfish")
+    await control.redis.hset(keys.requests("s1"), "r", "no progress")
+    await Webhooks(control, telling, httpx.MockTransport(Receiver())).deliver_due()
+    (failed,) = logs
+    assert (failed["event"], failed["target"]) == ("webhook not looked at", TARGET)
+    assert "swordfish" not in str(logs)
 
 
 async def test_deliveries_go_on_whatever_went_wrong(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import struct
 import tarfile
 import threading
@@ -20,6 +21,7 @@ import torch
 from export_files import exported, in_pieces
 from noop_worker import open_session, serving
 from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
+from PIL import Image
 
 from service.app import create_app
 from service.control import keys
@@ -32,6 +34,7 @@ from service.limits import MAX_IMPORTS
 from service.settings import Settings
 from service.store import imports
 from service.store.objects import sha256
+from service.store.segments import FRAMES, SIZES
 
 Files = dict[str, bytes]
 
@@ -118,6 +121,10 @@ def edit_world(files: Files, change: Callable[[dict[str, Any]], object]) -> File
     return {**files, "world.json": json.dumps(world).encode()}
 
 
+def edit_spec(files: Files, change: Callable[[dict[str, Any]], object]) -> Files:
+    return edit_world(files, lambda world: change(world["spec"]))
+
+
 def edit_header(files: Files, change: Callable[[dict[str, object]], object]) -> Files:
     """The first segment's header is changed, and the manifest says so: all checksums hold."""
     name = "segments/00000000.safetensors"
@@ -151,6 +158,19 @@ def edit_tensors(files: Files, change: Callable[[dict[str, torch.Tensor]], objec
         entry |= {"id": f"{entry['id'][:-64]}{sha256(changed)}", "num_bytes": len(changed)}
 
     return edit_world({**files, LAST: changed}, renamed)
+
+
+def rescan(tensors: dict[str, torch.Tensor]) -> None:
+    """The first picture becomes a JPEG that takes long, for its size, to decode."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG", progressive=True)
+    start, _, last = stream.getvalue()[:-2].rpartition(b"\xff\xda")
+    picture = torch.frombuffer(
+        bytearray(start + 101 * (b"\xff\xda" + last) + b"\xff\xd9"), dtype=torch.uint8
+    )
+    old = int(tensors[SIZES][0])
+    tensors[FRAMES] = torch.cat([picture, tensors[FRAMES][old:]])
+    tensors[SIZES][0] = len(picture)
 
 
 def name(world: dict[str, Any], text: str) -> dict[str, object]:
@@ -217,6 +237,10 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edit_header(f, lambda h: h["frames"][0].update(media_type="image/jpeg")),
         "picture of type",
     ),
+    "a picture of too many scans": (
+        lambda f: edit_tensors(f, rescan),
+        "frame 5 is a file of more than 100 scans, expected at most 100",
+    ),
     "a pose that is none": (
         lambda f: edit_header(f, lambda h: h["frames"][0].update(pose=[1e999] * 16)),
         "finite|segment",
@@ -271,6 +295,54 @@ TAMPERED: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edit_world(f, lambda w: w.update(init_request="x" * 1_000_000)),
         "init_request is a text of 1,000,000 characters",
     ),
+    "a lens without end": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(fx=1e999, fy=1e999)),
+        "spec.intrinsics.fx is inf, expected Input should be a finite number",
+    ),
+    "a lens of no number": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(cx=math.nan)),
+        "spec.intrinsics.cx is nan",
+    ),
+    "a lens that sees nothing": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(fx=1e9, fy=1e9)),
+        "spec.intrinsics is .*expected a field of view of 1 to 170 degrees",
+    ),
+    "a lens that sees everything": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(fx=1e-9, fy=1e-9)),
+        "spec.intrinsics is .*expected a field of view of 1 to 170 degrees",
+    ),
+    "pixels that are flat": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(fy=1.0)),
+        "spec.intrinsics is .*fx / fy within 0.5 to 2",
+    ),
+    "frames without end": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(width=13_008, height=13_008)),
+        "spec.intrinsics.width is 13008, expected .*4096",
+    ),
+    "frames of a side that no grid has": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(height=40)),
+        "spec.intrinsics.height is 40, expected .*multiple of 16",
+    ),
+    "frames larger than this server's": (
+        lambda f: edit_spec(f, lambda s: s["intrinsics"].update(width=512, height=512)),
+        "frames of 512 x 512 pixels, expected at most .*64 x 32, MIRAGE_FRAME_WIDTH",
+    ),
+    "a first pose of no number": (
+        lambda f: edit_spec(f, lambda s: s["pose"].__setitem__(3, math.nan)),
+        "spec.pose is .*expected finite numbers",
+    ),
+    "a first pose that is no rotation": (
+        lambda f: edit_spec(f, lambda s: s["pose"].__setitem__(0, 1e300)),
+        "spec.pose is .*expected a rotation",
+    ),
+    "a first pose far away": (
+        lambda f: edit_spec(f, lambda s: s["pose"].__setitem__(3, 20_000.0)),
+        "spec.pose is .*at most 10000",
+    ),
+    "a seed that no message can hold": (
+        lambda f: edit_spec(f, lambda s: s.update(seed=2**60)),
+        "spec.seed is 1152921504606846976",
+    ),
     "timings without end": (
         lambda f: edit_header(
             f, lambda h: h["frames"][0].update(timings_ms={str(i): 1 for i in range(65)})
@@ -315,6 +387,22 @@ async def test_a_first_image_that_was_opened_long_ago_is_not_asked_for_again(
     twin = await control.imports.read(in_pieces(packed(files)))
     (written,) = await control.heads.ids(twin.id)
     assert (await control.heads.get(twin.id, written)).init is None
+
+
+async def test_what_an_import_writes_can_be_read_again_whenever_it_says_it_was_written(
+    control: ControlPlane, export: bytes
+) -> None:
+    """And for whom, from what."""
+    said = {"written_s": math.inf, "created_s": math.nan, "version": -1}
+    files = edit_world(unpacked(export), lambda world: world.update(said))
+    files = edit_spec(files, lambda spec: spec.update(owner="eve" * 1000, origin="fork:x" * 1000))
+    before = time.time()
+    twin = await control.imports.read(in_pieces(packed(files)), owner="ann")
+    assert (twin.owner, len(twin.origin)) == ("ann", len(f"import:{twin.id}"))
+    assert (await control.sessions.list("ann")).items == [twin]
+    (written,) = await control.heads.ids(twin.id)
+    head = await control.heads.get(twin.id, written)
+    assert (head.version, head.written_s >= before, head.created_s >= before) == (1, True, True)
 
 
 async def test_what_only_a_worker_sees_fails_the_first_request(

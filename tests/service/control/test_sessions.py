@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from plane import IMAGE, INTRINSICS, leases_of, new_session, step
 from redis.exceptions import ConnectionError
 
-from service.control import keys, sweeper
+from service.control import keys, sessions, sweeper
 from service.control.plane import ControlPlane
 from service.control.requests import Generate
 from service.control.sessions import (
@@ -111,6 +113,28 @@ async def test_lists_are_per_owner_newest_first_and_paged(control: ControlPlane)
         if cursor is None:
             break
     assert sorted(found) == sorted(mine) and found == sorted(found, reverse=True)
+
+
+async def test_a_record_that_can_t_be_read_costs_a_list_no_other_and_can_be_deleted(
+    http: httpx.AsyncClient, control: ControlPlane, logs_of: Callable[..., list[Any]]
+) -> None:
+    logs = logs_of(sessions)
+    good, *bad = [(await new_session(control)).id for _ in range(4)]
+    lens = INTRINSICS.model_copy(update={"fx": math.inf})  # as JSON: null
+    for name, spec in zip(
+        bad, (NewSession(intrinsics=lens).model_dump_json(), "{", ""), strict=True
+    ):
+        await control.redis.hset(keys.record(name), "spec", spec)
+    await control.redis.hdel(keys.record(bad[-1]), "spec")
+    for _ in range(2):
+        assert [one.id for one in (await control.sessions.list()).items] == [good]
+    assert [one["event"] for one in logs] == ["session can't be read"] * 3
+    assert {one["session"] for one in logs} == set(bad)
+    listed = (await http.get("/v1/sessions?limit=2")).json()
+    assert listed["sessions"] == [] and listed["next_cursor"]
+    assert (await http.get("/v1/videos")).json()["data"] == []
+    for name in bad:
+        assert (await http.delete(f"/v1/sessions/{name}")).status_code == 204
 
 
 async def test_expired_sessions_go_with_their_objects(

@@ -239,7 +239,14 @@ WORLD_JSON, SEGMENT, FILE, PLANES, SPLIT = small_export()
 DEPTH = np.full((64, 96), 2.5, np.float32)
 PIXELS = np.zeros((64, 96, 3), np.uint8)
 MILLIMETRES = encoded(Image.fromarray(np.full((64, 96), 2500, np.uint16)), "PNG")
-PICTURES = (encoded(PLAIN, "PNG"), encoded(PLAIN, "JPEG"), encoded(PLAIN, "WEBP"), png(40, 32))
+PROGRESSIVE = encoded(PLAIN, "JPEG", progressive=True)
+PICTURES = (
+    encoded(PLAIN, "PNG"),
+    encoded(PLAIN, "JPEG"),
+    PROGRESSIVE,
+    encoded(PLAIN, "WEBP"),
+    png(40, 32),
+)
 TARGETS = {
     "image": Target(image, PICTURES),
     "depth": Target(depth, (npy(DEPTH), npy(np.asfortranarray(DEPTH)), MILLIMETRES)),

@@ -17,6 +17,8 @@ from uploads_made import png
 
 from service.control import keys
 from service.control.plane import ControlPlane
+from service.control.requests import Generate
+from service.errors import TooManyRequests
 from service.poses import flat
 from service.settings import Settings
 
@@ -35,6 +37,17 @@ async def finished(http: httpx.AsyncClient, video: str) -> dict[str, Any]:
             job = (await http.get(f"{URL}/{video}")).json()
             if job["status"] in ("completed", "failed"):
                 return dict(job)
+            await asyncio.sleep(0.01)
+
+
+async def walk_on(control: ControlPlane, session: str) -> None:
+    """Another frame, as soon as there is room to ask for it."""
+    step = Generate(poses=[flat(np.eye(4))])
+    while True:
+        try:
+            await control.requests.append(session, step)
+            return
+        except TooManyRequests:
             await asyncio.sleep(0.01)
 
 
@@ -98,6 +111,30 @@ async def test_pages(http: httpx.AsyncClient, session: str) -> None:
     assert len(second["data"]) == 1 and not second["has_more"]
     assert {one["id"] for one in first["data"] + second["data"]} == set(made)
     assert (await http.get(f"{URL}/video_{session}")).status_code == 404  # a session, no video
+
+
+async def test_a_video_that_its_session_has_forgotten_is_listed_and_can_be_deleted(
+    http: httpx.AsyncClient, settings: Settings, control: ControlPlane
+) -> None:
+    made = [(await asked(http)).json() for _ in range(2)]
+    async with working(FakeWorker(settings)):
+        for job in made:
+            await finished(http, job["id"])
+        async with asyncio.timeout(60):
+            for _ in range(keys.REQUESTS_KEPT):
+                await walk_on(control, made[0]["session"])
+    url = f"{URL}/{made[0]['id']}"
+    other, forgotten = (await http.get(URL)).json()["data"]
+    assert (other["id"], other["status"]) == (made[1]["id"], "completed")
+    assert (await http.get(url)).json() == forgotten
+    assert (forgotten["id"], forgotten["status"]) == (made[0]["id"], "failed")
+    assert (forgotten["progress"], forgotten["seconds"]) == (None, None)
+    assert "forgotten how its video ended" in forgotten["error"]["message"]
+    content = await http.get(f"{url}/content")
+    assert content.status_code == 404
+    assert content.json()["detail"] == forgotten["error"]["message"]
+    assert (await http.delete(url)).status_code == 200
+    assert [one["id"] for one in (await http.get(URL)).json()["data"]] == [made[1]["id"]]
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
