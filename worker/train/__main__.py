@@ -21,7 +21,7 @@ import torch
 from worker.train.data import DataConfig, Walks
 from worker.train.loop import RunConfig
 from worker.train.pictures import Pictures
-from worker.train.stages import GPU_RECIPE, RECIPE, STAGES, Studio
+from worker.train.stages import GPU_RECIPE, MIN_FRAMES, RECIPE, STAGES, Studio
 from worker.weights import SHIPPED
 
 CHOICES = ("data", *STAGES)
@@ -106,6 +106,10 @@ def parse() -> argparse.Namespace:
     unknown = [stage for stage in args.stages if stage not in CHOICES]
     if unknown:
         parser.error(f"unknown stage {unknown[0]!r}: choose from {', '.join(CHOICES)}")
+    for stage in args.stages:
+        least = MIN_FRAMES.get(stage, 1)
+        if args.frames < least:
+            parser.error(f"--frames {args.frames}: {stage} needs at least {least} of each walk")
     if args.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: this torch sees no GPU; leave the option out")
     args.recipe = RECIPE if args.device == "cpu" else GPU_RECIPE

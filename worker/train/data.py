@@ -102,7 +102,7 @@ class Walks:
         return array
 
     def _render_missing(self, num_workers: int) -> None:
-        counter = self.folder / "progress.json"
+        counter, partial = self.folder / "progress.json", self.folder / "progress.partial"
         done = json.loads(counter.read_text())["scenes"] if counter.exists() else 0
         with tqdm(
             total=self.cfg.num_scenes, initial=done, desc=self.folder.name, mininterval=10
@@ -110,7 +110,8 @@ class Walks:
             calls = range(done, self.cfg.num_scenes, SCENES_PER_CALL)
             for count in DataLoader(Calls(self), None, sampler=calls, num_workers=num_workers):
                 done += count
-                counter.write_text(json.dumps({"scenes": done}))
+                partial.write_text(json.dumps({"scenes": done}))
+                partial.replace(counter)
                 bar.update(count)
 
     @torch.no_grad()

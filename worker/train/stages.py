@@ -24,19 +24,20 @@ from worker.backbones.denoiser import Denoiser, DenoiserConfig
 from worker.codec import Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead
 from worker.layers import channels_last
-from worker.train.codec import train_codec
+from worker.train.codec import NUM_CONTEXT, train_codec
 from worker.train.data import Walks
-from worker.train.denoiser import train_denoiser
+from worker.train.denoiser import CHUNK, train_denoiser
 from worker.train.depth import train_depth
 from worker.train.depth_views import DepthViews, joined, kept, views_of
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
 from worker.train.motion import as_seen, train_motion
-from worker.train.mover import train_mover
+from worker.train.mover import NUM_TARGETS, train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
 from worker.weights import checksum, load_module, read_card, save_module
+from worker.world import MOTION_WINDOW
 
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
@@ -68,6 +69,13 @@ GPU_RECIPE = {
     "polish": RunConfig(minutes=4, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
 
+MIN_FRAMES = {  # of a walk, for one sample of a stage
+    "codec": NUM_CONTEXT + 1,
+    "motion": MOTION_WINDOW,
+    "mover": NUM_TARGETS + 1,
+    "denoiser": 1 + CHUNK,
+    "polish": 1 + 2 * CHUNK,
+}
 
 TOLD = ("stage", "recipe", "commit", "steps", "minutes", "device", "date", "data")
 

@@ -3,13 +3,20 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from boxes import orbit
 
 from worker.backbones.mini import create
+from worker.geometry import Cameras
 from worker.scenes.scene import HELD_OUT_SEED
+from worker.train import denoiser, motion, mover
 from worker.train.__main__ import CHOICES, main, parse
-from worker.train.stages import GPU_RECIPE, RECIPE, STAGES
+from worker.train.data import DataConfig
+from worker.train.rollout import MAX_LEAD
+from worker.train.stages import GPU_RECIPE, MIN_FRAMES, RECIPE, STAGES
 from worker.weights import SHIPPED, checksum, read_card
 
 MINUTES = [f"{stage}=0.01" for stage in STAGES]
@@ -46,6 +53,9 @@ def test_a_time_box_can_be_changed(arguments):
         (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, motion"),
         (["--minutes", "codec"], "--minutes 'codec': MINUTES must be a number above 0"),
         (["--device", "cuda"], "--device cuda: this torch sees no GPU; leave the option out"),
+        (["--frames", "8"], "--frames 8: polish needs at least 9 of each"),
+        (["data", "mover", "--frames", "2"], "--frames 2: mover needs at least 3"),
+        (["data", "--frames", "0"], "--frames 0: data needs at least 1"),
         (["--minutes", "codec=0"], "--minutes 'codec=0': MINUTES must be a number above 0"),
     ],
 )
@@ -54,6 +64,35 @@ def test_what_is_wrong_with_the_arguments_is_said(arguments, capsys, words, mess
     with pytest.raises(SystemExit):
         parse()
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def drawn(stage: str, num_frames: int, seed: int) -> None:
+    """One sample's frames as a stage chooses them, of a walk of so many."""
+    generator = torch.Generator().manual_seed(seed)
+    if stage == "mover":
+        part = mover.plan(SimpleNamespace(cfg=DataConfig(1, 1, num_frames)), generator)
+        assert part.context and len(part.targets) == mover.NUM_TARGETS
+    elif stage == "motion":
+        views = orbit(num_frames, 16, 24)
+        depth = torch.ones(1, num_frames, 4, 6)
+        pictures = torch.zeros(1, num_frames, 3, 8, 12, dtype=torch.uint8)
+        cameras = Cameras(views.intrinsics[None], views.world_from_camera[None], 16, 24)
+        motion.window(
+            motion.Scenes(pictures, depth, depth[..., ::2, ::2] > 2, cameras, None), generator
+        )
+    else:
+        longest = {"denoiser": denoiser.CHUNK, "polish": max(2 * denoiser.CHUNK, 1 + MAX_LEAD)}
+        walks = SimpleNamespace(latents=torch.zeros(1, num_frames, 1, 1, 1))
+        denoiser.plan(walks, longest[stage], generator)
+
+
+@pytest.mark.parametrize("stage", ["motion", "mover", "denoiser", "polish"])
+def test_walks_may_be_as_short_as_is_said_and_no_shorter(stage):
+    for seed in range(50):
+        drawn(stage, MIN_FRAMES[stage], seed)
+    with pytest.raises((RuntimeError, AssertionError)):
+        for seed in range(50):
+            drawn(stage, MIN_FRAMES[stage] - 1, seed)
 
 
 @pytest.fixture(scope="module")
