@@ -56,6 +56,10 @@ class Pictures:
                 f"{path} holds {self.crops.dtype} {self.crops.shape}, expected uint8 (n, 3, h, w)"
             )
 
+    def __reduce__(self) -> tuple[type[Pictures], tuple[Path]]:
+        """By its path: a pickled map would be a copy of all crops."""
+        return Pictures, (self.path,)
+
     @property
     def checksum(self) -> str:
         return hashlib.sha256(self.crops).hexdigest()[:12]
