@@ -58,7 +58,9 @@ def look_at(
     pixels = from_uint8(torch.stack(list(images))).to(device)
     every = torch.cat([pixels, pixels[torch.tensor(guessed)].flip(-1)])
     groups = every.split(1) if one_by_one else (every,)
-    latents = [one for some in groups for one in backbone.encode(some).bfloat16().split(1)]
+    encoded = (backbone.encode(some).bfloat16() for some in groups)
+    # Copies, as a slice that is kept holds the whole batch.
+    latents = [one.clone() for some in encoded for one in some.split(1)]
     mirrored = iter(latents[len(pixels) :])
     return [
         Looks(one, next(mirrored) if is_guessed else None)

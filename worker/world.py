@@ -21,7 +21,8 @@ from worker.placed import in_parts
 
 WINDOW = 6  # observations that are compared for their depth
 MOTION_WINDOW = 4  # of them, looked at for what moves: the motion head knows no more
-PARALLAX, TURN = 1.5, 8.0  # cells: pictures that differ by less are not kept for the next ones
+PARALLAX = 1.5  # cells; pictures that differ by less of both are not kept for the next ones
+TURN = 8.0  # of a norm that is √2 times the angle: 5.7 cells
 PATIENCE = 8  # frames and observations until one with depth is kept nevertheless
 SHRINK = 2  # pictures are compared at a half of their size
 SKY_M = 100.0  # how far away is what has no depth

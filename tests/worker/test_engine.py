@@ -296,6 +296,15 @@ def test_in_a_batch_every_world_gets_what_it_would_get_alone():
     assert not torch.equal(coverage[0], coverage[2])
 
 
+def test_what_is_kept_of_a_picture_does_not_hold_those_it_was_encoded_with():
+    engine = tiny.engine()
+    world, view = engine.open(1), looking(engine, 0)
+    looks = engine.encode([picture(engine, seed) for seed in range(4)], [True] * 4)
+    engine.observe(world, picture(engine), view, looks=looks[0])
+    kept = [world.sights[0].latents, looks[0].latents, looks[0].mirrored]
+    assert [one.untyped_storage().nbytes() for one in kept] == [one.nbytes for one in kept]
+
+
 def test_a_batch_needs_one_path_per_world(engine):
     world, _ = begun(engine)
     with pytest.raises(ValueError, match="shorter"):

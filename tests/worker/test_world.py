@@ -1,12 +1,14 @@
 """A World is the replay of its increments."""
 
+import math
+
 import tiny
 import torch
-from boxes import orbit
+from boxes import camera, orbit
 
 from worker.memory import create_memory
 from worker.memory.base import empty_delta
-from worker.world import Increment, World
+from worker.world import Increment, Sight, World
 
 GRID = (8, 12)
 
@@ -45,6 +47,17 @@ def test_the_latest_views_are_kept_oldest_first():
     assert state.cameras is not None and state.cameras.shape == (3,)
     poses = orbit(8).world_from_camera
     assert torch.equal(state.cameras.world_from_camera, poses[[0, 1, 0]])
+
+
+def test_pictures_that_differ_by_a_turn_of_six_cells_are_apart_by_five_they_are_not():
+    def sight(turned_rad: float) -> Sight:
+        views = camera((0, 0, 0), (math.sin(turned_rad), 0, math.cos(turned_rad)), 640, 960)
+        measured = torch.full((1, 160, 240), 2.0, dtype=torch.half)
+        return Sight(None, measured, torch.zeros(1, tiny.CHANNELS, 80, 120), views, 0)
+
+    focal = float(sight(0).camera.resized(80, 120).intrinsics[0, 0])
+    assert sight(6 / focal).is_apart_from(sight(0))
+    assert not sight(5 / focal).is_apart_from(sight(0))
 
 
 def test_a_chunk_longer_than_what_is_kept_leaves_its_last_view():

@@ -16,7 +16,7 @@ mask, so what a perfect filter would bring). Reported for each:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ from worker.eval.metrics import psnr
 from worker.eval.protocols import OBSERVE_EVERY, Loop, generate
 from worker.geometry import Cameras, lift
 from worker.pixels import to_uint8
+from worker.scenes.motion import moving
 from worker.scenes.paths import LoopKind, sample_cameras
 from worker.scenes.render import render
-from worker.scenes.scene import sample_scenes
+from worker.scenes.scene import NOTHING, Scene, sample_scenes
 from worker.world import World
 
 MOVING_SHARE = 0.25  # of a cell's pixels, from which on it shows a moving thing
@@ -55,14 +56,19 @@ class LivelyLoop:
 
 def make_lively_loop(seed: int, kind: LoopKind, num_frames: int, engine: Engine) -> LivelyLoop:
     height, width = engine.cfg.height, engine.cfg.width
-    lively, still = sample_scenes([seed], dynamic=True), sample_scenes([seed])
+    lively = sample_scenes([seed], dynamic=True)
     cameras = sample_cameras(lively, kind, num_frames, height, width, [seed])
-    frames, twin = render(lively, cameras), render(still, cameras)
+    frames, twin = render(lively, cameras), render(without_movers(lively), cameras)
     views, depth = cameras[0], frames.depth[0]
     lifted = lift(depth, views, engine.grid)
     loop = Loop(seed, kind, frames.rgb[0], depth, lifted.depth, lifted.valid, views)
     share = F.interpolate(frames.moving[0][:, None].float(), size=engine.grid, mode="area")[:, 0]
     return LivelyLoop(loop, frames.moving[0], share >= MOVING_SHARE, twin.rgb[0], twin.depth[0])
+
+
+def without_movers(scene: Scene) -> Scene:
+    """The static twin; posts that things turn upon stay, as they are seen and do not move."""
+    return replace(scene, kind=torch.where(moving(scene), NOTHING, scene.kind))
 
 
 def ghost_rate(world: World, moving_cells: Tensor) -> float:

@@ -55,7 +55,7 @@ def score_photographs(engine: Engine) -> Iterator[tuple[str, float]]:
 
 def score_stereo(engine: Engine) -> Iterator[tuple[str, float]]:
     """The left photograph observed with its depth, the right camera's view generated; and the depth
-    of the left one, guessed from it alone and found together with the right one.
+    of the left one.
     """
     left, right, disparity = skimage.data.stereo_motorcycle()  # type: ignore[no-untyped-call]
     offset = RIGHT_CENTRE_PX[0] - LEFT_CENTRE_PX[0]
@@ -76,10 +76,18 @@ def score_stereo(engine: Engine) -> Iterator[tuple[str, float]]:
     truth = pool_depth(depth_m[None], engine.grid)
     guessed = guesses_of(world.sights)[0].depth
     found = compared(engine.backbone, world.sights).depth[:1]
+    for name, value in depth_figures(guessed, found, truth):
+        yield f"stereo.{name}", value
+
+
+def depth_figures(guessed: Tensor, found: Tensor, truth: Tensor) -> Iterator[tuple[str, float]]:
+    """Depth (1, h, w) guessed from one view and found from two, 0 for none, on the same cells:
+    those with a truth that were found; `depth_kept` is their share of those with a truth.
+    """
     kept = (truth > 0) & (found > 0)
-    yield "stereo.depth_absrel_one", float(absrel(guessed, truth, truth > 0)[0])
-    yield "stereo.depth_absrel_two", float(absrel(found, truth, kept)[0])
-    yield "stereo.depth_kept", float((found > 0)[truth > 0].float().mean())
+    yield "depth_absrel_one", float(absrel(guessed, truth, kept)[0])
+    yield "depth_absrel_two", float(absrel(found, truth, kept)[0])
+    yield "depth_kept", float(kept.sum() / (truth > 0).sum())
 
 
 def framed(

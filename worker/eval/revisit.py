@@ -7,9 +7,10 @@ drift over many rounds, ablations (worker/eval/ablations.py) and moving things
 (worker/eval/ghosts.py); photographs. `--quick` is the same with fewer and shorter loops. Every
 figure is a mean over scenes with its 95 % interval.
 
-Each scene's figures are kept in a file of their own, named by weights and settings: a run that was
-stopped goes on where it was, and `--shard 0/2` and `--shard 1/2` share the work between processes
-(run without --shard afterwards to put the report together).
+Each scene's figures and contact sheet are kept in files of their own, in a folder named by the
+report's settings: a run that was stopped goes on where it was, and `--shard 0/2` and `--shard 1/2`
+share the work between processes (run with the same options but --shard afterwards to put the report
+together). Whoever changes what is measured raises VERSION, so that no earlier figures are mixed in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,9 +39,10 @@ from worker.eval.report import assembled, table
 from worker.eval.scoring import Score, mean, score_scene, scored
 from worker.eval.sheet import write_sheet
 from worker.memory.warm import warm_up
-from worker.scenes.paths import LOOP_KINDS
+from worker.scenes.paths import LOOP_KINDS, LoopKind
 from worker.scenes.scene import HELD_OUT_SEED
 
+VERSION = 2  # of what is measured
 METHODS = ("latent", "rgb", "null", "last-frame", "readout", "moved")
 PLACED = ("latent", "rgb", "readout", "moved")  # what depends on depth, and so on guessing it
 STEPS = (1, 2, 4, 8, 32)
@@ -47,7 +50,7 @@ STEPS = (1, 2, 4, 8, 32)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is run; its hash names the files of single scenes."""
+    """What is run."""
 
     scenes: int
     frames: int
@@ -59,6 +62,10 @@ class Protocol:
     steps_every: int = 6  # scenes; numbers of steps, drift and ablations: on every sixth
     lively_every: int = 3  # and what moving things leave: on every third
 
+    def scene(self, number: int) -> tuple[int, LoopKind]:
+        """Seed and loop."""
+        return self.first_seed + number, LOOP_KINDS[number % len(LOOP_KINDS)]
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -67,11 +74,12 @@ class Bench:
     engine: Engine
     others: Mapping[str, Engine]  # with weights of other recipes, by name
     protocol: Protocol
-    sheets: Path | None
 
-    @property
-    def names(self) -> dict[str, str]:
-        return {name: other.backbone.weights for name, other in self.others.items()}
+    def settings(self, threads: int) -> dict[str, object]:
+        """All that the figures depend on beside the code, which VERSION stands for."""
+        others = {name: other.backbone.weights for name, other in self.others.items()}
+        made = {"version": VERSION, "weights": self.engine.backbone.weights, "others": others}
+        return {**made, "threads": threads, **asdict(self.protocol)}
 
 
 FULL = Protocol(scenes=24, frames=64, height=192, width=320)
@@ -89,17 +97,20 @@ def main() -> None:
         engine_of(args.weights, protocol),
         {name: engine_of(folder, protocol) for name, folder in args.other},
         protocol,
-        args.sheets,
     )
-    weights = bench.engine.backbone.weights
-    folder = args.parts / part_name(protocol, weights, bench.names)
+    settings = bench.settings(args.threads)
+    folder = args.parts / part_name(settings)
     folder.mkdir(parents=True, exist_ok=True)
     index, count = args.shard
     for number in tqdm(range(index, protocol.scenes, count), desc="scenes"):
-        once(folder / f"scene_{number}.json", run_scene(bench, number))
+        sheet = folder / "{}_{}.png".format(*protocol.scene(number))
+        once(folder / f"scene_{number}.json", run_scene(bench, number, sheet))
+        if args.sheets:
+            args.sheets.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sheet, args.sheets)
     if args.shard == (0, 1):
         once(folder / "photographs.json", run_photographs(bench.engine))
-        report = assembled(folder) | {"settings": settings(args, bench)}
+        report = assembled(folder) | {"settings": settings}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
         print(table(report))
@@ -119,21 +130,16 @@ def once(path: Path, scores: Iterator[Score]) -> None:
     partial.rename(path)
 
 
-def part_name(protocol: Protocol, weights: str, others: Mapping[str, str]) -> str:
-    named = [asdict(protocol), weights, dict(others)]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:12]
+def part_name(settings: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
-def settings(args: argparse.Namespace, bench: Bench) -> dict[str, object]:
-    made = {"weights": bench.engine.backbone.weights, "others": bench.names}
-    return {**made, "threads": args.threads, **asdict(bench.protocol)}
-
-
-def run_scene(bench: Bench, number: int) -> Iterator[Score]:
+def run_scene(bench: Bench, number: int, sheet: Path) -> Iterator[Score]:
     engine, protocol = bench.engine, bench.protocol
-    kind, seed = LOOP_KINDS[number % len(LOOP_KINDS)], protocol.first_seed + number
+    seed, kind = protocol.scene(number)
     loop = make_loop(seed, kind, protocol.frames, engine)
     walks = dict(run_methods(engine, loop, protocol.chunk))
+    write_sheet(sheet, loop, walks)
     yield from score_scene(engine, loop, walks)
     if number % protocol.steps_every == 0:
         yield from score_steps(engine, loop, protocol.chunk)
@@ -142,8 +148,6 @@ def run_scene(bench: Bench, number: int) -> Iterator[Score]:
     if number % protocol.lively_every == 0:
         lively = make_lively_loop(seed, kind, protocol.frames, engine)
         yield from score_ghosts(engine, lively, protocol.chunk)
-    if bench.sheets:
-        write_sheet(bench.sheets / f"{loop.seed}_{kind}.png", loop, walks)
 
 
 def run_methods(engine: Engine, loop: Loop, chunk: int) -> Iterator[tuple[str, Walk]]:

@@ -2,7 +2,9 @@
 was begun.
 
 Stages: data (render), codec, depth, motion, mover, denoiser, polish. Each is time-boxed (--minutes
-stage=9), writes its log and checkpoints to --folder and its weights and card to --weights.
+stage=9), writes its log and checkpoints to --folder and its weights and card to --weights. A
+checkpoint goes on with more minutes, but not with another seed, recipe, set of walks or other
+weights of earlier stages.
 
 On a GPU: `python -m worker.train --device cuda --workers 14`; 25 minutes of training besides what
 the CPU renders. The same command goes on where a time limit stopped it.
@@ -21,7 +23,7 @@ import torch
 from worker.train.data import DataConfig, Walks
 from worker.train.loop import RunConfig
 from worker.train.pictures import Pictures
-from worker.train.stages import GPU_RECIPE, RECIPE, STAGES, Studio
+from worker.train.stages import GPU_RECIPE, MIN_FRAMES, RECIPE, STAGES, Studio
 from worker.weights import SHIPPED
 
 CHOICES = ("data", *STAGES)
@@ -106,6 +108,10 @@ def parse() -> argparse.Namespace:
     unknown = [stage for stage in args.stages if stage not in CHOICES]
     if unknown:
         parser.error(f"unknown stage {unknown[0]!r}: choose from {', '.join(CHOICES)}")
+    for stage in args.stages:
+        least = MIN_FRAMES.get(stage, 1)
+        if args.frames < least:
+            parser.error(f"--frames {args.frames}: {stage} needs at least {least} of each walk")
     if args.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: this torch sees no GPU; leave the option out")
     args.recipe = RECIPE if args.device == "cpu" else GPU_RECIPE

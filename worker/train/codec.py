@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,23 +49,25 @@ def batches(
     walks: Walks, batch_size: int, pictures: Pictures | None = None
 ) -> Callable[[torch.Generator], Batch]:
     """Views [context, context, target] of random walks."""
+    return partial(make_batch, walks, batch_size, pictures)
+
+
+def make_batch(
+    walks: Walks, batch_size: int, pictures: Pictures | None, generator: torch.Generator
+) -> Batch:
     span = min(MAX_SPAN, walks.cfg.num_frames)
-
-    def make(generator: torch.Generator) -> Batch:
-        scenes = torch.randint(walks.cfg.num_scenes, (batch_size,), generator=generator)
-        start = torch.randint(walks.cfg.num_frames - span + 1, (batch_size, 1), generator=generator)
-        frames = start + window(span, NUM_CONTEXT + 1, generator, batch_size)
-        depths, cameras = walks.depths(scenes, frames), walks.cameras(scenes, frames)
-        moving = walks.motion_masks(scenes, frames)
-        readouts = [addresses(depths[i], cameras[i], moving[i]) for i in range(batch_size)]
-        images = walks.images(scenes, frames)
-        photos = images[:0, 0]
-        if pictures is not None:
-            crops = pictures.batch(generator, batch_size // 2, *images.shape[-2:])
-            photos = crops.float() / 127.5 - 1
-        return Batch(images, joined(readouts), ~moving[:, -1], photos)
-
-    return make
+    scenes = torch.randint(walks.cfg.num_scenes, (batch_size,), generator=generator)
+    start = torch.randint(walks.cfg.num_frames - span + 1, (batch_size, 1), generator=generator)
+    frames = start + window(span, NUM_CONTEXT + 1, generator, batch_size)
+    depths, cameras = walks.depths(scenes, frames), walks.cameras(scenes, frames)
+    moving = walks.motion_masks(scenes, frames)
+    readouts = [addresses(depths[i], cameras[i], moving[i]) for i in range(batch_size)]
+    images = walks.images(scenes, frames)
+    photos = images[:0, 0]
+    if pictures is not None:
+        crops = pictures.batch(generator, batch_size // 2, *images.shape[-2:])
+        photos = crops.float() / 127.5 - 1
+    return Batch(images, joined(readouts), ~moving[:, -1], photos)
 
 
 def addresses(depths: Tensor, cameras: Cameras, moving: Tensor) -> Readout:

@@ -58,14 +58,16 @@ class Walks:
         """Renders what is missing, in further processes if told so."""
         self.folder, self.cfg = folder, cfg
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (cfg.num_scenes, cfg.num_frames)
-        size = (cfg.height, cfg.width)
-        self.rgb = self._array("rgb", (*shape, 3, *size), np.uint8)
-        self.depth = self._array("depth", (*shape, *size), np.float16)
-        self.moving = self._array("moving", (*shape, *size), np.bool_)
-        self.poses = self._array("poses", (*shape, 4, 4), np.float64)
-        self.intrinsics = self._array("intrinsics", (*shape, 4), np.float64)
+        self._map()
         self._render_missing(num_workers)
+
+    def __getstate__(self) -> tuple[Path, DataConfig]:
+        return self.folder, self.cfg
+
+    def __setstate__(self, state: tuple[Path, DataConfig]) -> None:
+        """Maps the files anew: a pickled map would be a copy of all that it shows."""
+        self.folder, self.cfg = state
+        self._map()
 
     def images(self, scenes: Tensor, frames: Tensor) -> Tensor:
         """scenes (b,), frames (b, k) -> (b, k, 3, H, W) float32 in [-1, 1]."""
@@ -89,6 +91,15 @@ class Walks:
             self.cfg.width,
         )
 
+    def _map(self) -> None:
+        shape = (self.cfg.num_scenes, self.cfg.num_frames)
+        size = (self.cfg.height, self.cfg.width)
+        self.rgb = self._array("rgb", (*shape, 3, *size), np.uint8)
+        self.depth = self._array("depth", (*shape, *size), np.float16)
+        self.moving = self._array("moving", (*shape, *size), np.bool_)
+        self.poses = self._array("poses", (*shape, 4, 4), np.float64)
+        self.intrinsics = self._array("intrinsics", (*shape, 4), np.float64)
+
     def _array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         path = self.folder / f"{name}.npy"
         if not path.exists():
@@ -102,7 +113,7 @@ class Walks:
         return array
 
     def _render_missing(self, num_workers: int) -> None:
-        counter = self.folder / "progress.json"
+        counter, partial = self.folder / "progress.json", self.folder / "progress.partial"
         done = json.loads(counter.read_text())["scenes"] if counter.exists() else 0
         with tqdm(
             total=self.cfg.num_scenes, initial=done, desc=self.folder.name, mininterval=10
@@ -110,7 +121,8 @@ class Walks:
             calls = range(done, self.cfg.num_scenes, SCENES_PER_CALL)
             for count in DataLoader(Calls(self), None, sampler=calls, num_workers=num_workers):
                 done += count
-                counter.write_text(json.dumps({"scenes": done}))
+                partial.write_text(json.dumps({"scenes": done}))
+                partial.replace(counter)
                 bar.update(count)
 
     @torch.no_grad()

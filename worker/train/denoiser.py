@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,15 +127,22 @@ def show(walks: LatentWalks, part: Plan, memory: Memory, look: ReadMode = "neare
 def batches(
     codec: Codec, walks: LatentWalks, predicted: Tensor, batch_size: int
 ) -> Callable[[torch.Generator], Batch]:
-    @torch.no_grad()
-    def make(generator: torch.Generator) -> Batch:
-        short = bool(torch.rand((), generator=generator) < SHORT_SHARE)
-        length, size = (1, 2 * batch_size) if short else (CHUNK, batch_size)
-        parts = [plan(walks, length, generator) for _ in range(size)]
-        memories = [remember(walks, predicted, part, generator)[0] for part in parts]
-        return batch_of(codec, walks, parts, memories)
+    return partial(make_batch, codec, walks, predicted, batch_size)
 
-    return make
+
+@torch.no_grad()
+def make_batch(
+    codec: Codec,
+    walks: LatentWalks,
+    predicted: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Batch:
+    short = bool(torch.rand((), generator=generator) < SHORT_SHARE)
+    length, size = (1, 2 * batch_size) if short else (CHUNK, batch_size)
+    parts = [plan(walks, length, generator) for _ in range(size)]
+    memories = [remember(walks, predicted, part, generator)[0] for part in parts]
+    return batch_of(codec, walks, parts, memories)
 
 
 def batch_of(

@@ -11,6 +11,7 @@ depths that go on from there: the truth, times the factor that the hint shows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,18 +38,17 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # latents (b, c, h, w), rays, hin
 
 
 def batches(views: DepthViews, batch_size: int) -> Callable[[torch.Generator], Batch]:
-    num_hints = round(HINT_SHARE * batch_size)
+    return partial(make_batch, views, batch_size)
 
-    @torch.no_grad()
-    def make(generator: torch.Generator) -> Batch:
-        rows = torch.randint(len(views), (batch_size,), generator=generator)
-        depths, hints = views.depth[rows], torch.zeros(batch_size, *views.depth.shape[1:])
-        for i, row in enumerate(rows[:num_hints].tolist()):
-            hints[i] = rescaled(views.hint[row], views.source[row], generator)
-            depths[i] *= ratio(hints[i], depths[i])
-        return views.latents[rows].float(), views.rays[rows], hints, depths
 
-    return make
+@torch.no_grad()
+def make_batch(views: DepthViews, batch_size: int, generator: torch.Generator) -> Batch:
+    rows = torch.randint(len(views), (batch_size,), generator=generator)
+    depths, hints = views.depth[rows], torch.zeros(batch_size, *views.depth.shape[1:])
+    for i, row in enumerate(rows[: round(HINT_SHARE * batch_size)].tolist()):
+        hints[i] = rescaled(views.hint[row], views.source[row], generator)
+        depths[i] *= ratio(hints[i], depths[i])
+    return views.latents[rows].float(), views.rays[rows], hints, depths
 
 
 def rescaled(hint: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ A stage gives a module, a function that makes a batch from a generator and one t
 into a loss. The learning rate follows the progress (steps or minutes, whichever is further along):
 a short warm-up, a plateau, then a linear decay to zero. A run that is stopped
 goes on from its last checkpoint; the batches come from (seed, step), so that a resumed run sees the
-same ones.
+same ones. It may take longer and run elsewhere, but is refused with another seed, recipe or inputs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,8 @@ from worker.geometry import Cameras
 from worker.train.optimiser import MatrixMuon
 
 B = TypeVar("B")
+
+UNBOUND = ("minutes", "num_steps", "checkpoint_s", "log_every", "num_workers", "device")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class RunConfig:
     log_every: int = 50
     num_workers: int = 1  # processes that make batches ahead; 0: this one does
     device: str = "cpu"  # that trains; batches are always made on the CPU
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # what it trains on, by name
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a checkpoint is bound to."""
+        named = {name: value for name, value in vars(self).items() if name not in UNBOUND}
+        return named | dict(named.pop("inputs"))
 
 
 @dataclass
@@ -106,6 +115,19 @@ def learning_rate(cfg: RunConfig, progress: Progress) -> float:
     left = max(0.0, 1.0 - progress.fraction(cfg))
     decay = min(1.0, left / cfg.decay_share) if cfg.decay_share else 1.0
     return cfg.learning_rate * warm * decay
+
+
+def refuse_other_origin(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changes = [
+        f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+        for name in now | before
+        if before.get(name) != now.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"{path} can't go on, as {'; '.join(changes)}: "
+            "go back to that, give another --folder or delete this file"
+        )
 
 
 class Run:
@@ -184,6 +206,7 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.progress.step,
             "elapsed_s": self.progress.elapsed_s,
+            "origin": self.cfg.origin,
         }
         partial = self.folder / "checkpoint.partial"
         torch.save(state, partial)
@@ -194,6 +217,7 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, weights_only=True, map_location=self.cfg.device)
+        refuse_other_origin(path, state.get("origin", {}), self.cfg.origin)
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.ema = state["ema"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -186,11 +187,11 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 def batches(sets: Sequence[Scenes], batch_size: int) -> Callable[[torch.Generator], Batch]:
     """Windows from each set in turn, so that each has its share, whatever their sizes."""
+    return partial(make_batch, sets, batch_size)
 
-    def make(generator: torch.Generator) -> Batch:
-        return joined([window(sets[i % len(sets)], generator) for i in range(batch_size)])
 
-    return make
+def make_batch(sets: Sequence[Scenes], batch_size: int, generator: torch.Generator) -> Batch:
+    return joined([window(sets[i % len(sets)], generator) for i in range(batch_size)])
 
 
 def motion_loss(head: MotionHead, batch: Batch) -> tuple[Tensor, dict[str, float]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -120,18 +121,25 @@ def shown(walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Ge
 def batches(
     walks: Walks, latents: LatentWalks, predicted: Tensor, batch_size: int
 ) -> Callable[[torch.Generator], Batch]:
-    def make(generator: torch.Generator) -> Batch:
-        parts = [plan(walks, generator) for _ in range(batch_size)]
-        front, finer = stacked([shown(latents, predicted, part, generator) for part in parts])
-        assert finer is not None
-        front, finer = front.flatten(), finer.flatten()
-        scenes = torch.tensor([part.scene for part in parts])
-        frames = torch.tensor([part.targets for part in parts])
-        still = ~walks.motion_masks(scenes, frames).flatten(0, 1)
-        images = walks.images(scenes, frames).flatten(0, 1)
-        return Batch(front, finer, images, pixels_of(front.coverage > 0) & still)
+    return partial(make_batch, walks, latents, predicted, batch_size)
 
-    return make
+
+def make_batch(
+    walks: Walks,
+    latents: LatentWalks,
+    predicted: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Batch:
+    parts = [plan(walks, generator) for _ in range(batch_size)]
+    front, finer = stacked([shown(latents, predicted, part, generator) for part in parts])
+    assert finer is not None
+    front, finer = front.flatten(), finer.flatten()
+    scenes = torch.tensor([part.scene for part in parts])
+    frames = torch.tensor([part.targets for part in parts])
+    still = ~walks.motion_masks(scenes, frames).flatten(0, 1)
+    images = walks.images(scenes, frames).flatten(0, 1)
+    return Batch(front, finer, images, pixels_of(front.coverage > 0) & still)
 
 
 def mover_loss(codec: Codec, look: Features, batch: Batch) -> tuple[Tensor, dict[str, float]]:

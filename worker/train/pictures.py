@@ -11,6 +11,7 @@ ships, and LICENCES goes into the weight card.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
@@ -49,11 +50,19 @@ class Pictures:
             raise ValueError(
                 f"no pictures at {path}: make them with `python -m worker.train.pictures`"
             )
-        self.crops = np.load(path, mmap_mode="r")
+        self.path, self.crops = path, np.load(path, mmap_mode="r")
         if self.crops.ndim != 4 or self.crops.shape[1] != 3 or self.crops.dtype != np.uint8:
             raise ValueError(
                 f"{path} holds {self.crops.dtype} {self.crops.shape}, expected uint8 (n, 3, h, w)"
             )
+
+    def __reduce__(self) -> tuple[type[Pictures], tuple[Path]]:
+        """By its path: a pickled map would be a copy of all crops."""
+        return Pictures, (self.path,)
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.crops).hexdigest()[:12]
 
     def batch(self, generator: torch.Generator, num: int, height: int, width: int) -> Tensor:
         """(num, 3, height, width) uint8: random scale in 0.5 to 1 where the crop is large enough,

@@ -11,7 +11,9 @@ keep what it has made. Most samples are one step from noise alone, as at work.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +24,8 @@ from worker.codec import Codec, psnr
 from worker.depth.head import DepthHead
 from worker.train.codec import difference
 from worker.train.critic import Critic, apart
-from worker.train.denoiser import Batch, batches, decode, denoised, judging, pixels_of
+from worker.train.denoiser import Batch, decode, denoised, judging, pixels_of
+from worker.train.denoiser import make_batch as single
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.rollout import Player, Rollout, begin
@@ -100,6 +103,25 @@ def pulled(
     return pull, figures
 
 
+def batches(
+    codec: Codec, walks: LatentWalks, predicted: Tensor, batch_size: int, rollout_share: float
+) -> Callable[[torch.Generator], Batch | Rollout]:
+    return partial(make_batch, codec, walks, predicted, batch_size, rollout_share)
+
+
+def make_batch(
+    codec: Codec,
+    walks: LatentWalks,
+    predicted: Tensor,
+    batch_size: int,
+    rollout_share: float,
+    generator: torch.Generator,
+) -> Batch | Rollout:
+    if torch.rand((), generator=generator) < rollout_share:
+        return begin(walks, predicted, batch_size, generator)
+    return single(codec, walks, predicted, batch_size, generator)
+
+
 def polish(
     cfg: RunConfig,
     denoiser: Denoiser,
@@ -115,12 +137,8 @@ def polish(
     chosen = polish_cfg or PolishConfig()
     judge, critic = judging(codec, cfg.device), Critic().to(cfg.device)
     player = Player(codec, denoiser, depth_head, cfg.device)
-    run, single = Run(cfg, denoiser, folder), batches(codec, walks, predicted, cfg.batch_size)
-
-    def make(generator: torch.Generator) -> Batch | Rollout:
-        if torch.rand((), generator=generator) < chosen.rollout_share:
-            return begin(walks, predicted, cfg.batch_size, generator)
-        return single(generator)
+    inputs = (codec, walks, predicted, cfg.batch_size)
+    run = Run(cfg, denoiser, folder)
 
     def loss_of(
         start: Batch | Rollout, generator: torch.Generator
@@ -129,4 +147,4 @@ def polish(
             start = player.play(denoiser, walks, start, generator)
         return polish_loss(denoiser, judge, critic, start, generator, chosen)
 
-    return run.train(make, loss_of)
+    return run.train(batches(*inputs, chosen.rollout_share), loss_of)

@@ -8,6 +8,8 @@ folder, as only the polished one is meant for use.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import platform
 import subprocess
 import time
@@ -24,19 +26,20 @@ from worker.backbones.denoiser import Denoiser, DenoiserConfig
 from worker.codec import Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead
 from worker.layers import channels_last
-from worker.train.codec import train_codec
+from worker.train.codec import NUM_CONTEXT, train_codec
 from worker.train.data import Walks
-from worker.train.denoiser import train_denoiser
+from worker.train.denoiser import CHUNK, train_denoiser
 from worker.train.depth import train_depth
 from worker.train.depth_views import DepthViews, joined, kept, views_of
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
 from worker.train.motion import as_seen, train_motion
-from worker.train.mover import train_mover
+from worker.train.mover import NUM_TARGETS, train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
-from worker.weights import checksum, load_module, read_card, save_module
+from worker.weights import load_module, read_card, save_module
+from worker.world import MOTION_WINDOW
 
 RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
@@ -68,6 +71,22 @@ GPU_RECIPE = {
     "polish": RunConfig(minutes=4, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
 
+MIN_FRAMES = {  # of a walk, for one sample of a stage
+    "codec": NUM_CONTEXT + 1,
+    "motion": MOTION_WINDOW,
+    "mover": NUM_TARGETS + 1,
+    "denoiser": 1 + CHUNK,
+    "polish": 1 + 2 * CHUNK,
+}
+
+CODER = "encoder and decoder"  # the codec but for its mover, which a later stage trains again
+READ = {  # weights that a stage reads, beside those it goes on from
+    "depth": (CODER,),
+    "motion": (CODER, "depth"),
+    "mover": (CODER, "depth"),
+    "denoiser": ("codec", "depth"),
+    "polish": ("codec", "depth", "denoiser"),
+}
 
 TOLD = ("stage", "recipe", "commit", "steps", "minutes", "device", "date", "data")
 
@@ -87,6 +106,7 @@ class Studio:
 
     def carry_out(self, stage: str, cfg: RunConfig) -> Progress:
         """Train one stage and save its weights; WeightsError if an earlier one is missing."""
+        cfg = dataclasses.replace(cfg, inputs=self.inputs(stage))
         made = card(self, stage, cfg)
         module, progress = STAGES[stage](self, cfg)
         made |= {"steps": progress.step, "minutes": round(progress.elapsed_s / 60, 1)}
@@ -100,6 +120,24 @@ class Studio:
         folder = self.folder / "unpolished" if stage == "denoiser" else self.weights
         name = {"mover": "codec", "polish": "denoiser"}.get(stage, stage)
         return folder / f"{name}.safetensors"
+
+    def inputs(self, stage: str) -> dict[str, Any]:
+        """What a stage trains on: the settings of its walks, checksums of all else."""
+        more = {"depth": ("further", self.further), "motion": ("lively", self.lively)}
+        found: dict[str, Any] = {}
+        for name, walks in (("walks", self.walks), more.get(stage, ("", None))):
+            if walks is not None:
+                cfg = dataclasses.asdict(walks.cfg)
+                found |= {f"{name}.{key}": value for key, value in cfg.items()}
+        if stage == "codec" and self.pictures is not None:
+            found["pictures"] = self.pictures.checksum
+        return found | {weights: self.checksum_of(weights)[:12] for weights in READ.get(stage, ())}
+
+    def checksum_of(self, weights: str) -> str:
+        if weights == CODER:
+            return coder_checksum(self.codec)
+        sha256: str = read_card(self.target(weights))["sha256"]
+        return sha256
 
     @cached_property
     def codec(self) -> Codec:
@@ -115,8 +153,8 @@ class Studio:
     @property
     def depth_views(self) -> DepthViews:
         """The frames of all walks and of the further scenes, each also in the mirror."""
-        codec = checksum(self.target("codec"))[:12]
-        return kept(self.folder / f"depth_views_{codec}.safetensors", self.made_depth_views)
+        made_of = hashlib.sha256(json.dumps(self.inputs("depth")).encode()).hexdigest()[:12]
+        return kept(self.folder / f"depth_views_{made_of}.safetensors", self.made_depth_views)
 
     def made_depth_views(self) -> DepthViews:
         parts = []
@@ -133,6 +171,14 @@ class Studio:
     @cached_property
     def predicted(self) -> Tensor:
         return predict_depths(self.depth_head, self.latents, self.device)
+
+
+def coder_checksum(codec: Codec) -> str:
+    digest = hashlib.sha256()
+    for name, value in codec.state_dict().items():
+        if not name.startswith("mover."):
+            digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:

@@ -45,6 +45,14 @@ def test_the_twin_is_the_same_world_without_movers(lively):
     assert not depth[apart].any()
 
 
+def test_the_twin_keeps_what_stands_still_of_things_that_move(engine):
+    """Here two doors swing, each about its post."""
+    lively = make_lively_loop(HELD_OUT_SEED + 8, "orbit", 13, engine)
+    apart = (lively.loop.depth - lively.still_depth).abs() > 1e-6
+    assert lively.moving.float().mean() > 0.1
+    assert (apart & ~lively.moving).float().mean() < 1e-3
+
+
 def memory_of(engine: Engine, lively: LivelyLoop, masked: bool):
     world = engine.open(SEED)
     for i in lively.observed:

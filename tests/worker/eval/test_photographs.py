@@ -1,6 +1,7 @@
 """Photographs nobody trained on: they exist, and the stereo pair's geometry is right."""
 
 import numpy as np
+import pytest
 import skimage.data
 import tiny
 import torch
@@ -10,6 +11,7 @@ from worker.eval.photographs import (
     FOCAL_PX,
     LEFT_CENTRE_PX,
     RIGHT_CENTRE_PX,
+    depth_figures,
     framed,
     photographs,
     score_photographs,
@@ -37,3 +39,13 @@ def test_points_of_the_left_view_land_where_the_disparity_says():
     offset = RIGHT_CENTRE_PX[0] - LEFT_CENTRE_PX[0]
     expected = FOCAL_PX * BASELINE_M / 3.0 - offset  # pixels of the full picture
     assert abs((u[0] - u[1]) / scale - expected) < 0.01
+
+
+def test_depth_from_one_view_and_from_two_is_scored_on_the_same_cells():
+    truth = torch.tensor([[[2.0, 2.0, 2.0, 2.0, 0.0]]])
+    found = torch.tensor([[[2.2, 1.8, 2.2, 0.0, 5.0]]])  # given up where the guess is worst
+    guessed = torch.tensor([[[3.0, 3.0, 1.0, 20.0, 9.0]]])
+    figures = dict(depth_figures(guessed, found, truth))
+    assert figures["depth_absrel_one"] == pytest.approx(0.5)
+    assert figures["depth_absrel_two"] == pytest.approx(0.1)
+    assert figures["depth_kept"] == 0.75

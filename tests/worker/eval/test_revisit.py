@@ -5,17 +5,31 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
+from worker.eval import revisit
 from worker.eval.protocols import BARE, OBSERVE_EVERY
 from worker.eval.report import COLUMNS, PROTOCOLS, assembled, leaves, table
-from worker.eval.revisit import METHODS, PLACED, STEPS, main, named_folder, parse
+from worker.eval.revisit import (
+    METHODS,
+    PLACED,
+    QUICK,
+    STEPS,
+    VERSION,
+    Bench,
+    main,
+    named_folder,
+    parse,
+    part_name,
+)
 from worker.eval.scoring import mean, rescaled, score_models, score_walk, scored, to_pixels
 from worker.scenes.scene import HELD_OUT_SEED
 
+MARK = '{"observed.latent.psnr_gt": 12.5}'
 METRICS = {*COLUMNS, "read_s_per_frame", "psnr_gt_part"} - {"psnr_first_visit"}
 
 
@@ -97,26 +111,24 @@ def test_codec_and_depth_are_scored_by_themselves(engine, loop):
 def written(tmp_path_factory: pytest.TempPathFactory):
     """The command on one scene: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("revisit")
-    words = [
-        "--height",
-        64,
-        "--width",
-        96,
-        "--scenes",
-        1,
-        "--frames",
-        8,
-        "--threads",
-        1,
-        "--json",
-        folder / "out" / "report.json",
-    ]
-    words += ["--weights", tiny.save_weights(folder / "weights"), "--sheets", folder / "sheets"]
-    words += ["--parts", folder / "parts"]
+    tiny.save_weights(folder / "weights")
+    run(folder, "--json", folder / "out" / "report.json", "--sheets", folder / "sheets")
+    return folder
+
+
+def run(folder: Path, *words: object) -> None:
+    words = (*"--height 64 --width 96 --scenes 1 --frames 8 --threads 1".split(), *words)
+    words = (*words, "--weights", folder / "weights", "--parts", folder / "parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["revisit", *map(str, words)])
         main()
-    return folder
+
+
+def finished(folder: Path) -> Path:
+    """The folder of parts, its only scene marked."""
+    (parts,) = (folder / "parts").iterdir()
+    (parts / "scene_0.json").write_text(MARK)
+    return parts
 
 
 def test_the_report_has_every_metric_of_every_method(written):
@@ -148,6 +160,7 @@ def test_the_report_says_how_it_was_made(written):
     settings = json.loads((written / "out" / "report.json").read_text())["settings"]
     assert settings.pop("weights").startswith("mini@")
     assert settings == {
+        "version": VERSION,
         "scenes": 1,
         "frames": 8,
         "first_seed": HELD_OUT_SEED,
@@ -175,28 +188,34 @@ def test_the_table_has_a_line_per_method(written):
     assert len(lines) == 1 + len(METHODS) + len(PLACED) + len(METHODS) - len(BARE) + 10
 
 
-def test_a_run_goes_on_where_it_was(written, monkeypatch):
+def test_a_run_goes_on_where_it_was(written):
     """Figures that exist are not computed again."""
-    (part,) = (written / "parts").iterdir()
-    (part / "scene_0.json").write_text('{"observed.latent.psnr_gt": 12.5}')
-    words = [
-        "--height",
-        64,
-        "--width",
-        96,
-        "--scenes",
-        1,
-        "--frames",
-        8,
-        "--threads",
-        1,
-        "--shard",
-        "0/2",
+    parts = finished(written)
+    run(written, "--shard", "0/2")
+    assert (parts / "scene_0.json").read_text() == MARK
+
+
+def test_sheets_can_be_asked_for_later(written, tmp_path):
+    parts = finished(written)
+    run(written, "--shard", "0/2", "--sheets", tmp_path / "later")
+    (first,), (later,) = (written / "sheets").iterdir(), (tmp_path / "later").iterdir()
+    assert later.name == first.name and later.read_bytes() == first.read_bytes()
+    assert (parts / "scene_0.json").read_text() == MARK
+
+
+def test_figures_of_another_version_or_other_options_are_not_taken_for_these(monkeypatch):
+    engine = tiny.engine()
+    bench = Bench(engine, {}, QUICK)
+    name = part_name(bench.settings(threads=1))
+    assert name == part_name(Bench(engine, {}, QUICK).settings(threads=1))
+    changed = [
+        bench.settings(threads=2),
+        Bench(engine, {"before": engine}, QUICK).settings(threads=1),
+        Bench(engine, {}, replace(QUICK, rounds=3)).settings(threads=1),
     ]
-    words += ["--weights", written / "weights", "--parts", written / "parts"]
-    monkeypatch.setattr(sys, "argv", ["revisit", *map(str, words)])
-    main()
-    assert (part / "scene_0.json").read_text() == '{"observed.latent.psnr_gt": 12.5}'
+    monkeypatch.setattr(revisit, "VERSION", VERSION + 1)
+    changed.append(bench.settings(threads=1))
+    assert len({name, *map(part_name, changed)}) == 1 + len(changed)
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2"])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,24 @@ def test_an_interrupted_set_goes_on_where_it_stopped(tmp_path):
         assert np.array_equal(again[name][done:], whole[name][done:]), name
     counter = json.loads((tmp_path / "set" / "progress.json").read_text())
     assert counter == {"scenes": SMALL.num_scenes}
+
+
+def test_the_counter_is_never_half_written(tmp_path, monkeypatch):
+    """Nobody writes to it: it is put in the place of the one before."""
+    write = Path.write_text
+
+    def torn(path: Path, text: str) -> int:
+        write(path, text[:5])
+        raise KeyboardInterrupt
+
+    whole = Walks(tmp_path / "set", replace(SMALL, num_scenes=1))
+    (whole.folder / "progress.json").write_text(json.dumps({"scenes": 0}))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", torn)
+        Walks(whole.folder, whole.cfg)
+    assert json.loads((whole.folder / "progress.json").read_text()) == {"scenes": 0}
+    Walks(whole.folder, whole.cfg)
+    assert json.loads((whole.folder / "progress.json").read_text()) == {"scenes": 1}
 
 
 def test_a_finished_set_is_opened_and_not_rendered(walks):

@@ -73,6 +73,41 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, r"checkpoint\.pt can't go on, as seed was 0 and is 1: go back to that, give"),
+        ({"batch_size": 2, "clip": 2.0}, "batch_size was 16 and is 2; clip was 1.0 and is 2.0: "),
+        ({"inputs": {"codec": "b"}}, "codec was a and is b: .* another --folder or delete this"),
+        ({"inputs": {}}, "codec was a and is not given: "),
+        ({"inputs": {"codec": "a", "pictures": "c"}}, "pictures was not given and is c: "),
+    ],
+)
+def test_a_run_of_another_origin_does_not_go_on(tmp_path, changed, message):
+    cfg = replace(CFG, inputs={"codec": "a"})
+    train(tmp_path, cfg)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, replace(cfg, **changed))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_that_does_not_tell_its_origin_is_not_trusted(tmp_path):
+    train(tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["origin"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="seed was not given and is 0"):
+        train(tmp_path)
+
+
+def test_a_run_may_take_longer_than_it_was_meant_to_and_run_elsewhere(tmp_path):
+    cfg = replace(CFG, inputs={"codec": "a", "walks.every": 1})
+    train(tmp_path, cfg)
+    longer = replace(cfg, minutes=2e9, num_steps=9, num_workers=0, checkpoint_s=1.0, log_every=3)
+    assert train(tmp_path, longer)[1].step == 9
+
+
 def test_a_finished_run_gives_its_weights_again_without_a_step(tmp_path):
     done, progress = train(tmp_path)
     again, same = train(tmp_path, seed=1)
