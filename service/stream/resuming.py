@@ -19,4 +19,5 @@ async def resume_after(control: ControlPlane, session: Session, opening: OpenMes
     if opening.branch is None or opening.branch >= session.branch:
         return after
     unseen = await control.frames.newer_than(session.id, opening.branch)
-    return min(after, (session.next_frame if unseen is None else unseen.first_frame) - 1)
+    first = session.branch_first_frame  # of older branches, if a snapshot brought them back
+    return min(after, first - 1, (session.next_frame if unseen is None else unseen.first_frame) - 1)

@@ -134,6 +134,27 @@ async def test_a_snapshot_is_there_after_the_world_was_rewound_past_it(
         assert (named.name, named.num_frames) == ("far out", 9)
 
 
+async def test_what_a_snapshot_of_another_branch_brings_back_is_new_to_clients(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+        await walk(control, session.id, OUT)
+        named = await control.branches.snapshot(session.id, SnapshotIn(name="far out"))
+        await done(control, session.id, named)
+        back = await control.branches.rewind(session.id, RewindIn(frame=4))
+        await done(control, session.id, back)
+        await walk(control, session.id, BACK)
+        back = await control.branches.rewind(session.id, RewindIn(snapshot="far out"))
+        assert await done(control, session.id, back) == {"branch": 3, "num_frames": 9}
+        now = await control.sessions.get(session.id)
+    assert (now.next_frame, now.branch, now.branch_first_frame) == (9, 3, 5)
+    for branch in (1, 2):  # frames from 5 on are none that branch 2 had
+        assert await resume_after(control, now, OpenMessage(after=12, branch=branch)) == 4
+    assert await resume_after(control, now, OpenMessage(after=3, branch=2)) == 3
+    assert await resume_after(control, now, OpenMessage(after=8, branch=3)) == 8
+
+
 async def test_a_name_is_given_once_unless_told_to_replace(
     control: ControlPlane, settings: Settings
 ) -> None:
