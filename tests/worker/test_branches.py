@@ -20,6 +20,7 @@ from service.control.sessions import SessionState
 from service.errors import GenerationFailed, UnknownSnapshot, VersionConflict, error_of
 from service.settings import Settings
 from service.stream.messages import OpenMessage
+from service.stream.planes import Planes
 from service.stream.resuming import resume_after
 
 
@@ -153,6 +154,23 @@ async def test_what_a_snapshot_of_another_branch_brings_back_is_new_to_clients(
         assert await resume_after(control, now, OpenMessage(after=12, branch=branch)) == 4
     assert await resume_after(control, now, OpenMessage(after=3, branch=2)) == 3
     assert await resume_after(control, now, OpenMessage(after=8, branch=3)) == 8
+
+
+async def test_a_frame_of_a_new_branch_has_its_own_depth_and_coverage(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+        read = Planes(control, session.id, ["depth", "coverage"])
+        before = (await walk(control, session.id, OUT))[8]
+        seen = await read.of(before)
+        assert len(seen) == 2
+        back = await control.branches.rewind(session.id, RewindIn(frame=4))
+        await done(control, session.id, back)
+        after = (await walk(control, session.id, [pose(20 + i) for i in range(4)]))[8]
+        fresh = await Planes(control, session.id, ["depth", "coverage"]).of(after)
+        assert await read.of(after) == fresh != seen
+        assert await read.of(before) == []
 
 
 async def test_a_name_is_given_once_unless_told_to_replace(
