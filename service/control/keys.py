@@ -12,6 +12,7 @@ PREFIX = "mirage"
 # what crosses sessions
 WAKE = f"{PREFIX}:wake"  # stream of session ids that need an owner
 WAKE_GROUP = "workers"
+WOKEN = f"{{{WAKE}}}:sessions"  # hash: session -> its entry in that stream, whose slot it shares
 BUSY = f"{PREFIX}:busy"  # zset: session -> when the sweeper looks at it again
 EXPIRY = f"{PREFIX}:expiry"  # zset: every session -> when it expires
 COLLECT = f"{PREFIX}:collect"  # zset: session -> when its objects are looked through
@@ -35,7 +36,7 @@ COLLECT_EVERY_S = 3600.0  # how often a session's objects are looked through
 COLLECT_BATCH = 10  # of them in one sweep
 COLLECT_SOON_S = 60.0  # how soon after something was dropped from a World
 INBOX_LENGTH = 10_000
-INBOX_S = 3600
+INBOX_S = 3600  # how long an inbox, and a place in the wake queue, outlast their worker
 WAKE_LENGTH = 100_000
 PACE_S = 0.005  # between round trips that append requests, of a process that has many to append
 SWEEP_PERIOD_S = 0.5
