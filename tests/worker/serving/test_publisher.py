@@ -182,7 +182,7 @@ async def test_cameras_of_one_world_see_what_was_made_for_the_other(
     assert [frame.camera for frame in frames[1:]] == [0] * 4 + [1] * 4
     assert frames[5].coverage > frames[1].coverage  # what camera 0 was shown is remembered
     last = [await control.frames.last(session.id, camera) for camera in range(2)]
-    assert [one and one.frame for one in last] == [4, 8]
+    assert [one.frame for one in last] == [4, 8]
 
 
 @pytest.mark.parametrize(
