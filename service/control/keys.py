@@ -24,6 +24,7 @@ KEPT = f"{PREFIX}:kept"  # zset: records in the store that expire -> when
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 
+TOUCH_S = 60.0  # how often who watches says so, or four times in a shorter idle lifetime
 REQUESTS_KEPT = (
     256  # progress records per session; more than any backlog cap allows to be unfinished
 )

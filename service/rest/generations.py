@@ -34,6 +34,7 @@ from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.schemas import GenerationIn, GenerationList, GenerationOut
+from service.tasks import beside
 from service.video import mux_mp4
 from service.webhooks import Errand
 
@@ -270,7 +271,8 @@ async def _events(
         with gateway.streaming(principal.owner):
             owner = principal.owner
             every = _until_final(gateway, owner, session_id, progress, after, is_placed)
-            async with aclosing(every) as events:
+            watched = beside(gateway.control.sessions.keep_alive(session_id))
+            async with watched, aclosing(every) as events:
                 confirmed_s = time.monotonic()
                 async for event in events:
                     yield event

@@ -208,6 +208,21 @@ async def test_events_of_what_waits_behind_a_rewind_begin_where_the_world_is_the
     assert re.findall("^id: (.*)", text, re.M) == ["3", "4", "5", "6", "7", "8"]
 
 
+async def test_who_follows_events_keeps_the_world_alive(
+    http: httpx.AsyncClient, session: str, control: ControlPlane
+) -> None:
+    path = await walk(http, session, poses=[{"matrix": IDENTITY}])  # there is no worker
+    record = keys.record(session)
+    await control.redis.hset(record, "expires_s", 1)
+    url = f"/v1/sessions/{session}/generations/{path['id']}/events"
+    following = asyncio.create_task(http.get(url))
+    async with asyncio.timeout(60):
+        while float(await control.redis.hget(record, "expires_s")) < time.time() + 1000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await http.delete(f"/v1/sessions/{session}")
+    assert "session-deleted" in (await asyncio.wait_for(following, 60)).text
+
+
 async def test_cancel_keeps_the_frames_that_exist(
     http: httpx.AsyncClient, session: str, settings: Settings
 ) -> None:
