@@ -30,10 +30,11 @@ async def path_request(
 
 
 async def last_camera(control: ControlPlane, session_id: str, camera: int = 0) -> Array:
-    """(4, 4): where this camera will be when the log is done; new ones start at the first image."""
+    """(4, 4): where this camera will be when the log is done; one that was not seen lately begins
+    where the world was seen last.
+    """
     session = await control.sessions.get(session_id)
     pose = await control.requests.last_pose(session_id, camera)
     if pose is None and session.next_frame > 0:
-        frame = await control.frames.last(session_id, camera)
-        pose = None if frame is None else frame.pose
+        pose = (await control.frames.last(session_id, camera)).pose
     return np.asarray(pose or session.pose, dtype=np.float64).reshape(4, 4)

@@ -1,9 +1,10 @@
-"""Ending asyncio tasks for certain."""
+"""Asyncio tasks that end for certain."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 
@@ -19,3 +20,13 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=0.1)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """`work` goes on inside the block; what it ends with is nobody's concern."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end([task])

@@ -70,7 +70,7 @@ class Appends:
         now_s = time.monotonic()
         calls = self._due(appends, now_s)
         commands = [one.command for one in appends]
-        notes = self._waker.commands(calls) if calls else []
+        notes = self._waker.notes(calls) if calls else []
         answers = await self._redis.execute([*commands, *notes])
         for error in answers[len(appends) :]:
             if isinstance(error, Exception):

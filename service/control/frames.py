@@ -128,24 +128,30 @@ class FrameBus:
             raise UnknownFrame(f"session {session!r} has no frame {frame}")
         return found[0]
 
-    async def last(self, session: str, camera: int) -> Frame | None:
-        """The newest frame of a camera among those of the stream; None if there is none.
-
-        Raises what `read` raises.
+    async def last(self, session: str, camera: int) -> Frame:
+        """The newest frame of a camera among those of the stream; where there is none, the newest
+        of all. Raises what `read` raises.
         """
         position = await self._position(session)
         newest = await self.get(session, position.next_frame - 1)
+        if newest.camera == camera:
+            return newest
         upper = event_id(newest.branch, newest.frame)
-        while newest.camera != camera:
-            events = await self._redis.xrevrange(
-                keys.frames(session), max=f"({upper}", min=f"{position.branch}-0", count=16
-            )
-            if not events:
-                return None
-            frames = [_frame(event) for _, event in events]
-            newest = next((one for one in frames if one.camera == camera), frames[-1])
-            upper = event_id(newest.branch, newest.frame)
+        while events := await self._redis.xrevrange(
+            keys.frames(session), max=f"({upper}", count=16
+        ):
+            for name, event in events:
+                one, upper = _frame(event), name.decode()
+                if one.camera == camera and await self._is_kept(session, position, one):
+                    return one
         return newest
+
+    async def _is_kept(self, session: str, position: _Position, frame: Frame) -> bool:
+        """Whether no rewind took it back."""
+        if frame.branch == position.branch:
+            return True
+        entry = await self.segment_of(session, frame.frame)
+        return entry is not None and entry.branch == frame.branch
 
     async def manifest(self, session: str) -> list[ManifestEntry]:
         """The World's segments in order."""

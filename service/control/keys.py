@@ -12,6 +12,7 @@ PREFIX = "mirage"
 # what crosses sessions
 WAKE = f"{PREFIX}:wake"  # stream of session ids that need an owner
 WAKE_GROUP = "workers"
+WOKEN = f"{{{WAKE}}}:sessions"  # hash: session -> its entry in that stream, whose slot it shares
 BUSY = f"{PREFIX}:busy"  # zset: session -> when the sweeper looks at it again
 EXPIRY = f"{PREFIX}:expiry"  # zset: every session -> when it expires
 COLLECT = f"{PREFIX}:collect"  # zset: session -> when its objects are looked through
@@ -23,6 +24,7 @@ KEPT = f"{PREFIX}:kept"  # zset: records in the store that expire -> when
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 
+TOUCH_S = 60.0  # how often who watches says so, or four times in a shorter idle lifetime
 REQUESTS_KEPT = (
     256  # progress records per session; more than any backlog cap allows to be unfinished
 )
@@ -35,7 +37,7 @@ COLLECT_EVERY_S = 3600.0  # how often a session's objects are looked through
 COLLECT_BATCH = 10  # of them in one sweep
 COLLECT_SOON_S = 60.0  # how soon after something was dropped from a World
 INBOX_LENGTH = 10_000
-INBOX_S = 3600
+INBOX_S = 3600  # how long an inbox, and a place in the wake queue, outlast their worker
 WAKE_LENGTH = 100_000
 PACE_S = 0.005  # between round trips that append requests, of a process that has many to append
 SWEEP_PERIOD_S = 0.5

@@ -106,11 +106,11 @@ class Lineage:
         if session.moved_by == request_id:
             return head
         back = await self._at(head, rewind.frame, rewind.snapshot)
-        branch = head.branch + 1
+        branch, kept = head.branch + 1, _common(head, back)
+        first = head.manifest[kept - 1].next_frame if kept else 0  # a snapshot may lie off the line
         back = back.model_copy(
-            update={"branch": branch, "branch_first_frame": back.next_frame, "names": head.names}
+            update={"branch": branch, "branch_first_frame": first, "names": head.names}
         )
-        kept = _common(head, back)
         added = back.lines(kept)
         fields = {**back.record(), "error": ""}
         pairs = [part for pair in fields.items() for part in pair]

@@ -406,6 +406,15 @@ class Sessions:
         scripts.raise_for_state(session, state)
         await self._redis.zadd(keys.EXPIRY, {session: expires_s}, xx=True)
 
+    async def keep_alive(self, session: str) -> None:
+        """Say, until cancelled, that somebody watches; raises UnknownSession, SessionDeleted."""
+        while True:
+            try:
+                await self.touch(session)
+            except (RedisError, OSError) as error:  # as when it is full: there may be time left
+                LOG.warning("session not kept alive", session=session, error=str(error))
+            await asyncio.sleep(min(keys.TOUCH_S, self._settings.session_idle_s / 4))
+
     async def delete(self, session: str, if_version: int | None = None) -> None:
         """Delete; raises VersionConflict if the record is no longer at `if_version`."""
         version = "" if if_version is None else if_version

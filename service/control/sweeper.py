@@ -70,6 +70,7 @@ class Sweeper:
         await self.collect()
         if next(self._rounds) % SCAN_EVERY == 0:
             await self.scan()
+            await self.forget_workers()
         await self._kept.expire(time.time(), keys.SWEEP_BATCH)
 
     async def expire(self) -> None:
@@ -146,6 +147,12 @@ class Sweeper:
             keys.EXPIRY, self._scanned, count=keys.SWEEP_BATCH
         )
         await self._each(keys.BUSY, [name.decode() for name, _ in some], self._look)
+
+    async def forget_workers(self) -> None:
+        """Those that are gone, as the wake queue knows them."""
+        await scripts.run(
+            self._redis, "forget", [keys.WAKE], [keys.WAKE_GROUP, 1000 * keys.INBOX_S]
+        )
 
     async def _look(self, session: str) -> None:
         """A note not due yet stays: its writer counts on it (service/control/appends.py)."""

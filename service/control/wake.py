@@ -1,8 +1,9 @@
 """The wake queue: session ids that need an owner, one stream with one consumer group.
 
-Pulling is load balancing. A message is acknowledged once its session's first step is committed, so
-a puller's death leaves it to be claimed by another. Waking is a hint: whoever pulls still has to
-win the lease, and a wake that is lost is repaired by the sweeper.
+A session stands in it once, however often it is woken: its length is how many wait, by which
+workers are added. Pulling is load balancing. A message is acknowledged once its session's first
+step is committed, so a puller's death leaves it to be claimed by another. Waking is a hint: whoever
+pulls still has to win the lease, and a wake that is lost is repaired by the sweeper.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.control import keys
+from service.control import keys, scripts
 from service.control.batches import Argument, Batches, Command, Pipelined
+
+QUEUE = (keys.WAKE, keys.WOKEN)
 
 
 class Wake(NamedTuple):
@@ -45,13 +48,20 @@ class Waker:
         await self._batches.do(call)
 
     async def _send(self, calls: Sequence[Call]) -> Sequence[None]:
-        for answer in await self._redis.execute(self.commands(calls)):
+        unowned = dict.fromkeys(one.session for one in calls if not one.lease and not one.is_heard)
+        wakes: list[scripts.Call] = [
+            (QUEUE, [session, keys.WAKE_GROUP, keys.WAKE_LENGTH]) for session in unowned
+        ]
+        answers = list(await self._redis.execute(self.notes(calls)))
+        for answer in answers + await scripts.run_all(self._redis, "wake", wakes):
             if isinstance(answer, Exception):
                 raise answer
         return [None] * len(calls)
 
-    def commands(self, calls: Sequence[Call]) -> list[Command]:
-        """What wakes all of these; not for a cluster, where keys of many sessions lie apart."""
+    def notes(self, calls: Sequence[Call]) -> list[Command]:
+        """What tells the sweeper, and owners that did not hear; not for a cluster, where keys of
+        many sessions lie apart.
+        """
         due_s, busy, expiry = time.time() + self._lease_s, list[Argument](), list[Argument]()
         inboxes: dict[str, set[str]] = {}
         commands: list[Command] = []
@@ -59,24 +69,15 @@ class Waker:
             busy += (due_s, one.session)
             if one.expires_s is not None:
                 expiry += (one.expires_s, one.session)
-            if one.is_heard:
-                continue
-            if one.lease:
+            if one.lease and not one.is_heard:
                 inboxes.setdefault(one.lease.rpartition(".")[0], set()).add(one.session)
-            else:
-                added = (*_add(keys.WAKE, keys.WAKE_LENGTH), "session", one.session)
-                commands.append(added)
         for worker, sessions in inboxes.items():
-            inbox = keys.inbox(worker)
-            commands.append((*_add(inbox, keys.INBOX_LENGTH), "sessions", " ".join(sessions)))
+            inbox, most = keys.inbox(worker), ("MAXLEN", "~", keys.INBOX_LENGTH)
+            commands.append(("XADD", inbox, *most, "*", "sessions", " ".join(sessions)))
             commands.append(("EXPIRE", inbox, keys.INBOX_S))
         if expiry:
             commands.append(("ZADD", keys.EXPIRY, "XX", *expiry))
         return [("ZADD", keys.BUSY, *busy), *commands]
-
-
-def _add(stream: str, length: int) -> Command:
-    return ("XADD", stream, "MAXLEN", "~", length, "*")
 
 
 class WakeQueue:
@@ -132,10 +133,7 @@ class WakeQueue:
 
     async def ack(self, messages: list[str]) -> None:
         if messages:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.xack(keys.WAKE, keys.WAKE_GROUP, *messages)
-                pipe.xdel(keys.WAKE, *messages)
-                await pipe.execute()
+            await scripts.run(self._redis, "ack", QUEUE, [keys.WAKE_GROUP, *messages])
 
     async def listen(self, wait_s: float) -> set[str]:
         """Sessions that this worker owns and that have news; blocks up to `wait_s`."""

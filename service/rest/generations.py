@@ -34,6 +34,7 @@ from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.schemas import GenerationIn, GenerationList, GenerationOut
+from service.tasks import beside
 from service.video import mux_mp4
 from service.webhooks import Errand
 
@@ -162,7 +163,8 @@ async def follow_generation(
     first = session.next_frame if progress.first_frame is None else progress.first_frame
     after = first - 1 if last_event_id is None else last_event_id
     gateway.check_streams(principal.owner)  # here, as a status can still be sent
-    events = _events(gateway, principal, session_id, progress, after)
+    is_placed = last_event_id is not None or progress.first_frame is not None
+    events = _events(gateway, principal, session_id, progress, after, is_placed)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -257,13 +259,20 @@ async def _span(gateway: Gateway, session_id: str, numbers: range) -> list[Frame
 
 
 async def _events(
-    gateway: Gateway, principal: Principal, session_id: str, progress: Progress, after: int
+    gateway: Gateway,
+    principal: Principal,
+    session_id: str,
+    progress: Progress,
+    after: int,
+    is_placed: bool,
 ) -> AsyncIterator[str]:
     """The request's frames and its progress; what it ended as comes after its last frame."""
     try:
         with gateway.streaming(principal.owner):
-            every = _until_final(gateway, principal.owner, session_id, progress, after)
-            async with aclosing(every) as events:
+            owner = principal.owner
+            every = _until_final(gateway, owner, session_id, progress, after, is_placed)
+            watched = beside(gateway.control.sessions.keep_alive(session_id))
+            async with watched, aclosing(every) as events:
                 confirmed_s = time.monotonic()
                 async for event in events:
                     yield event
@@ -278,8 +287,14 @@ async def _events(
 
 
 async def _until_final(
-    gateway: Gateway, owner: str, session_id: str, progress: Progress, after: int
+    gateway: Gateway,
+    owner: str,
+    session_id: str,
+    progress: Progress,
+    after: int,
+    is_placed: bool,
 ) -> AsyncGenerator[str, None]:
+    """Unless `is_placed`, `after` is a guess: a rewind that waits before the request leads back."""
     told = None
     if not progress.state.is_final:
         told = progress
@@ -289,7 +304,7 @@ async def _until_final(
         frames = await _next(gateway, owner, session_id, after, 0.0 if final else EVENT_WAIT_S)
         after = frames[-1].frame if frames else after
         for frame in frames:
-            if frame.request_id == progress.id:
+            if is_placed and frame.request_id == progress.id:
                 data = frame_out(frame, session_id).model_dump_json()
                 yield f"id: {frame.frame}\n{_event('frame', data)}"
         if progress != told and not (final and frames):
@@ -301,6 +316,8 @@ async def _until_final(
             return
         if not final:
             progress = await gateway.control.requests.get(session_id, progress.id)
+        if not is_placed and progress.first_frame is not None:
+            after, is_placed = min(after, progress.first_frame - 1), True
 
 
 async def _next(

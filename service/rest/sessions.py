@@ -83,7 +83,9 @@ async def get_session(
 @router.post("/{session_id}:keep-alive", status_code=204)
 @requires(Scope.WALK)
 async def keep_session_alive(session_id: str, gateway: GatewayDep) -> None:
-    """Start the session's idle lifetime anew; requests and streams do the same."""
+    """Start the session's idle lifetime anew. What is asked of it and each step of doing that do
+    the same, and so does a stream, as long as it is open, also one that only looks, and one of
+    server-sent events. A world that is only polled, or read frame by frame, needs this."""
     await gateway.control.sessions.touch(session_id)
 
 

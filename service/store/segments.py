@@ -123,9 +123,9 @@ def _check_sizes(sizes: NDArray[np.int64], num_bytes: int, num_frames: int) -> N
         raise SegmentCorrupt(f"a segment's {SIZES} don't add up to its {num_bytes} bytes")
 
 
-def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
-    """Frame -> "coverage" (share that memory knew) and "depth" (metres), each (h, w) on the latent
-    grid; what a segment has not got is left out. Raises SegmentCorrupt.
+def read_planes(data: bytes) -> dict[tuple[int, int], dict[str, NDArray[np.float32]]]:
+    """(Branch, frame) -> "coverage" (share that memory knew) and "depth" (metres), each (h, w) on
+    the latent grid; what a segment has not got is left out. Raises SegmentCorrupt.
     """
     header, _ = parse_segment(data)
     stored = read_arrays(data, PLANES)
@@ -133,7 +133,9 @@ def read_planes(data: bytes) -> dict[int, dict[str, NDArray[np.float32]]]:
         if values.dtype.kind != "f" or values.ndim != 3 or len(values) < len(header.frames):
             raise SegmentCorrupt(f"a segment's planes can't be read: {name} is {values.shape}")
     return {
-        frame.frame: {name: values[i].astype(np.float32) for name, values in stored.items()}
+        (frame.branch, frame.frame): {
+            name: values[i].astype(np.float32) for name, values in stored.items()
+        }
         for i, frame in enumerate(header.frames)
     }
 

@@ -1,11 +1,11 @@
 """One conversation with a session: client messages in, server messages out, whatever the transport.
 
 How: tasks fill one short outbox. One listens to the client (handling.py), one follows the frames
-(following.py), one feeds paths piece by piece, one moves cameras while keys are held, one asks
-whether the client may still be here, one counts what a limited key pays for (budget.py). Frames are
-numbered, so a client that comes back says `after`, and the `branch` of that frame, and nothing is
-lost while the service still holds it. Trade-off: the outbox is short, so a slow client holds back
-its own reading, never the session, and goes on where it stopped.
+(following.py), one feeds paths piece by piece, one moves cameras while keys are held, one keeps the
+session alive, one asks whether the client may still be here, one counts what a limited key pays for
+(budget.py). Frames are numbered, so a client that comes back says `after`, and the `branch` of that
+frame, and nothing is lost while the service still holds it. Trade-off: the outbox is short, so a
+slow client holds back its own reading, never the session, and goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ async def converse(
         follow(talk),
         feed_paths(talk),
         move_cameras(talk),
+        talk.control.sessions.keep_alive(session.id),
         gateway.closing.wait(),
     ]
     if not principal.is_local:

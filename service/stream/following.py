@@ -17,6 +17,7 @@ from service.control.sessions import Session
 from service.errors import SegmentCorrupt, UnknownRequest
 from service.stream import answers
 from service.stream.player import whole_id
+from service.stream.resuming import last_shared
 from service.stream.talk import Talk
 from service.wire import world_pb2 as pb
 
@@ -143,16 +144,16 @@ async def _look(talk: Talk) -> None:
 
 async def _turn(talk: Talk, session: Session) -> None:
     """The session was rewound: what the client has beyond that point is no longer this world's."""
+    last = await last_shared(talk.control, session, talk.branch)  # it may be the second rewind
     talk.branch = session.branch
-    talk.after = min(talk.after, session.branch_first_frame - 1)
+    talk.after = min(talk.after, last)
     async with talk.steering:  # a seek of this stream that did it says so before it lets go
         talk.places.clear()
     branch, sequence = talk.sought
     if session.branch != branch:
         await talk.cancel_paths()  # they lead on from where the world no longer is
     reply_to = sequence if session.branch == branch else 0
-    rewound = pb.Rewound(frame=session.branch_first_frame - 1, branch=session.branch)
-    await talk.say(reply_to, rewound=rewound)
+    await talk.say(reply_to, rewound=pb.Rewound(frame=last, branch=session.branch))
 
 
 async def _report_requests(talk: Talk, is_rewound: bool) -> None:

@@ -23,19 +23,20 @@ KINDS = {"depth": pb.PLANE_KIND_DEPTH, "coverage": pb.PLANE_KIND_COVERAGE}
 
 
 class Planes:
-    """Of one stream; keeps the chunk read last."""
+    """Of one stream; keeps the chunk read last, by branch and frame."""
 
     def __init__(self, control: ControlPlane, session: str, wanted: Iterable[PlaneName]) -> None:
         self._control, self._session, self._wanted = control, session, tuple(wanted)
-        self._chunk: dict[int, dict[str, NDArray[np.float32]]] = {}  # frame -> its planes
+        self._chunk: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
 
     async def of(self, frame: Frame) -> list[pb.Plane]:
         """What is wanted of this frame and still kept."""
         if not self._wanted:
             return []
-        if frame.frame not in self._chunk:
+        place = (frame.branch, frame.frame)
+        if place not in self._chunk:
             await self._read(frame)
-        found = self._chunk.get(frame.frame, {})
+        found = self._chunk.get(place, {})
         return [_plane(name, found[name]) for name in self._wanted if name in found]
 
     async def _read(self, frame: Frame) -> None:
@@ -46,7 +47,7 @@ class Planes:
         try:
             data = await self._control.segments.get(entry.home or self._session, entry.id)
         except SegmentMissing:
-            return  # compacted meanwhile
+            return  # rewound and collected meanwhile
         self._chunk = read_planes(data)
 
 

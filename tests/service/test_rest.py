@@ -189,6 +189,40 @@ async def test_events_tell_progress_and_frames_in_order(
     assert re.findall("^id: (.*)", missed, re.M) == ["4", "5"]
 
 
+async def test_events_of_what_waits_behind_a_rewind_begin_where_the_world_is_then(
+    http: httpx.AsyncClient, session: str, settings: Settings
+) -> None:
+    first = await walk(http, session, poses=[{"matrix": IDENTITY}] * 5)
+    async with working(FakeWorker(settings)):
+        await finished(http, session, first["id"])
+    back = await http.post(f"/v1/sessions/{session}:rewind", json={"frame": 2})
+    assert back.status_code == 202, back.text
+    path = await walk(http, session, poses=[{"matrix": IDENTITY}] * 6)
+    url = f"/v1/sessions/{session}/generations/{path['id']}/events"
+    following = asyncio.create_task(http.get(url))
+    async with asyncio.timeout(60):
+        while "mirage_streams_active 1.0" not in (await http.get("/metrics")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    async with working(FakeWorker(settings)):
+        text = (await asyncio.wait_for(following, 60)).text
+    assert re.findall("^id: (.*)", text, re.M) == ["3", "4", "5", "6", "7", "8"]
+
+
+async def test_who_follows_events_keeps_the_world_alive(
+    http: httpx.AsyncClient, session: str, control: ControlPlane
+) -> None:
+    path = await walk(http, session, poses=[{"matrix": IDENTITY}])  # there is no worker
+    record = keys.record(session)
+    await control.redis.hset(record, "expires_s", 1)
+    url = f"/v1/sessions/{session}/generations/{path['id']}/events"
+    following = asyncio.create_task(http.get(url))
+    async with asyncio.timeout(60):
+        while float(await control.redis.hget(record, "expires_s")) < time.time() + 1000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await http.delete(f"/v1/sessions/{session}")
+    assert "session-deleted" in (await asyncio.wait_for(following, 60)).text
+
+
 async def test_cancel_keeps_the_frames_that_exist(
     http: httpx.AsyncClient, session: str, settings: Settings
 ) -> None:

@@ -18,8 +18,10 @@ from service.control.plane import ControlPlane
 from service.control.requests import Generate
 from service.control.sessions import SessionState
 from service.errors import GenerationFailed, UnknownSnapshot, VersionConflict, error_of
+from service.paths import last_camera
 from service.settings import Settings
 from service.stream.messages import OpenMessage
+from service.stream.planes import Planes
 from service.stream.resuming import resume_after
 
 
@@ -132,6 +134,84 @@ async def test_a_snapshot_is_there_after_the_world_was_rewound_past_it(
             assert images(await walk(control, one, BACK)) == images(whole)
         (named,) = await control.branches.snapshots(session.id)
         assert (named.name, named.num_frames) == ("far out", 9)
+
+
+async def test_what_a_snapshot_of_another_branch_brings_back_is_new_to_clients(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+        await walk(control, session.id, OUT)
+        named = await control.branches.snapshot(session.id, SnapshotIn(name="far out"))
+        await done(control, session.id, named)
+        back = await control.branches.rewind(session.id, RewindIn(frame=4))
+        await done(control, session.id, back)
+        await walk(control, session.id, BACK)
+        back = await control.branches.rewind(session.id, RewindIn(snapshot="far out"))
+        assert await done(control, session.id, back) == {"branch": 3, "num_frames": 9}
+        now = await control.sessions.get(session.id)
+    assert (now.next_frame, now.branch, now.branch_first_frame) == (9, 3, 5)
+    for branch in (1, 2):  # frames from 5 on are none that branch 2 had
+        assert await resume_after(control, now, OpenMessage(after=12, branch=branch)) == 4
+    assert await resume_after(control, now, OpenMessage(after=3, branch=2)) == 3
+    assert await resume_after(control, now, OpenMessage(after=8, branch=3)) == 8
+
+
+async def test_every_camera_goes_on_from_where_the_world_has_it(
+    control: ControlPlane, settings: Settings
+) -> None:
+    """What a rewind or a restored snapshot took back is no place to go on from."""
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+
+        async def walked(camera: int, at: int) -> None:
+            path = Generate(poses=[pose(at + i) for i in range(4)], camera=camera)
+            asked = await control.requests.append(session.id, path)
+            await control.branches.wait(session.id, asked.id, 60)
+
+        async def steps(name: str, *cameras: int) -> list[int]:
+            """How many steps from the first image each would begin."""
+            places = [await last_camera(control, name, camera) for camera in cameras]
+            return [round(place[2, 3] / 0.05) for place in places]
+
+        async def rewound(ask: RewindIn) -> None:
+            await done(control, session.id, await control.branches.rewind(session.id, ask))
+
+        await walked(1, 10)  # frames 1 to 4
+        await walked(0, 20)
+        assert await steps(session.id, 0, 1, 2) == [23, 13, 23]  # the third was never seen
+        await walked(1, 30)
+        await walked(0, 40)
+        named = await control.branches.snapshot(session.id, SnapshotIn(name="far out"))
+        await done(control, session.id, named)
+        await rewound(RewindIn(frame=8))
+        assert await steps(session.id, 0, 1, 2) == [23, 13, 23]
+        await walked(1, 50)
+        await walked(0, 60)
+        assert await steps(session.id, 0, 1, 2) == [63, 53, 63]
+        await rewound(RewindIn(snapshot="far out"))
+        assert await steps(session.id, 0, 1, 2) == [43, 33, 43]
+        await walked(0, 70)
+        assert await steps(session.id, 0, 1, 2) == [73, 33, 73]
+        fork = await forked(control, session.id, ForkIn())
+        assert await steps(fork.id, 0, 1, 2) == [73, 73, 73]
+
+
+async def test_a_frame_of_a_new_branch_has_its_own_depth_and_coverage(
+    control: ControlPlane, settings: Settings
+) -> None:
+    async with serving(control, settings):
+        session = await open_session(control, 3)
+        read = Planes(control, session.id, ["depth", "coverage"])
+        before = (await walk(control, session.id, OUT))[8]
+        seen = await read.of(before)
+        assert len(seen) == 2
+        back = await control.branches.rewind(session.id, RewindIn(frame=4))
+        await done(control, session.id, back)
+        after = (await walk(control, session.id, [pose(20 + i) for i in range(4)]))[8]
+        fresh = await Planes(control, session.id, ["depth", "coverage"]).of(after)
+        assert await read.of(after) == fresh != seen
+        assert await read.of(before) == []
 
 
 async def test_a_name_is_given_once_unless_told_to_replace(

@@ -1,8 +1,9 @@
-"""What a finished, failed or skipped job changes: pure functions from Job to Commit. Torch-free."""
+"""What a finished, failed or skipped job changes: from Job to Commit. Torch-free."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,10 @@ def finished(
         "weights": weights,
         "error": "",
     }
+    if not job.is_live:  # which began its idle lifetime a moment ago
+        now_s = time.time()
+        lifetime_s = session.expires_s - session.touched_s
+        record |= {"touched_s": now_s, "expires_s": now_s + lifetime_s}
     if frames:
         record["coverage"] = sum(frame.coverage for frame in frames) / len(frames)
     return Commit(

@@ -21,7 +21,7 @@ def test_keys_of_a_session_share_its_hash_tag(key) -> None:  # type: ignore[no-u
 def test_no_two_keys_are_the_same() -> None:
     functions = [value for _, value in inspect.getmembers(keys, inspect.isfunction)]
     constants = [keys.WAKE, keys.BUSY, keys.EXPIRY, keys.GRAVES, keys.WORKERS, keys.API_KEYS]
-    constants += [keys.WEBHOOKS]
+    constants += [keys.WEBHOOKS, keys.WOKEN]
     filled = [function(*"xy"[: function.__code__.co_argcount]) for function in functions]
     names = filled + constants
     assert len(names) == len(set(names)) and len(functions) >= len(OF_A_SESSION)

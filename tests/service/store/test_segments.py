@@ -191,7 +191,7 @@ def test_rubbish_is_no_upload(data: bytes) -> None:
 )
 def test_planes_of_another_shape_are_a_corrupt_segment(field: str, value: object) -> None:
     data = segment([3], 3, depth=np.ones((1, 2, 2), np.float16))
-    assert read_planes(data)[0]["depth"].shape == (2, 2)
+    assert read_planes(data)[1, 0]["depth"].shape == (2, 2)
     length = int.from_bytes(data[:8], "little")
     table = json.loads(data[8 : 8 + length])
     table["depth"][field] = value

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from fake_worker import FakeWorker, working
 from plane import frame
 from stream_client import IDENTITY, Client
 
-from service.control import keys
+from service.control import keys, sessions
 from service.control.frames import event_id
 from service.control.plane import ControlPlane
 from service.errors import InvalidRequest, SegmentCorrupt, SessionDeleted, UnknownSession
@@ -47,6 +49,48 @@ async def test_a_live_pose_comes_back_with_its_own_clock_and_count(
         client.send(type="pose", matrix=IDENTITY, sequence=7, client_time_ms=123.5)
         frame = (await client.get("frame")).head
     assert (frame["frame"], frame["sequence"], frame["client_time_ms"]) == (1, 7, 123.5)
+
+
+async def test_a_world_that_somebody_looks_at_does_not_expire(
+    gateway: Gateway, session: str, control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "TOUCH_S", 0.05)
+    record = keys.record(session)
+    client = Client(gateway, session)
+    await client.get("hello")
+    looking = asyncio.create_task(client.rest())
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await control.redis.hset(record, "expires_s", 1)
+            while float(await control.redis.hget(record, "expires_s")) < time.time() + 1000:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await control.sessions.delete(session)
+        with pytest.raises(SessionDeleted):
+            await looking
+
+
+async def test_a_full_redis_does_not_end_who_looks(
+    gateway: Gateway,
+    session: str,
+    control: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    logs_of: Callable[..., list[Any]],
+) -> None:
+    monkeypatch.setattr(keys, "TOUCH_S", 0.05)
+    logs = logs_of(sessions)
+    await control.redis.config_set("maxmemory", 1)
+    try:
+        client = Client(gateway, session)
+        await client.get("hello")
+        async with asyncio.timeout(60):
+            while len(logs) < 2:  # noqa: ASYNC110 it tries again
+                await asyncio.sleep(0.01)
+        client.send(type="ping")
+        await client.get("pong")
+        await client.close()
+    finally:
+        await control.redis.config_set("maxmemory", 0)
+    assert logs[0]["event"] == "session not kept alive" and "maxmemory" in logs[0]["error"]
 
 
 async def test_frames_of_a_branch_that_never_began_end_the_stream(

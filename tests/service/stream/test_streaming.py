@@ -23,14 +23,17 @@ from bench.noop import start_worker
 from service.auth.principal import LOCAL, Quota
 from service.control.branches import RewindIn
 from service.control.plane import ControlPlane
+from service.control.requests import Generate, Progress, RequestState
 from service.errors import SessionDeleted
 from service.gateway import Gateway
 from service.poses import MAX_DISTANCE_M, unflat
 from service.settings import Settings
-from service.stream import handling
+from service.stream import following, handling
 from service.stream.inputs import held
+from service.stream.messages import OpenMessage
 from service.stream.motion import Sighting, ahead
 from service.stream.pictures import Pictures
+from service.stream.talk import Talk
 
 
 @asynccontextmanager
@@ -46,6 +49,29 @@ async def running(settings: Settings) -> AsyncIterator[None]:
 
 def moved(x_m: float) -> list[float]:
     return [*IDENTITY[:3], x_m, *IDENTITY[4:]]
+
+
+async def test_two_rewinds_at_once_leave_what_both_have_left(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    """A slow stream hears of the second one alone, and has none of what was made in between."""
+    path = Generate(poses=[moved(0.1 * number) for number in range(12)])
+
+    async def done(asked: Progress) -> None:
+        progress = await control.branches.wait(session, asked.id, 60)
+        assert progress.state is RequestState.DONE, progress
+
+    async with running(settings):
+        await done(await control.requests.append(session, path))
+        before = await control.sessions.get(session)
+        talk = Talk(gateway, LOCAL, OpenMessage(session=session), before, before.next_frame - 1)
+        for frame in (4, 8):
+            await done(await control.branches.rewind(session, RewindIn(frame=frame)))
+            await done(await control.requests.append(session, path))
+    await following._look(talk)
+    said = await talk.outbox.get()
+    assert said is not None and (said.rewound.frame, said.rewound.branch) == (4, 3)
+    assert (talk.after, talk.branch) == (4, 3)
 
 
 async def test_generation_does_not_run_ahead_of_play(

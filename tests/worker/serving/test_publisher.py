@@ -169,6 +169,19 @@ async def test_running_out_of_memory_costs_a_step_and_no_request(
     assert worker.metrics.registry.get_sample_value("mirage_out_of_memory_total", {}) >= 1
 
 
+async def test_a_world_that_is_being_rendered_does_not_expire(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session = await open_session(control)
+    await control.requests.append(session.id, PATH)
+    asked = await control.sessions.get(session.id)
+    async with serving(control, settings):
+        await read_until(control, session.id, 24)
+    now = await control.sessions.get(session.id)
+    assert asked.expires_s < now.expires_s
+    assert now.expires_s - now.touched_s == pytest.approx(settings.session_idle_s)
+
+
 async def test_cameras_of_one_world_see_what_was_made_for_the_other(
     control: ControlPlane, settings: Settings
 ) -> None:
@@ -182,7 +195,7 @@ async def test_cameras_of_one_world_see_what_was_made_for_the_other(
     assert [frame.camera for frame in frames[1:]] == [0] * 4 + [1] * 4
     assert frames[5].coverage > frames[1].coverage  # what camera 0 was shown is remembered
     last = [await control.frames.last(session.id, camera) for camera in range(2)]
-    assert [one and one.frame for one in last] == [4, 8]
+    assert [one.frame for one in last] == [4, 8]
 
 
 @pytest.mark.parametrize(
