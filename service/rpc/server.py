@@ -27,6 +27,12 @@ from service.settings import Settings
 GRACE_S = 3.0  # for calls that run when the gateway stops
 PING_MS, PONG_MS = 20_000, 10_000
 AHEAD_BYTES = 1 << 20  # of a call: uploads of 20 MB a second where the round trip takes 50 ms
+# Whether or not the answer is a stream, the question is read as one, as bytes: else a message is
+# taken, up to 63 MB of it, and parsed before a handler can ask who sends it.
+KINDS = {
+    False: grpc.stream_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
+}
 
 
 class RpcServer:
@@ -67,23 +73,21 @@ class RpcServer:
 
 def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any]:
     """One for each call of the contract."""
-    calls = Calls(app)
-    special: dict[str, tuple[Any, Any]] = {
-        "Stream": (grpc.stream_stream_rpc_method_handler, Walk(gateway).stream),
-        "GetVideo": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideo")),
-        "GetVideoContent": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideoContent")),
-        "GetMemoryPoints": (grpc.unary_stream_rpc_method_handler, calls.file("GetMemoryPoints")),
-        "Export": (grpc.unary_stream_rpc_method_handler, calls.export),
-        "Import": (grpc.stream_unary_rpc_method_handler, calls.take_in),
-        "WatchGeneration": (grpc.unary_stream_rpc_method_handler, calls.watch),
+    calls = Calls(gateway, app)
+    special = {
+        "Stream": Walk(gateway).stream,
+        "GetVideo": calls.file("GetVideo"),
+        "GetVideoContent": calls.file("GetVideoContent"),
+        "GetMemoryPoints": calls.file("GetMemoryPoints"),
+        "Export": calls.export,
+        "Import": calls.take_in,
+        "WatchGeneration": calls.watch,
     }
     handlers = {}
     for method in SERVICE.methods:
-        unary: tuple[Any, Any] = (grpc.unary_unary_rpc_method_handler, None)
-        kind, handle = special.get(method.name, unary)
+        kind = KINDS[method.server_streaming]
         handlers[method.name] = kind(
-            handle or calls.unary(method.name),
-            request_deserializer=GetMessageClass(method.input_type).FromString,
+            special.get(method.name) or calls.unary(method.name),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
