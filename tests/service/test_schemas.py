@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from service.errors import InvalidRequest
 from service.poses import flat
+from service.rest.findings import shown
 from service.rest.problems import invalid_request
 from service.schemas import PathIn
 from service.stream.messages import (
@@ -121,6 +122,19 @@ def test_long_values_are_cut() -> None:
     with pytest.raises(ValidationError) as caught:
         PathIn.model_validate({"poses": "x" * 10_000})
     assert len(invalid_request(caught.value).fields[0].seen) < 200
+
+
+def test_of_a_long_list_only_what_is_told_is_looked_at() -> None:
+    seen = []
+
+    class File(bytes):
+        def __len__(self) -> int:
+            seen.append(self)
+            return 3
+
+    assert shown([File(), 1.5]) == '["3 bytes", 1.5]'
+    assert shown([[File()]] * 10_000).endswith(" ...") and len(seen) < 100
+    assert shown(dict.fromkeys(map(str, range(3)), 1)) == "0, 1, 2"
 
 
 def test_a_path_of_poses_that_is_too_long_is_refused() -> None:
