@@ -6,10 +6,13 @@ silent are found by pings; TLS and client certificates by settings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +22,7 @@ from starlette.types import ASGIApp
 from service.addresses import address
 from service.errors import ConfigurationError
 from service.gateway import Gateway
-from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES
+from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES, MAX_HEAD_BYTES
 from service.rpc.calls import SERVICE, Calls
 from service.rpc.walk import Walk
 from service.settings import Settings
@@ -35,12 +38,31 @@ KINDS = {
 }
 
 
+class Short(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs alone
+    """Health and reflection answer anybody, so what they are asked is short before it is parsed.
+    Our own calls parse for themselves.
+    """
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        return handler._replace(request_deserializer=partial(_short, handler.request_deserializer))
+
+
+def _short(parse: Callable[[bytes], Message], data: bytes) -> Message:
+    if len(data) > MAX_HEAD_BYTES:
+        seen = f"the message has {len(data):,} bytes"
+        raise ValueError(f"{seen}; here it may have {MAX_HEAD_BYTES:,} at most")
+    return parse(data)
+
+
 class RpcServer:
     """Started and stopped with the app."""
 
     def __init__(self, gateway: Gateway, app: ASGIApp) -> None:
         self._settings = gateway.settings
-        self._server = aio.server(options=_options(gateway.settings))
+        self._server = aio.server(interceptors=[Short()], options=_options(gateway.settings))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server.add_generic_rpc_handlers((_handlers(gateway, app),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -170,6 +170,23 @@ async def test_health(served: Served) -> None:
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_what_anybody_may_ask_is_short(served: Served) -> None:
+    """A server of reflection repeats what it was asked, and both are parsed on everybody's loop."""
+    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    listing = b"\x3a\x01*"  # list_services
+    for ask, is_short in ((listing, True), (listing + 30_000 * b"\xf8\x07\x01", False)):
+        calls = (
+            served.channel.unary_unary("/grpc.health.v1.Health/Check")(ask[3:]),
+            served.channel.stream_stream(reflection)(iter([ask])).read(),
+        )
+        for call in calls:
+            if is_short:
+                assert await call
+                continue
+            with pytest.raises(aio.AioRpcError, match="65,536 at most"):
+                await call
+
+
 async def test_a_stopping_gateway_says_goodbye(served: Served, settings: Settings) -> None:
     async with working(FakeWorker(settings)), Talk(served, await served.open(), after=-1) as talk:
         await talk.get("frame")
