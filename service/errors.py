@@ -372,6 +372,11 @@ BY_STATUS = {row.status: row for row in (*OF_HTTP, PROBLEMS[NotFound])}
 BY_TYPE = {row.type: row for row in (*PROBLEMS.values(), *OF_HTTP, INTERNAL)}
 
 
+def cancelled(kind: str) -> Conflict:
+    """Of a fork, rewind or snapshot whose result somebody waits for."""
+    return Conflict(f"The {kind} was cancelled before it was done; send it again if need be.")
+
+
 def problem_of(error: MirageError) -> Problem:
     """The row of the table for this error: its own class or the nearest ancestor that has one."""
     for kind in type(error).__mro__:

@@ -29,3 +29,4 @@ MAX_SHARES = 256  # links to one world that are good at a time
 RETURN_S = 1.0  # when a client whose gateway stops should come back
 MAX_SEEN_CHARS = 120  # of a refused value, repeated in the answer
 MAX_FIELD_PROBLEMS = 20  # told in one answer
+MAX_FIELDS = 64  # of one object: each that is not known is a finding

@@ -13,8 +13,11 @@ import numpy as np
 
 from service.control.plane import ControlPlane
 from service.control.requests import Generate
-from service.poses import Array
+from service.errors import FieldProblem, InvalidRequest
+from service.limits import MAX_ACTIONS
+from service.poses import Array, check_length
 from service.schemas import PathIn
+from service.wire import world_pb2 as pb
 
 
 async def path_request(
@@ -27,6 +30,15 @@ async def path_request(
         start = await last_camera(control, session_id, camera)
     poses = await asyncio.to_thread(path.flat_poses, start, max_poses)  # 30 us a pose
     return Generate(poses=poses, camera=camera, client_time_ms=path.client_time_ms)
+
+
+def check_lists(path: pb.Path, max_poses: int) -> None:
+    """Refuse a path that is too long before all of it is converted; raises InvalidRequest."""
+    check_length(len(path.poses), max_poses)
+    if len(path.actions) > MAX_ACTIONS:
+        allowed = f"a list of at most {MAX_ACTIONS}"
+        problem = FieldProblem("actions", f"{len(path.actions):,} actions", allowed)
+        raise InvalidRequest("These fields can't be used: actions.", fields=(problem,))
 
 
 async def last_camera(control: ControlPlane, session_id: str, camera: int = 0) -> Array:

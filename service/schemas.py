@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, mo
 
 from service.control.requests import RequestState
 from service.control.sessions import SessionState
-from service.limits import MAX_ACTIONS, MAX_CAMERAS
+from service.limits import MAX_ACTIONS, MAX_CAMERAS, MAX_FIELDS
 from service.poses import (
     DEFAULT_STEP_DEG,
     DEFAULT_STEP_M,
@@ -41,6 +41,18 @@ class Closed(BaseModel):
     """A message with no room for unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checked(cls, value: object) -> object:
+        return _counted(value)
+
+
+def _counted(value: object) -> object:
+    """Refuses more fields than anything has before each of them makes a finding."""
+    if isinstance(value, dict) and len(value) > MAX_FIELDS:
+        raise ValueError(f"at most {MAX_FIELDS} fields, not {len(value):,}")
+    return value
 
 
 def _joined_rows(matrix: object) -> object:
@@ -74,10 +86,10 @@ class PoseIn(Closed):
 
     @model_validator(mode="before")
     @classmethod
-    def _object(cls, value: object) -> object:
+    def _checked(cls, value: object) -> object:
         if isinstance(value, list):
             raise ValueError(POSE_FORM)
-        return value
+        return _counted(value)
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

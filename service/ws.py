@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketState
 
 from service.auth.principal import PrincipalDep, Scope, requires
 from service.errors import FieldProblem, InvalidRequest, MirageError, close_of
-from service.gateway import GatewayDep
+from service.gateway import Gateway, GatewayDep
 from service.rest.problems import control_plane_down, invalid_request
 from service.stream import answers
 from service.stream.conversation import converse
@@ -40,6 +40,7 @@ class Socket:
 
     def __init__(self, websocket: WebSocket, session_id: str = "") -> None:
         self._websocket, self._session_id = websocket, session_id
+        self._gateway: Gateway = websocket.app.state.gateway
         offered = websocket.scope["subprotocols"]
         self.protocol = next((one for one in offered if one in (TEXT, BINARY)), None)
 
@@ -76,7 +77,7 @@ class Socket:
 
     def _read(self, text: str | None, data: bytes | None) -> Incoming:
         if self.protocol == BINARY and data is not None:
-            return from_bytes(data)
+            return from_bytes(data, self._gateway.settings.max_path_poses)
         if self.protocol != BINARY and text is not None:
             return from_text(text)
         seen, allowed = ("JSON text", "binary messages") if data is None else (

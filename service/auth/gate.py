@@ -5,7 +5,8 @@ that the path names, and leaves the caller in `state.principal`. A path that no 
 ends here, so a route that somebody forgot to list is closed, not open. Pages of other origins are
 refused what changes anything, also without keys: a browser would send a form to the loopback for
 any page. Nor may a page make its own name point here (DNS rebinding) and so become one of ours:
-where nothing but the loopback keeps strangers out, requests have to call it by its name.
+where nothing but the loopback keeps strangers out, requests have to call it by its name. Of a gRPC
+call it was asked who sends it before it was read: `state.caller` is who, or why it is refused.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from service.rest.problems import answer_of, control_plane_down
 from service.rest.videos import session_of
 from service.ws import Socket
 
+CALLER = "caller"  # of a request's state, where that is known before the gate asks
 PORT = re.compile(r":\d*$")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -72,10 +74,16 @@ class Gate:
             _check_host(connection)
         route, session = self._find(scope)
         self._check_origin(connection)
+        caller: Principal | Exception | None = scope["state"].get(CALLER)
+        if isinstance(caller, Exception):
+            raise caller
         guard: Guard = connection.app.state.gateway.guard
         needs = self._needs(route)
         if needs is Scope.PUBLIC:
             return NOBODY
+        if caller is not None:
+            await guard.permit(caller, needs, session)
+            return caller
         ticket = connection.query_params.get("ticket") if scope["type"] == "websocket" else None
         return await guard.admit(connection.headers, needs, session, ticket)
 

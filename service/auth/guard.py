@@ -1,9 +1,10 @@
 """Authentication, rates and ownership: the questions that REST, WebSocket and gRPC ask alike.
 
-How: `admit` = `authenticate` (who is this?), then scope (may they?), then `own` (is this world
-theirs?). A world of somebody else and one that never was take the same path to the same answer.
-Trade-off: a key is read from Redis for each request (about 0.3 ms), so that revoking it works at
-once everywhere; a stream asks when it opens, and every other second.
+How: `admit` = `authenticate` (who is this?), then `permit`: scope (may they?) and `own` (is this
+world theirs?); gRPC reads what a call says between the two. A world of somebody else and one that
+never was take the same path to the same answer. Trade-off: a key is read from Redis for each
+request (about 0.3 ms), so that revoking it works at once everywhere; a stream asks when it opens,
+and every other second.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ class Guard:
         Raises Unauthenticated, TooManyRequests, Forbidden, UnknownSession.
         """
         principal = await self.authenticate(headers, ticket)
+        await self.permit(principal, scope, session)
+        return principal
+
+    async def permit(
+        self, principal: Principal, scope: Scope | None, session: str | None = None
+    ) -> None:
+        """Whether somebody who is known may do this; raises Forbidden, UnknownSession."""
         if scope is None:
             raise Forbidden("No key may do this: the endpoint declares no scope.")
         if scope not in principal.scopes:
@@ -62,7 +70,6 @@ class Guard:
             await self.own(principal, session)
         elif principal.session is not None:
             raise Forbidden("A share link or ticket reaches its own world only.")
-        return principal
 
     async def authenticate(
         self, headers: Mapping[str, str], ticket: str | None = None

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from service.client.frames import Frame, Pixels, ServiceError
 from service.client.retries import Attempts, credentials
 from service.client.stream import Stream
+from service.errors import cancelled, problem_document
 from service.poses import flat_of
 
 WAIT_S = 10.0  # of one long poll
@@ -212,6 +213,8 @@ class AsyncWorld:
         body = {name: value for name, value in ask.items() if value is not None}
         asked = await self.mirage.json("POST", f"{self.path}:{verb}", json=body)
         done = await AsyncGeneration(self, asked).wait()
+        if done["result"] is None:
+            raise ServiceError(problem_document(cancelled(verb)))
         return dict(done["result"])
 
     async def _fetch(self, info: Json) -> Frame:

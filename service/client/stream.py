@@ -225,8 +225,9 @@ class Stream:
             yield {**said, "type": kind, "reply_to": message.reply_to}
 
     async def _say(self, kind: str, values: Mapping[str, Any]) -> int:
-        """Send; a connection that is being mended loses what is sent meanwhile. Raises ValueError
-        for what would end the stream."""
+        """Send; a connection that is being mended loses what is sent meanwhile. Raises TypeError
+        for what there is no field for, ValueError for what would end the stream."""
+        _check_known(pb.ClientMessage.DESCRIPTOR.fields_by_name[kind].message_type, values, kind)
         number = self._sequence + 1
         data = filled(pb.ClientMessage, {"sequence": number, kind: values}).SerializeToString()
         if len(data) > MAX_STREAM_MESSAGE_BYTES:
@@ -257,6 +258,17 @@ class Stream:
         self.num_connections += 1
         if self._closed:  # meanwhile
             await self._socket.close()
+
+
+def _check_known(kind: Any, values: Mapping[str, Any], what: str) -> None:
+    """Refuse what a message would be sent without; raises TypeError."""
+    for name, value in values.items():
+        if (field := kind.fields_by_name.get(name)) is None:
+            known = ", ".join(kind.fields_by_name)
+            raise TypeError(f"{what}: there is no option {name!r}; there are {known}")
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, Mapping) and field.message_type is not None:
+                _check_known(field.message_type, one, f"{what}: {name}")
 
 
 def _contended(camera: int) -> dict[str, Any]:

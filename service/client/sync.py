@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from service.client.aio import AsyncGeneration, AsyncMirage, AsyncWorld, File, Json
 from service.client.frames import Frame, Pixels
-from service.client.portal import Portal
+from service.client.portal import Portal, PortalClosed
 from service.client.stream import Stream
 
 
@@ -35,7 +36,8 @@ class Mirage:
         self.close()
 
     def close(self) -> None:
-        self._portal.run(self._mirage.close())
+        with suppress(PortalClosed):
+            self._portal.run(self._mirage.close())
         self._portal.close()
 
     def create(

@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from redis.asyncio import Redis
 
 from service.control import keys, scripts
@@ -19,6 +19,7 @@ from service.control.requests import Fork, Progress, RequestLog, Rewind, Snapsho
 from service.control.sessions import Sessions, new_session_id
 from service.errors import UnknownSnapshot
 from service.limits import MAX_INTEGER
+from service.schemas import Closed
 
 POLL_S = 0.01  # at first; doubles up to MAX_POLL_S
 MAX_POLL_S = 0.2
@@ -27,13 +28,7 @@ SNAPSHOT_NAME = r"^\w[\w .:-]{0,63}$"
 SnapshotName = Annotated[str, Field(pattern=SNAPSHOT_NAME)]
 
 
-class Ask(BaseModel):
-    """A body with no room for unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ForkIn(Ask):
+class ForkIn(Closed):
     """Where the new world begins: as this one stands, after `frame`, or as `snapshot`."""
 
     frame: Frame | None = Field(
@@ -51,7 +46,7 @@ class ForkIn(Ask):
         return self
 
 
-class RewindIn(Ask):
+class RewindIn(Closed):
     """Where to go back to: after `frame`, or to `snapshot`."""
 
     frame: Frame | None = Field(None, description="the last frame that is kept; chunks stay whole")
@@ -64,7 +59,7 @@ class RewindIn(Ask):
         return self
 
 
-class SnapshotIn(Ask):
+class SnapshotIn(Closed):
     name: SnapshotName = Field(description="letters, digits, spaces and _ . : -")
     replace: bool = Field(False, description="let the name stand for this state from now on")
 

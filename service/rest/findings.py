@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -84,15 +85,28 @@ def shown(value: object) -> str:
     """A value as its sender would write it, cut short."""
     if isinstance(value, Mapping):  # the names that were given say more than their values
         around = ENVELOPE if value.keys() >= ENVELOPE else ()
-        names = [str(name) for name, one in value.items() if one is not None and name not in around]
-        text = ", ".join(names[:MAX_FIELD_PROBLEMS]) or "nothing"
+        names = (str(name) for name, one in value.items() if one is not None and name not in around)
+        text = ", ".join(islice(names, MAX_FIELD_PROBLEMS)) or "nothing"
     elif isinstance(value, UploadFile):
         text = f"the file {value.filename}"
     elif isinstance(value, bytes):
         text = f"{len(value):,} bytes"
     else:
-        text = value if isinstance(value, str) else json.dumps(value, default=shown)
+        text = value if isinstance(value, str) else _begun(value)
     return _cut(text)
+
+
+def _begun(value: object) -> str:
+    """JSON, but no more of a long list than is shown."""
+    text = ""
+    for piece in ENCODER.iterencode(value):
+        text += piece
+        if len(text) > MAX_SEEN_CHARS:
+            break
+    return text
+
+
+ENCODER = json.JSONEncoder(default=shown)
 
 
 def _cut(text: str) -> str:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from service.control.sessions import Intrinsics
 from service.errors import FieldProblem, InvalidUpload
 from service.gateway import Gateway
 from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG, PATCH_PX
 from service.rest.problems import invalid_request
-from service.schemas import POSE_FORM, Axes, PoseIn
+from service.schemas import POSE_FORM, Axes, Closed, PoseIn
 from service.store.segments import Upload
 from service.uploads.images import Files, FourNumbers, Observation, observation_from
 
@@ -25,10 +25,8 @@ FILES = ("image", "depth", "mask")
 DIGESTED_BYTES = 1 << 20  # at a time
 
 
-class PictureForm(BaseModel):
+class PictureForm(Closed):
     """A picture and what is known of it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image: UploadFile | None = Field(None, description="PNG, JPEG or WebP")
     depth: UploadFile | None = Field(

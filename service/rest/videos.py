@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.control import keys
@@ -53,10 +53,8 @@ STATES = {
 ITEMS: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Any], FailFast()])
 
 
-class VideoForm(BaseModel):
+class VideoForm(Closed):
     """`input_reference` and a path: `actions` or `poses`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     input_reference: UploadFile = Field(description="PNG, JPEG or WebP")
     actions: str | None = Field(

@@ -11,13 +11,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
 from starlette.types import ASGIApp, Message
 
+from service.auth.gate import CALLER
+from service.auth.principal import Principal
 from service.errors import MirageError
 from service.rest.findings import BODY
 from service.rest.problems import WHOLE
@@ -29,30 +31,36 @@ FAILED = "failed"  # a message of our own, beside ASGI's
 
 @dataclass(frozen=True)
 class Ask:
-    """One request; at most one of `json`, `form` is given."""
+    """One request."""
 
     method: str
     path: str  # decoded, as ASGI has it
     query: Mapping[str, Any] = field(default_factory=dict)
-    json: Mapping[str, Any] | None = None
-    form: Mapping[str, str] | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
-    pieces: AsyncIterator[bytes] | None = None  # a tar file that is still arriving
+    pieces: AsyncIterator[bytes] | None = None  # of a body that is still arriving
+    caller: Principal | Exception | None = None  # or what the call is refused with; None: ask
     respelt: Mapping[str, str] = field(default_factory=dict)  # part of the path -> as it was sent
     whole: str = BODY  # what problems call all of it
 
-    def body(self) -> tuple[bytes, str]:
-        """Its bytes and their media type."""
-        if self.form is not None:
-            files = {name: (name, data) for name, data in self.files.items()}
-            fields = [(name, (None, value)) for name, value in self.form.items()]
-            parts: Any = [*fields, *files.items()]
-            request = httpx.Request("POST", "http://inside/", files=parts)
-            return request.read(), request.headers.get("content-type", "")
-        if self.json is not None:
-            return json.dumps(dict(self.json)).encode(), "application/json"
-        return b"", "application/x-tar" if self.pieces is not None else ""
+    def with_json(self, values: Mapping[str, Any]) -> Ask:
+        """With this body."""
+        return self._with(json.dumps(values).encode(), "application/json")
+
+    def with_form(self, fields: Mapping[str, str], files: Mapping[str, bytes]) -> Ask:
+        """With a multipart body."""
+        parts: Any = [(name, (None, value)) for name, value in fields.items()]
+        parts += [(name, (name, data)) for name, data in files.items()]
+        request = httpx.Request("POST", "http://inside/", files=parts)
+        return self._with(request.read(), request.headers.get("content-type", ""))
+
+    def with_pieces(self, pieces: AsyncIterator[bytes]) -> Ask:
+        """With a tar file that is still arriving."""
+        return replace(self._with(b"", "application/x-tar"), pieces=pieces)
+
+    def _with(self, body: bytes, media_type: str) -> Ask:
+        headers = {**self.headers, "content-type": media_type} if media_type else self.headers
+        return replace(self, body=body, headers=headers)
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,7 @@ class Answer:
 async def asked(app: ASGIApp, ask: Ask) -> AsyncIterator[Answer]:
     """The answer as soon as its head is there; leaving the block ends what still runs."""
     sent: asyncio.Queue[Message] = asyncio.Queue(PIECES_AHEAD)
-    body, media_type = ask.body()
-    unread = _requests(body, ask.pieces)
+    unread = _requests(ask.body, ask.pieces)
 
     async def receive() -> Message:
         async for message in unread:
@@ -79,7 +86,7 @@ async def asked(app: ASGIApp, ask: Ask) -> AsyncIterator[Answer]:
         await asyncio.Event().wait()  # the caller leaves by cancelling
         raise AssertionError
 
-    task = asyncio.create_task(_run(app, _scope(ask, body, media_type), receive, sent))
+    task = asyncio.create_task(_run(app, _scope(ask), receive, sent))
     try:
         head = await _next(sent)
         headers = {name.decode(): value.decode("latin-1") for name, value in head["headers"]}
@@ -123,12 +130,10 @@ async def _pieces(sent: asyncio.Queue[Message], task: asyncio.Task[None]) -> Asy
     await task  # files are closed after the last piece
 
 
-def _scope(ask: Ask, body: bytes, media_type: str) -> dict[str, Any]:
+def _scope(ask: Ask) -> dict[str, Any]:
     headers = {**ask.headers, "host": "inside"}
     if ask.pieces is None:
-        headers["content-length"] = str(len(body))
-    if media_type:
-        headers["content-type"] = media_type
+        headers["content-length"] = str(len(ask.body))
     query = {name: value for name, value in ask.query.items() if value is not None}
     return {
         "type": "http",
@@ -143,5 +148,5 @@ def _scope(ask: Ask, body: bytes, media_type: str) -> dict[str, Any]:
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
         "client": None,
         "server": None,
-        "state": {WHOLE: ask.whole},
+        "state": {WHOLE: ask.whole, CALLER: ask.caller},
     }

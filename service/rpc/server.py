@@ -6,10 +6,13 @@ silent are found by pings; TLS and client certificates by settings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +22,7 @@ from starlette.types import ASGIApp
 from service.addresses import address
 from service.errors import ConfigurationError
 from service.gateway import Gateway
-from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES
+from service.limits import FORM_FILES, FORM_OVERHEAD_BYTES, MAX_HEAD_BYTES
 from service.rpc.calls import SERVICE, Calls
 from service.rpc.walk import Walk
 from service.settings import Settings
@@ -27,6 +30,31 @@ from service.settings import Settings
 GRACE_S = 3.0  # for calls that run when the gateway stops
 PING_MS, PONG_MS = 20_000, 10_000
 AHEAD_BYTES = 1 << 20  # of a call: uploads of 20 MB a second where the round trip takes 50 ms
+# Whether or not the answer is a stream, the question is read as one, as bytes: else a message is
+# taken, up to 63 MB of it, and parsed before a handler can ask who sends it.
+KINDS = {
+    False: grpc.stream_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
+}
+
+
+class Short(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs alone
+    """Health and reflection answer anybody, so what they are asked is short before it is parsed.
+    Our own calls parse for themselves.
+    """
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        return handler._replace(request_deserializer=partial(_short, handler.request_deserializer))
+
+
+def _short(parse: Callable[[bytes], Message], data: bytes) -> Message:
+    if len(data) > MAX_HEAD_BYTES:
+        seen = f"the message has {len(data):,} bytes"
+        raise ValueError(f"{seen}; here it may have {MAX_HEAD_BYTES:,} at most")
+    return parse(data)
 
 
 class RpcServer:
@@ -34,7 +62,7 @@ class RpcServer:
 
     def __init__(self, gateway: Gateway, app: ASGIApp) -> None:
         self._settings = gateway.settings
-        self._server = aio.server(options=_options(gateway.settings))
+        self._server = aio.server(interceptors=[Short()], options=_options(gateway.settings))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server.add_generic_rpc_handlers((_handlers(gateway, app),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -67,23 +95,21 @@ class RpcServer:
 
 def _handlers(gateway: Gateway, app: ASGIApp) -> grpc.GenericRpcHandler[Any, Any]:
     """One for each call of the contract."""
-    calls = Calls(app)
-    special: dict[str, tuple[Any, Any]] = {
-        "Stream": (grpc.stream_stream_rpc_method_handler, Walk(gateway).stream),
-        "GetVideo": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideo")),
-        "GetVideoContent": (grpc.unary_stream_rpc_method_handler, calls.file("GetVideoContent")),
-        "GetMemoryPoints": (grpc.unary_stream_rpc_method_handler, calls.file("GetMemoryPoints")),
-        "Export": (grpc.unary_stream_rpc_method_handler, calls.export),
-        "Import": (grpc.stream_unary_rpc_method_handler, calls.take_in),
-        "WatchGeneration": (grpc.unary_stream_rpc_method_handler, calls.watch),
+    calls = Calls(gateway, app)
+    special = {
+        "Stream": Walk(gateway).stream,
+        "GetVideo": calls.file("GetVideo"),
+        "GetVideoContent": calls.file("GetVideoContent"),
+        "GetMemoryPoints": calls.file("GetMemoryPoints"),
+        "Export": calls.export,
+        "Import": calls.take_in,
+        "WatchGeneration": calls.watch,
     }
     handlers = {}
     for method in SERVICE.methods:
-        unary: tuple[Any, Any] = (grpc.unary_unary_rpc_method_handler, None)
-        kind, handle = special.get(method.name, unary)
+        kind = KINDS[method.server_streaming]
         handlers[method.name] = kind(
-            handle or calls.unary(method.name),
-            request_deserializer=GetMessageClass(method.input_type).FromString,
+            special.get(method.name) or calls.unary(method.name),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)

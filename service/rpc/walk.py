@@ -18,17 +18,19 @@ from structlog.contextvars import bound_contextvars
 from service.auth.principal import Scope
 from service.errors import DEFECT, INTERNAL, FieldProblem, InvalidRequest, MirageError
 from service.gateway import Gateway
+from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.rest.problems import control_plane_down
-from service.rpc.calls import Context, headers_of
+from service.rpc.calls import Context, Requests, headers_of
 from service.rpc.problems import note_request_id, refuse, refuse_document
+from service.rpc.reading import is_longer
 from service.stream.conversation import converse
-from service.stream.messages import Incoming, OpenMessage, from_proto
+from service.stream.messages import Incoming, OpenMessage, from_bytes
 from service.telemetry import REQUEST_ID_HEADER, accepted_request_id
 from service.wire import world_pb2 as pb
 
 LOG = structlog.get_logger("mirage.gateway")
 EOF = aio.EOF  # type: ignore[attr-defined]
-OPENING_S = 30.0  # for the first message: who says nothing was not asked for a key yet
+OPENING_S = 30.0  # for the first message
 
 
 class Walk:
@@ -37,7 +39,7 @@ class Walk:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def stream(self, _: AsyncIterator[pb.ClientMessage], context: Context) -> None:
+    async def stream(self, _: Requests, context: Context) -> None:
         headers = headers_of(context)
         request_id = accepted_request_id(headers.get(REQUEST_ID_HEADER))
         note_request_id(context, request_id)
@@ -55,10 +57,12 @@ class Walk:
 
     async def _talk(self, context: Context, headers: dict[str, str], request_id: str) -> None:
         gateway = self._gateway
-        opening = await _opening(context)
+        principal = await gateway.guard.authenticate(headers)
+        max_poses = gateway.settings.max_path_poses
+        opening = await _opening(context, max_poses)
         with bound_contextvars(request_id=request_id, session=opening.session):
-            principal = await gateway.guard.admit(headers, Scope.READ, opening.session)
-            talk = converse(gateway, principal, opening, _incoming(context))
+            await gateway.guard.permit(principal, Scope.READ, opening.session)
+            talk = converse(gateway, principal, opening, _incoming(context, max_poses))
             with gateway.streaming(principal.owner):
                 await self._pass_on(talk, context)
 
@@ -72,13 +76,13 @@ class Walk:
                     self._gateway.metrics.delivered("grpc", len(message.frame.image))
 
 
-async def _opening(context: Context) -> OpenMessage:
+async def _opening(context: Context, max_poses: int) -> OpenMessage:
     try:
         async with asyncio.timeout(OPENING_S):
             request = await context.read()
     except TimeoutError:
         request = EOF
-    message = None if request is EOF else from_proto(request)
+    message = None if request is EOF else read(request, max_poses)
     if isinstance(message, InvalidRequest):
         raise message
     if isinstance(message, OpenMessage):
@@ -87,8 +91,17 @@ async def _opening(context: Context) -> OpenMessage:
     raise InvalidRequest("A stream begins with `open`.", fields=(problem,))
 
 
-async def _incoming(context: Context) -> AsyncIterator[Incoming]:
+async def _incoming(context: Context, max_poses: int) -> AsyncIterator[Incoming]:
     """A client that has said all it wants to still listens; one that leaves cancels the call."""
     while (request := await context.read()) is not EOF:
-        yield from_proto(request)
+        yield read(request, max_poses)
     await asyncio.Event().wait()
+
+
+def read(data: bytes, max_poses: int) -> Incoming:
+    """A message, or what is wrong with it: as over a WebSocket, but with pictures of any size."""
+    if is_longer(data, pb.ClientMessage, MAX_STREAM_MESSAGE_BYTES):
+        allowed = f"at most {MAX_STREAM_MESSAGE_BYTES:,} bytes beside pictures"
+        problem = FieldProblem("message", f"{len(data):,} bytes", allowed)
+        return InvalidRequest("This message is too long.", fields=(problem,))
+    return from_bytes(data, max_poses)

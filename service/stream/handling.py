@@ -16,13 +16,13 @@ from service.control.branches import ForkIn, RewindIn
 from service.control.requests import Generate, Progress, RequestState, View, new_request_id
 from service.convert import filled
 from service.errors import (
-    Conflict,
     FieldProblem,
     Forbidden,
     InvalidRequest,
     MirageError,
     TooManyRequests,
     Unavailable,
+    cancelled,
     error_of,
     problem_document,
 )
@@ -319,4 +319,4 @@ async def _branched(talk: Talk, progress: Progress) -> dict[str, str | int]:
             "is free, or what was asked before it takes long. Send it again later.",
             retry_after_s=5.0,
         )
-    raise Conflict(f"The {done.kind} was cancelled before it was done; send it again if need be.")
+    raise cancelled(done.kind)

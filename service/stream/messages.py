@@ -25,6 +25,7 @@ from service.control.requests import View
 from service.convert import given
 from service.errors import FieldProblem, InvalidRequest
 from service.limits import MAX_CAMERAS, MAX_INTEGER, MAX_NAME_CHARS
+from service.paths import check_lists
 from service.poses import flat, is_exact
 from service.rest.problems import invalid_request
 from service.schemas import Axes, Camera, Closed, Intrinsics, PathIn, PoseIn
@@ -213,7 +214,7 @@ class InvalidMessage(InvalidRequest):
     """A message that can't be used, and its number."""
 
     def __init__(self, refused: InvalidRequest, sequence: int) -> None:
-        super().__init__(refused.detail, fields=refused.fields)
+        super().__init__(refused.detail, fields=refused.fields, limit=refused.limit)
         self.sequence = sequence
 
 
@@ -237,20 +238,20 @@ MOST_SEQUENCE = 2**63 - 1
 AXES_KEPT = (pb.AXES_UNSPECIFIED, pb.AXES_OPENCV)
 
 
-def from_bytes(data: bytes) -> Incoming:
-    """A protobuf message, or what is wrong with it."""
+def from_bytes(data: bytes, max_poses: int) -> Incoming:
+    """A protobuf message, or what is wrong with it; a path has up to `max_poses`."""
     try:
-        return from_proto(pb.ClientMessage.FromString(data))
+        return from_proto(pb.ClientMessage.FromString(data), max_poses)
     except DecodeError:
         problem = FieldProblem("message", f"{len(data)} bytes", "a mirage.v1.ClientMessage")
         return InvalidRequest("This is no protobuf message.", fields=(problem,))
 
 
-def from_proto(received: pb.ClientMessage) -> Incoming:
+def from_proto(received: pb.ClientMessage, max_poses: int) -> Incoming:
     """The same checks and the same words as for JSON."""
     if (view := _exact(received)) is not None:
         return view
-    return checked(received)
+    return checked(received, max_poses)
 
 
 def _exact(received: pb.ClientMessage) -> View | None:
@@ -270,18 +271,21 @@ def _exact(received: pb.ClientMessage) -> View | None:
     return View(values, live.camera, received.sequence, told_ms)
 
 
-def checked(received: pb.ClientMessage) -> AnyMessage | InvalidRequest:
+def checked(received: pb.ClientMessage, max_poses: int) -> AnyMessage | InvalidRequest:
     """Any message, by way of the validator."""
     kind = received.WhichOneof("message")
     if kind is None:
         problem = FieldProblem("message", "nothing", "one of the fields of ClientMessage")
         empty = InvalidRequest("The message is empty.", fields=(problem,))
         return InvalidMessage(empty, received.sequence)
-    body = given(getattr(received, kind))
-    if kind == "pose":
-        body |= body.pop("pose", {})
     try:
+        check_lists(received.path, max_poses)
+        body = given(getattr(received, kind))
+        if kind == "pose":
+            body |= body.pop("pose", {})
         values = body | {"type": kind, "sequence": received.sequence}
         return CLIENT_MESSAGE.validate_python(values)
     except ValidationError as error:
         return InvalidMessage(invalid_request(error), received.sequence)
+    except InvalidRequest as error:
+        return InvalidMessage(error, received.sequence)

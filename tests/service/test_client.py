@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,8 @@ from fake_worker import FakeWorker, working
 from PIL import Image
 from uploads_made import encoded, png
 
-from service.client import AsyncMirage, Frame, Mirage, ServiceError, save_mp4
+from service.client import AsyncMirage, AsyncWorld, Frame, Mirage, ServiceError, save_mp4
+from service.client.portal import Portal, PortalClosed
 from service.rest import sessions
 from service.settings import Settings
 
@@ -105,6 +107,50 @@ async def test_cancel(server_url: str, settings: Settings) -> None:
     async with working(FakeWorker(settings, step_s=0.005)):
         info = await aside(walk)
     assert info["state"] == "cancelled" and info["done"] < 300
+
+
+@pytest.mark.parametrize(("verb", "ask"), [("fork", ()), ("rewind", (0,)), ("snapshot", ("a",))])
+async def test_who_waits_for_what_is_cancelled_is_told(verb: str, ask: tuple[Any, ...]) -> None:
+    def cancelled(_: httpx.Request) -> httpx.Response:
+        progress = {"id": "r_1", "kind": verb, "state": "cancelled", "error": None, "result": None}
+        return httpx.Response(202, json=progress)
+
+    async with AsyncMirage("http://x", transport=httpx.MockTransport(cancelled)) as mirage:
+        world = AsyncWorld(mirage, {"id": "s1"})
+        with pytest.raises(ServiceError, match=f"The {verb} was cancelled") as told:
+            await getattr(world, verb)(*ask)
+    assert (told.value.status, told.value.kind) == (409, "conflict")
+
+
+async def counted() -> AsyncIterator[int]:
+    for number in range(100_000):
+        await asyncio.sleep(0.001)
+        yield number
+
+
+def test_who_iterates_while_another_thread_closes_is_told() -> None:
+    portal = Portal()
+    items = portal.iterate(counted())
+    assert next(items) == 0
+    closing = threading.Timer(0.05, portal.close)
+    closing.start()
+    with pytest.raises(PortalClosed, match="open another one"):
+        for _ in items:
+            pass
+    closing.join()
+
+
+def test_what_is_closed_says_so() -> None:
+    mirage, portal = Mirage("http://127.0.0.1:1"), Portal()
+    begun = portal.iterate(counted())
+    assert next(begun) == 0
+    for one in (mirage, portal, mirage, portal):  # once is enough, and twice is no harm
+        one.close()
+    begun.close()
+    with pytest.raises(PortalClosed):
+        next(portal.iterate(counted()))
+    with pytest.raises(PortalClosed):
+        mirage.world("s1")
 
 
 class Flaky(httpx.AsyncBaseTransport):
@@ -253,6 +299,21 @@ async def test_what_is_too_large_for_a_stream_is_refused_before_it_is_sent(serve
                 if not isinstance(said, Frame) and said["type"] == "pong":
                     break
             assert stream.num_connections == 1
+
+
+async def test_what_a_stream_has_no_field_for_is_refused_before_it_is_sent(server_url: str) -> None:
+    async with AsyncMirage(server_url) as mirage:
+        async with (await mirage.create(png())).stream() as stream:
+            for say, name in (
+                (stream.pose(np.eye(4), axis="ros"), "axis"),
+                (stream.look(np.eye(4), axis="ros"), "axis"),
+                (stream.input(forwards=1.0), "forwards"),
+                (stream.path(actions=[{"forward_m": 1.0, "yaw": 30}]), "yaw"),
+                (stream.observe(np.eye(4), png(), intrinsics={"f": 1.0}), "f"),
+            ):
+                with pytest.raises(TypeError, match=f"there is no option '{name}'; there are "):
+                    await say
+            assert await stream.pose(np.eye(4), axes="ros", camera=1, client_time_ms=2.0)
 
 
 async def test_walk_yields_pictures_and_saves_them(

@@ -26,9 +26,10 @@ from service.control import keys
 from service.control.frames import ManifestEntry
 from service.control.plane import ControlPlane
 from service.convert import plain
+from service.limits import MAX_ACTIONS
 from service.local.embedded import free_port
 from service.poses import flat
-from service.rpc import walk
+from service.rpc import calls, walk
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
 from service.telemetry import REQUEST_ID
@@ -169,6 +170,23 @@ async def test_health(served: Served) -> None:
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_what_anybody_may_ask_is_short(served: Served) -> None:
+    """A server of reflection repeats what it was asked, and both are parsed on everybody's loop."""
+    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    listing = b"\x3a\x01*"  # list_services
+    for ask, is_short in ((listing, True), (listing + 30_000 * b"\xf8\x07\x01", False)):
+        calls = (
+            served.channel.unary_unary("/grpc.health.v1.Health/Check")(ask[3:]),
+            served.channel.stream_stream(reflection)(iter([ask])).read(),
+        )
+        for call in calls:
+            if is_short:
+                assert await call
+                continue
+            with pytest.raises(aio.AioRpcError, match="65,536 at most"):
+                await call
+
+
 async def test_a_stopping_gateway_says_goodbye(served: Served, settings: Settings) -> None:
     async with working(FakeWorker(settings)), Talk(served, await served.open(), after=-1) as talk:
         await talk.get("frame")
@@ -287,8 +305,8 @@ async def test_a_calls_request_id_comes_back(served: Served) -> None:
 async def test_names_longer_than_an_address_are_not_repeated(
     served: Served, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not in the answer, and not in the log: nobody has asked yet who sends them."""
-    name = "a" * 1_000_000
+    """Not in the answer, and not in the log."""
+    name = "a" * 60_000
     stream = served.world.Stream()
     await stream.write(pb.ClientMessage(open=pb.Open(session=name)))
     calls = (
@@ -304,6 +322,63 @@ async def test_names_longer_than_an_address_are_not_repeated(
         assert problem.allowed == "at most 200 characters"
         assert len(caught.value.details() or "") < 300
     assert name not in "".join(capfd.readouterr())
+
+
+async def test_only_files_may_be_large(served: Served) -> None:
+    """The less a call has to say, the less is parsed of it."""
+    session, world, rest = await served.open(), served.world, "a" * 2_000_000
+    told = {"input_reference": png(), "poses": [pb.Pose()] * 32_000, "prompt": rest}
+    for call in (
+        world.GetSession(pb.GetSessionRequest(session="a" * 66_000)),
+        world.Snapshot(pb.SnapshotRequest(session=session, name=rest)),
+        world.CreateSession(pb.CreateSessionRequest(image=bytes(9_000_000), memory=rest)),
+        world.CreateVideo(pb.CreateVideoRequest(**told)),
+    ):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        problem = problem_of_call(caught.value)
+        assert problem.type == "urn:mirage:problem:too-large" and "at most" in problem.detail
+
+
+async def test_a_path_is_counted_before_it_is_converted(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "given", None)
+    session, most = await served.open(), served.app.state.gateway.settings.max_path_poses
+    poses, actions = [pb.Pose()] * (most + 1), [pb.Action()] * (MAX_ACTIONS + 1)
+    for path, field in (({"poses": poses}, "poses"), ({"actions": actions}, "actions")):
+        asked = pb.CreateGenerationRequest(session=session, path=pb.Path(**path))
+        with pytest.raises(aio.AioRpcError) as caught:
+            await served.world.CreateGeneration(asked)
+        (problem,) = problem_of_call(caught.value).errors
+        assert (problem.field, caught.value.code().name) == (field, "INVALID_ARGUMENT")
+    with pytest.raises(aio.AioRpcError, match=f"{most + 1} poses"):
+        await served.world.CreateVideo(pb.CreateVideoRequest(poses=poses))
+
+
+async def test_what_is_no_message_is_refused(served: Served) -> None:
+    for name, asked in (("GetSession", b"\xff"), ("Import", b"\xff"), ("GetSession", None)):
+        call = served.channel.stream_unary(f"/{SERVICE.full_name}/{name}")()
+        if asked is not None:
+            await call.write(asked)
+        await call.done_writing()
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        (problem,) = problem_of_call(caught.value).errors
+        assert problem.seen == ("nothing" if asked is None else "1 bytes")
+
+
+async def test_a_stream_goes_on_after_a_message_that_is_too_long(served: Served) -> None:
+    async with Talk(served, await served.open()) as talk:
+        await talk.get("hello")
+        await talk.say(path=pb.Path(poses=[pb.Pose()] * 600_000))
+        (problem,) = (await talk.get("error")).errors
+        assert problem.allowed == "at most 1,000,000 bytes beside pictures"
+        seen = pb.Observation(image=bytes(1_100_000), pose=pb.Pose(matrix=IDENTITY))
+        await talk.say(observe=seen, sequence=7)
+        assert [one.field for one in (await talk.get("error")).errors] == ["image"]
 
 
 async def test_videos(served: Served, settings: Settings) -> None:

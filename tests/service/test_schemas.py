@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from service.control.branches import ForkIn, RewindIn, SnapshotIn
 from service.errors import InvalidRequest
+from service.limits import MAX_FIELDS
 from service.poses import flat
+from service.rest.findings import shown
 from service.rest.problems import invalid_request
-from service.schemas import PathIn
+from service.rest.videos import VideoForm
+from service.schemas import Closed, PathIn, PoseIn
 from service.stream.messages import (
     CLIENT_MESSAGE,
     OpenMessage,
@@ -121,6 +126,38 @@ def test_long_values_are_cut() -> None:
     with pytest.raises(ValidationError) as caught:
         PathIn.model_validate({"poses": "x" * 10_000})
     assert len(invalid_request(caught.value).fields[0].seen) < 200
+
+
+def test_of_a_long_list_only_what_is_told_is_looked_at() -> None:
+    seen = []
+
+    class File(bytes):
+        def __len__(self) -> int:
+            seen.append(self)
+            return 3
+
+    assert shown([File(), 1.5]) == '["3 bytes", 1.5]'
+    assert shown([[File()]] * 10_000).endswith(" ...") and len(seen) < 100
+    assert shown(dict.fromkeys(map(str, range(3)), 1)) == "0, 1, 2"
+
+
+@pytest.mark.parametrize("kind", [PathIn, PoseIn, ForkIn, RewindIn, SnapshotIn, VideoForm])
+def test_more_fields_than_anything_has_are_one_finding(kind: type[BaseModel]) -> None:
+    """4,000 findings take ten milliseconds to write down, and nobody reads them."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({f"x{index}": 1 for index in range(4_000)})
+    assert caught.value.error_count() == 1
+    (problem,) = invalid_request(caught.value).fields
+    assert problem.field == "body" and problem.seen.startswith("x0, x1, ")
+    assert problem.allowed == "at most 64 fields, not 4,000"
+
+
+def test_no_message_has_more_fields_than_one_may() -> None:
+    def kinds(of: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        for kind in of.__subclasses__():
+            yield from (kind, *kinds(kind))
+
+    assert max(len(kind.model_fields) for kind in kinds(Closed)) <= MAX_FIELDS
 
 
 def test_a_path_of_poses_that_is_too_long_is_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 from rpc_requests import NAMED, NAMES_NOTHING, NOBODYS, OF_A_WORLD, about, refused
 from tenants import NewKey
@@ -33,6 +34,27 @@ def test_every_call_and_field_is_thought_of() -> None:
     silent = {tuple(one.split(".")) for one in NAMES_NOTHING}
     assert texts == worlds | set(NAMED) | silent
     assert not worlds & set(NAMED) and not silent & (worlds | set(NAMED))
+
+
+async def test_who_has_no_key_is_refused_before_he_says_anything(channel: aio.Channel) -> None:
+    """A message may have 63 MB, and the event loop is everybody's."""
+    public = {name for name, route in ROUTES.items() if route.is_public}
+    asked = {method.name for method in SERVICE.methods} - public
+    for name in sorted(asked):
+        call = channel.stream_stream(f"/{SERVICE.full_name}/{name}")()
+        async with asyncio.timeout(60):
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED, name
+    samples = await world_pb2_grpc.WorldStub(channel).ListSamples(Empty())
+    asked = pb.GetSamplePictureRequest(name=samples.samples[0].name)
+    assert (await world_pb2_grpc.WorldStub(channel).GetSamplePicture(asked)).data
+
+
+async def test_a_call_is_counted_once(channel: aio.Channel, new_key: NewKey) -> None:
+    world = world_pb2_grpc.WorldStub(channel)
+    for name in ("GetSession", "GetFrame", "Export"):
+        key = await new_key("ann", requests_per_s=0.001)  # the first is free
+        told = [(await refused(world, name, about(name, NOBODYS), key))[0].name for _ in range(2)]
+        assert told == ["NOT_FOUND", "RESOURCE_EXHAUSTED"], name
 
 
 async def test_anothers_world_is_not_found_by_any_call(

@@ -89,7 +89,7 @@ def stream_text(data: bytes) -> None:
 
 
 def stream_proto(data: bytes) -> None:
-    use(from_bytes(data))
+    use(from_bytes(data, 1024))
 
 
 def export(data: bytes) -> None:

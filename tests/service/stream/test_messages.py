@@ -12,13 +12,26 @@ from hypothesis.strategies import SearchStrategy
 
 from service.control.requests import REQUEST, LivePose, View, live_body
 from service.errors import InvalidRequest
+from service.limits import MAX_ACTIONS
 from service.poses import Action, expand, flat
-from service.stream.messages import InvalidMessage, PoseMessage, checked, from_proto, from_text
+from service.stream.messages import (
+    Incoming,
+    InvalidMessage,
+    PoseMessage,
+    checked,
+    from_proto,
+    from_text,
+)
 from service.wire import world_pb2 as pb
 
+MOST_POSES = 100
 ANY_FLOAT = st.floats(width=64)
 TIMES = st.none() | ANY_FLOAT
 SEQUENCES = st.integers(0, 2**64 - 1)
+
+
+def read(received: pb.ClientMessage) -> Incoming:
+    return from_proto(received, MOST_POSES)
 
 
 def rigid(yaw_deg: float, right_m: float) -> list[float]:
@@ -61,7 +74,7 @@ def test_what_is_exact_is_what_the_validator_makes_of_it(
     values: dict[str, Any], sequence: int
 ) -> None:
     received = message(values, sequence)
-    short, whole = from_proto(received), checked(received)
+    short, whole = read(received), checked(received, MOST_POSES)
     if isinstance(short, View):
         assert isinstance(whole, PoseMessage)
         assert short == whole.view()
@@ -73,30 +86,30 @@ def test_what_is_exact_is_what_the_validator_makes_of_it(
 
 
 def test_an_empty_message_is_answered_by_its_number() -> None:
-    refused = from_proto(pb.ClientMessage(sequence=7))
+    refused = read(pb.ClientMessage(sequence=7))
     assert isinstance(refused, InvalidMessage) and refused.sequence == 7
 
 
 def test_an_exact_pose_takes_the_short_way() -> None:
-    assert from_proto(message(EXACT | {"client_time_ms": 5.0, "camera": 3}, 7)) == View(
+    assert read(message(EXACT | {"client_time_ms": 5.0, "camera": 3}, 7)) == View(
         rigid(30.0, 2.0), 3, 7, 5.0
     )
 
 
 def test_other_messages_do_not() -> None:
-    assert not isinstance(from_proto(pb.ClientMessage(ping=pb.Ping())), View | InvalidRequest)
-    assert isinstance(from_proto(pb.ClientMessage()), InvalidRequest)
+    assert not isinstance(read(pb.ClientMessage(ping=pb.Ping())), View | InvalidRequest)
+    assert isinstance(read(pb.ClientMessage()), InvalidRequest)
 
 
 def test_what_is_missing_is_said_without_names_that_nobody_sent() -> None:
     for empty in (pb.LivePose(), pb.LivePose(pose=pb.Pose())):
-        refused = from_proto(pb.ClientMessage(pose=empty, sequence=3))
+        refused = read(pb.ClientMessage(pose=empty, sequence=3))
         assert isinstance(refused, InvalidRequest)
         assert [(one.field, one.seen) for one in refused.fields] == [("pose", "nothing")]
 
 
 def test_an_empty_path_is_called_a_path() -> None:
-    for refused in (from_proto(pb.ClientMessage(path=pb.Path())), from_text('{"type": "path"}')):
+    for refused in (read(pb.ClientMessage(path=pb.Path())), from_text('{"type": "path"}')):
         assert isinstance(refused, InvalidRequest)
         (problem,) = refused.fields
         assert (problem.field, problem.allowed) == ("path", "give either `poses` or `actions`")
@@ -119,12 +132,22 @@ def test_the_body_in_the_log_is_that_of_the_message(
 
 def test_an_opening_asks_for_each_camera_and_plane_once() -> None:
     """Each plane is sent with every frame: what a few bytes asked for a thousand times over."""
-    once = from_proto(pb.ClientMessage(open=pb.Open(cameras=range(16), planes=[1, 2])))
+    once = read(pb.ClientMessage(open=pb.Open(cameras=range(16), planes=[1, 2])))
     assert not isinstance(once, InvalidRequest)
     for lists in ({"cameras": [0] * 17}, {"planes": [1] * 3}):
-        refused = from_proto(pb.ClientMessage(open=pb.Open(**lists)))
+        refused = read(pb.ClientMessage(open=pb.Open(**lists)))
         assert isinstance(refused, InvalidRequest)
         assert [problem.field.removeprefix("open.") for problem in refused.fields] == list(lists)
+
+
+def test_a_path_that_is_too_long_is_counted_before_it_is_converted() -> None:
+    for path, field in (
+        (pb.Path(poses=[pb.Pose()] * (MOST_POSES + 1)), "poses"),
+        (pb.Path(actions=[pb.Action()] * (MAX_ACTIONS + 1)), "actions"),
+    ):
+        refused = read(pb.ClientMessage(path=path, sequence=7))
+        assert isinstance(refused, InvalidMessage) and refused.sequence == 7
+        assert [one.field for one in refused.fields] == [field]
 
 
 def test_a_long_name_that_is_unknown_is_not_repeated_whole() -> None:
