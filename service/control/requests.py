@@ -324,6 +324,13 @@ class RequestLog:
             raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
         return _progress(progress, cancel)
 
+    async def find(self, session: str, request_id: str) -> Progress | None:
+        """The same; None if it is unknown."""
+        try:
+            return await self.get(session, request_id)
+        except UnknownRequest:
+            return None
+
     async def list(self, session: str) -> list[Progress]:
         """The last requests of a session (`REQUESTS_KEPT` at most), oldest first."""
         found = await self._redis.hgetall(keys.requests(session))

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from service.auth.guard import CONFIRM_S
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.control.frames import Frame
-from service.control.requests import Generate, Progress, new_request_id
+from service.control.requests import Generate, Progress
 from service.errors import (
     Conflict,
     FieldProblem,
@@ -29,7 +29,7 @@ from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_INTEGER, MAX_PAGE, RETURN_S
 from service.paths import path_request
 from service.rest.answers import frame_out, generation_out
-from service.rest.idempotency import IdempotencyKey, fingerprint, once, request_id_of
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.rest.ranges import RANGED, IfRange, Range, ranged
@@ -59,17 +59,20 @@ async def create_generation(
     camera's last planned place. Returns at once; follow the answer's Location."""
     version = version_of(if_match)
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
+    async def ask(request_id: str) -> Progress:
         request = await path_request(gateway.control, session_id, path, limit)
         await gateway.guard.spend_frames(principal, len(request.poses))
-        progress = await append_and_tell(
+        return await append_and_tell(
             gateway, principal, session_id, request, request_id, path.webhook, version
         )
+
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
+        before = await attempt.request_before(session_id)
+        progress = before or await ask(attempt.request_id)
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 
     limit = gateway.settings.max_path_poses
-    request_id = request_id_of(principal, session_id, idempotency_key)
     asked = fingerprint("generation", session_id, path.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, 202, work)
 
@@ -79,7 +82,7 @@ async def append_and_tell(
     principal: Principal,
     session_id: str,
     request: Generate,
-    request_id: str | None,
+    request_id: str,
     webhook: str | None,
     if_version: int | None = None,
 ) -> Progress:
@@ -89,11 +92,10 @@ async def append_and_tell(
     if webhook is None:
         return await append(session_id, request, request_id, if_version)
     gateway.webhooks.check(webhook)
-    name = request_id or new_request_id()
-    errand = Errand(session=session_id, request=name, target=webhook, owner=principal.owner)
+    errand = Errand(session=session_id, request=request_id, target=webhook, owner=principal.owner)
     await gateway.webhooks.expect(errand)
     try:
-        return await append(session_id, request, name, if_version)
+        return await append(session_id, request, request_id, if_version)
     except MirageError:
         await gateway.webhooks.forget(errand)
         raise
