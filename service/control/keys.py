@@ -45,7 +45,7 @@ SOCKET_TIMEOUT_S = 30.0
 SENTINEL_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 1024  # of one process; long polls hold one each
 MAX_LONG_POLLS = 512  # of them: the others are for those that don't wait
-OWNERS_LONG_POLLS = 256  # of those: one owner leaves some to others
+OWNERS_LONG_POLLS = 192  # of those, and as many of his guests: one owner leaves some to others
 
 
 def record(session: str) -> str:
@@ -135,7 +135,7 @@ def api_key(name: str) -> str:
 
 
 def bucket(key: str, unit: str) -> str:
-    """How much of a rate or quota a key has used."""
+    """How much of a rate or quota a key, or a share link, has used."""
     return f"{PREFIX}:key:{key}:{unit}"
 
 

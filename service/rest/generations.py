@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from service.auth.guard import CONFIRM_S
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.control.callers import Caller
 from service.control.frames import Frame
 from service.control.requests import Generate, Progress
 from service.errors import (
@@ -163,7 +164,7 @@ async def follow_generation(
     progress = await gateway.control.requests.get(session_id, generation_id)
     first = session.next_frame if progress.first_frame is None else progress.first_frame
     after = first - 1 if last_event_id is None else last_event_id
-    gateway.check_streams(principal.owner)  # here, as a status can still be sent
+    gateway.check_streams(principal.caller)  # here, as a status can still be sent
     events = _events(gateway, principal, session_id, progress, after)
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -263,8 +264,8 @@ async def _events(
 ) -> AsyncIterator[str]:
     """The request's frames and its progress; what it ended as comes after its last frame."""
     try:
-        with gateway.streaming(principal.owner):
-            every = _until_final(gateway, principal.owner, session_id, progress, after)
+        with gateway.streaming(principal.caller):
+            every = _until_final(gateway, principal.caller, session_id, progress, after)
             async with aclosing(every) as events:
                 confirmed_s = time.monotonic()
                 async for event in events:
@@ -280,7 +281,7 @@ async def _events(
 
 
 async def _until_final(
-    gateway: Gateway, owner: str, session_id: str, progress: Progress, after: int
+    gateway: Gateway, caller: Caller, session_id: str, progress: Progress, after: int
 ) -> AsyncGenerator[str, None]:
     told = None
     if not progress.state.is_final:
@@ -288,7 +289,7 @@ async def _until_final(
         yield _event("progress", generation_out(progress).model_dump_json())
     while True:
         final = progress.state.is_final
-        frames = await _next(gateway, owner, session_id, after, 0.0 if final else EVENT_WAIT_S)
+        frames = await _next(gateway, caller, session_id, after, 0.0 if final else EVENT_WAIT_S)
         after = frames[-1].frame if frames else after
         for frame in frames:
             if frame.request_id == progress.id:
@@ -306,11 +307,11 @@ async def _until_final(
 
 
 async def _next(
-    gateway: Gateway, owner: str, session_id: str, after: int, wait_s: float
+    gateway: Gateway, caller: Caller, session_id: str, after: int, wait_s: float
 ) -> list[Frame]:
     """Frames after this one; a slow reader goes on with those that are still kept."""
     try:
-        return await gateway.control.frames.read(session_id, after, wait_s=wait_s, owner=owner)
+        return await gateway.control.frames.read(session_id, after, wait_s=wait_s, caller=caller)
     except FramesGone as error:
         return await gateway.control.frames.read(session_id, error.first_available - 1)
 

@@ -59,7 +59,7 @@ class Walk:
         with bound_contextvars(request_id=request_id, session=opening.session):
             principal = await gateway.guard.admit(headers, Scope.READ, opening.session)
             talk = converse(gateway, principal, opening, _incoming(context))
-            with gateway.streaming(principal.owner):
+            with gateway.streaming(principal.caller):
                 await self._pass_on(talk, context)
 
     async def _pass_on(
