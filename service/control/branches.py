@@ -91,9 +91,10 @@ class Branches:
         max_sessions: int | None = None,
         request_id: str | None = None,
         target: str | None = None,
+        by_guest: bool = False,
     ) -> Progress:
         """Ask for a new session of `owner`; when done, `result["session"]` is its id: `target`, if
-        one is given.
+        one is given. `by_guest`: who asks was only shown this one.
 
         Raises what RequestLog.append raises, and TooManyRequests if the owner has too many; so does
         the request, if there are too many by then.
@@ -101,7 +102,7 @@ class Branches:
         await self._sessions.check_room(owner, max_sessions)
         target = target or new_session_id()
         fork = Fork(target=target, owner=owner, max_sessions=max_sessions, **ask.model_dump())
-        return await self._requests.append(session, fork, request_id)
+        return await self._requests.append(session, fork, request_id, by_guest=by_guest)
 
     async def rewind(
         self,

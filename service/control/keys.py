@@ -23,9 +23,7 @@ KEPT = f"{PREFIX}:kept"  # zset: records in the store that expire -> when
 API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 
-REQUESTS_KEPT = (
-    256  # progress records per session; more than any backlog cap allows to be unfinished
-)
+REQUESTS_KEPT = 256  # progress records per session, and of guests; above any cap of the backlog
 CREATION_S = 60  # a session that nobody says is still being made is given up after this
 TOMBSTONE_S = 3600  # how long a deleted session answers 410 instead of 404
 MAX_SNAPSHOTS = 256  # names per session
@@ -81,6 +79,11 @@ def requests(session: str) -> str:
 def order(session: str) -> str:
     """List of request ids, oldest first: which progress record goes when there are too many."""
     return f"{PREFIX}:{{{session}}}:order"
+
+
+def guests_order(session: str) -> str:
+    """The same of forks by guests, who push out none of the owner's."""
+    return f"{PREFIX}:{{{session}}}:guests-order"
 
 
 def cancels(session: str) -> str:

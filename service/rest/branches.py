@@ -74,7 +74,7 @@ async def fork_shared(
     async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
         start = ForkIn(**ask.model_dump(exclude={"share"}))
         longer_s = max(wait_s, DEFAULT_WAIT_S)  # the Location is another's, it can't be followed
-        return await _fork(attempt, principal, session_id, start, longer_s)
+        return await _fork(attempt, principal, session_id, start, longer_s, by_guest=True)
 
     asked = fingerprint("fork shared", ask.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, _status, work)
@@ -146,13 +146,18 @@ async def forget_snapshot(session_id: str, name: str, gateway: GatewayDep) -> No
 
 
 async def _fork(
-    attempt: Attempt, principal: Principal, session_id: str, start: ForkIn, wait_s: float
+    attempt: Attempt,
+    principal: Principal,
+    session_id: str,
+    start: ForkIn,
+    wait_s: float,
+    by_guest: bool = False,
 ) -> tuple[GenerationOut, dict[str, str]]:
     owner, most = principal.owner, principal.quota.max_sessions
     fork = attempt.gateway.control.branches.fork
     progress = await _asked_before(attempt, session_id)  # first: the fork may have filled the quota
     progress = progress or await fork(
-        session_id, start, owner, most, attempt.request_id, attempt.seed
+        session_id, start, owner, most, attempt.request_id, attempt.seed, by_guest
     )
     return await _answer(attempt.gateway, session_id, progress, wait_s)
 

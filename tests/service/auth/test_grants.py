@@ -14,6 +14,7 @@ from bench.noop import start_worker
 from service.auth import grants, guard
 from service.auth.grants import TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
+from service.control import keys
 from service.control.plane import ControlPlane
 from service.errors import Unauthenticated
 from service.settings import Settings
@@ -151,7 +152,11 @@ async def test_tickets_in_addresses_and_keys_in_headers(
 
 
 async def test_a_shared_world_is_forked_into_the_guests_own(
-    ann: httpx.AsyncClient, bob: httpx.AsyncClient, anns: str, keyed: Settings
+    ann: httpx.AsyncClient,
+    bob: httpx.AsyncClient,
+    anns: str,
+    keyed: Settings,
+    control: ControlPlane,
 ) -> None:
     worker = start_worker(keyed)
     try:
@@ -162,6 +167,7 @@ async def test_a_shared_world_is_forked_into_the_guests_own(
         worker.terminate()
         worker.join()
     assert answer.status_code == 200, answer.text
+    assert await control.redis.llen(keys.guests_order(anns)) == 1  # apart from Ann's requests
     copy = answer.json()["result"]["session"]
     assert (await bob.get(f"/v1/sessions/{copy}")).json()["origin"]
     assert (await ann.get(f"/v1/sessions/{copy}")).status_code == 404
