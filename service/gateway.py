@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from service.auth.guard import Guard
+from service.control.callers import Caller, is_full
 from service.control.plane import ControlPlane
 from service.errors import TooManyRequests
 from service.samples import Samples
@@ -33,17 +35,17 @@ class Gateway:
     webhooks: Webhooks
     heavy: asyncio.Semaphore  # held while decoding an upload or muxing a video: bounds memory
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # streams say goodbye and end
-    open_streams: dict[object, str] = field(default_factory=dict)  # -> its owner
+    open_streams: dict[object, Caller] = field(default_factory=dict)
 
     @contextmanager
-    def streaming(self, owner: str) -> Iterator[None]:
-        """Count a stream, over whatever transport, inside the block; an owner may have so many.
+    def streaming(self, caller: Caller) -> Iterator[None]:
+        """Count a stream, over whatever transport, inside the block; a caller may have so many.
 
         Raises TooManyRequests.
         """
-        self.check_streams(owner)
+        self.check_streams(caller)
         token = object()
-        self.open_streams[token] = owner
+        self.open_streams[token] = caller
         self.metrics.streams.set(len(self.open_streams))
         try:
             yield
@@ -51,12 +53,13 @@ class Gateway:
             del self.open_streams[token]
             self.metrics.streams.set(len(self.open_streams))
 
-    def check_streams(self, owner: str) -> None:
-        """Raise TooManyRequests if `owner` can't have another stream here now."""
-        most = self.settings.max_streams_per_key
-        if owner and list(self.open_streams.values()).count(owner) >= most:
+    def check_streams(self, caller: Caller) -> None:
+        """Raise TooManyRequests if `caller` can't have another stream here now."""
+        held = Counter(self.open_streams.values())
+        if is_full(held, caller, self.settings.max_streams_per_key):
+            whose = "guests of this share link" if caller.share else "keys of this owner"
             raise TooManyRequests(
-                f"the keys of this owner have {most} streams open here; close one",
+                f"the {whose} have {held[caller]} streams open here; close one",
                 limit="streams_per_key",
             )
 

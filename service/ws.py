@@ -97,7 +97,7 @@ async def stream(
     socket = Socket(websocket, session_id)
     await socket.accept()
     try:
-        with gateway.streaming(principal.owner):
+        with gateway.streaming(principal.caller):
             opening = opening_of(session_id, websocket.query_params.multi_items())
             talk = converse(gateway, principal, opening, socket.incoming())
             await _pass_on(socket, talk, gateway.metrics)

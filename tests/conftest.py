@@ -55,6 +55,23 @@ def logs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
 
 @pytest.fixture
+def fails_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str, Exception], None]:
+    """Lets a function raise this the first time."""
+
+    def fail(where: object, name: str, error: Exception) -> None:
+        real, errors = getattr(where, name), [error]
+
+        def failing(*args: Any, **kwargs: Any) -> Any:
+            if errors:
+                raise errors.pop()
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, failing)
+
+    return fail
+
+
+@pytest.fixture
 def no_head_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what asks for a head writes one: a session's turn, one walk in sixty-four, would name
     the very segments that a test puts in doubt.

@@ -138,7 +138,8 @@ class Guard:
             detail = f"A path of {problem.seen} is too long: {allowed}."
             raise OverQuota(detail, fields=(problem,))
         gets = f"{most:,} a day, a few at a time"
-        await self._spend(principal, "frames", gets, num_frames, most / DAY_S, most)
+        bucket = keys.bucket(principal.key_id, "frames")
+        await self._spend(bucket, "This key's frames", gets, num_frames, most / DAY_S, most)
 
     async def _granted(self, kind: str, name: str, digest: str) -> Principal:
         grant = await self.grants.recognise(kind, name, digest)
@@ -153,20 +154,30 @@ class Guard:
         return replace(narrowed, via=grant.id, share=share)
 
     async def spend_request(self, principal: Principal) -> None:
-        """One of the key's requests per second; raises TooManyRequests."""
+        """One of the key's requests per second. The guests of all its share links together have as
+        many of their own, those of one link half of that. Raises TooManyRequests.
+        """
         rate = principal.quota.requests_per_s
-        if rate is not None:
-            full = max(1.0, rate * BURST_S)
-            await self._spend(principal, "requests", f"{rate:g} a second", 1, rate, full)
+        if rate is None:
+            return
+        key, share = principal.key_id, principal.share
+        buckets = [(keys.bucket(key, "requests"), "This key's requests", rate)]
+        if share:
+            buckets = [
+                (keys.bucket(share, "requests"), "This share link's requests", rate / 2),
+                (keys.bucket(key, "guests"), "The requests of this key's share links", rate),
+            ]
+        for bucket, whose, per_s in buckets:
+            full = max(1.0, per_s * BURST_S)
+            await self._spend(bucket, whose, f"{per_s:g} a second", 1, per_s, full)
 
     async def _spend(
-        self, principal: Principal, unit: str, gets: str, count: int, per_s: float, full: float
+        self, bucket: str, whose: str, gets: str, count: int, per_s: float, full: float
     ) -> None:
-        bucket = keys.bucket(principal.key_id, unit)
         wait_ms = int(await scripts.run(self._redis, "rate", [bucket], [count, per_s, full]))
         if wait_ms:
             raise TooManyRequests(
-                f"This key's {unit} are used up: {count:,} asked for; it gets {gets}.",
+                f"{whose} are used up: {count:,} asked for; the limit is {gets}.",
                 retry_after_s=wait_ms / 1000,
             )
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from service.control.callers import Caller
+
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 ATTRIBUTE = "mirage_scope"
 
@@ -50,6 +52,10 @@ class Principal:
     session: str | None = None  # of those: the only world they reach
     quota: Quota = Quota()
     is_local: bool = False  # there are no keys: everybody reaches every world
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.owner, self.share)
 
 
 NOBODY = Principal("", frozenset())

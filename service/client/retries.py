@@ -1,8 +1,9 @@
 """When a call is tried again: the connection failed, or the service said to come back.
 
 A POST carries an Idempotency-Key that stays the same, so what was done already is answered, not
-done again; while the service still does what was asked before the connection broke, it is asked
-again. A DELETE whose first answer was lost may find its session gone: that is success.
+done again; while the service still does what was asked before the connection broke, or before it
+lost its Redis, it is asked again. A DELETE whose first answer was lost may find its session gone:
+that is success.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from service.client.frames import ServiceError, problem_from
 
 TRIES = 5
 FIRST_S, LONGEST_S = 0.3, 8.0
-COME_BACK = (429, 503)
+UNAVAILABLE = 503
+COME_BACK = (429, UNAVAILABLE)
 STILL_RUNS, RUNS_S = 409, 60.0  # with Retry-After: what a lost call asked for; it may take so long
 GONE = (404, 410)
 KEY_VARIABLE = "MIRAGE_API_KEY"
@@ -49,6 +51,8 @@ class Attempts:
         if isinstance(outcome, httpx.TransportError):
             self._lost_s = self._lost_s or time.monotonic()
             return backoff_s
+        if outcome.status_code == UNAVAILABLE:
+            self._lost_s = self._lost_s or time.monotonic()
         if outcome.status_code not in COME_BACK and not still_runs:
             return None
         return min(max(seconds_of(outcome.headers.get("retry-after", "")), backoff_s), LONGEST_S)

@@ -36,8 +36,9 @@ class _Append(NamedTuple):
 
 
 @lru_cache(4096)
-def _names(session: str) -> Sequence[str]:
-    of_session = (keys.record, keys.lease, keys.log, keys.requests, keys.order)
+def _names(session: str, by_guest: bool) -> Sequence[str]:
+    order = keys.guests_order if by_guest else keys.order
+    of_session = (keys.record, keys.lease, keys.log, keys.requests, order)
     return [name(session) for name in of_session]
 
 
@@ -48,9 +49,11 @@ class Appends:
         self._noted_s: dict[str, float] = {}  # sessions whose owners heard of a request: last note
         self._batches: Batches[_Append] = Batches(self._send, keys.PACE_S)
 
-    async def run(self, session: str, args: Sequence[Argument], expires_s: float) -> Any:
+    async def run(
+        self, session: str, args: Sequence[Argument], expires_s: float, by_guest: bool = False
+    ) -> Any:
         """What append.lua answers; whoever should know of the request has been told."""
-        names = _names(session)
+        names = _names(session, by_guest)
         args, is_noted, began_s = (*args, session, keys.inbox("")), False, time.monotonic()
         try:
             command = scripts.command(SCRIPT, names, args)

@@ -79,29 +79,47 @@ class Branches:
         self._sessions, self._requests = sessions, requests
 
     async def fork(
-        self, session: str, ask: ForkIn, owner: str = "", max_sessions: int | None = None
+        self,
+        session: str,
+        ask: ForkIn,
+        owner: str = "",
+        max_sessions: int | None = None,
+        request_id: str | None = None,
+        target: str | None = None,
+        by_guest: bool = False,
     ) -> Progress:
-        """Ask for a new session of `owner`; when done, `result["session"]` is its id.
+        """Ask for a new session of `owner`; when done, `result["session"]` is its id: `target`, if
+        one is given. `by_guest`: who asks was only shown this one.
 
         Raises what RequestLog.append raises, and TooManyRequests if the owner has too many; so does
         the request, if there are too many by then.
         """
         await self._sessions.check_room(owner, max_sessions)
-        target = new_session_id()
+        target = target or new_session_id()
         fork = Fork(target=target, owner=owner, max_sessions=max_sessions, **ask.model_dump())
-        return await self._requests.append(session, fork)
+        return await self._requests.append(session, fork, request_id, by_guest=by_guest)
 
-    async def rewind(self, session: str, ask: RewindIn, if_version: int | None = None) -> Progress:
+    async def rewind(
+        self,
+        session: str,
+        ask: RewindIn,
+        if_version: int | None = None,
+        request_id: str | None = None,
+    ) -> Progress:
         """Ask to go back; when done, `result` says the new `branch` and `num_frames`."""
         message = Rewind(**ask.model_dump())
-        return await self._requests.append(session, message, if_version=if_version)
+        return await self._requests.append(session, message, request_id, if_version)
 
     async def snapshot(
-        self, session: str, ask: SnapshotIn, if_version: int | None = None
+        self,
+        session: str,
+        ask: SnapshotIn,
+        if_version: int | None = None,
+        request_id: str | None = None,
     ) -> Progress:
         """Ask to name the state that the log leads to."""
         message = Snapshot(**ask.model_dump())
-        return await self._requests.append(session, message, if_version=if_version)
+        return await self._requests.append(session, message, request_id, if_version)
 
     async def wait(self, session: str, request_id: str, wait_s: float = 10.0) -> Progress:
         """The request once it is final, or as it stands after `wait_s`."""

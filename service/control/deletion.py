@@ -30,7 +30,7 @@ async def bury(redis: Redis, session: str, version: int | str, expired_by_s: flo
     names = [
         keys.record, keys.lease, keys.log, keys.manifest, keys.frames, keys.requests,
         keys.order, keys.cancels, keys.names, keys.shares, keys.video, keys.garbage,
-        keys.reservation,
+        keys.reservation, keys.guests_order,
     ]  # fmt: skip
     answer = await scripts.run(
         redis,

@@ -19,9 +19,11 @@ from redis.asyncio import Redis
 
 from service.control import keys, scripts
 from service.control.batches import Pipelined
+from service.control.callers import Caller, Held, is_full
 from service.errors import FramesGone, SegmentMissing, Unavailable, UnknownFrame
 from service.store.segments import FrameMeta, SegmentStore, parse_segment
 
+NOBODY = Caller()
 LONG = 512  # entries: reading or writing them is worth waking a thread
 
 
@@ -94,7 +96,7 @@ class FrameBus:
         self._redis: Any = redis  # redis-py's types mix its sync and async answers
         self._pipelined = Pipelined(redis)
         self._store = store
-        self._waiting: Counter[str] = Counter()  # owners -> long polls
+        self._waiting: Held = Counter()  # long polls
 
     async def read(
         self,
@@ -103,11 +105,11 @@ class FrameBus:
         wait_s: float = 0.0,
         limit: int = 16,
         branch: int | None = None,
-        owner: str = "",
+        caller: Caller = NOBODY,
     ) -> list[Frame]:
         """Up to `limit` consecutive frames after number `after`; waits up to `wait_s` if there are
         none yet. With `branch`: none once the session has left that branch (it was rewound).
-        `owner`: whose key asks; "" = there are no keys.
+        `caller`: who asks.
 
         Raises UnknownSession, SessionDeleted, FramesGone, and Unavailable where too many wait.
         """
@@ -115,7 +117,7 @@ class FrameBus:
         frames = await self._ready(session, position, after, limit, branch)
         if frames or wait_s <= 0 or branch not in (None, position.branch):
             return frames
-        await self._wait(session, event_id(position.branch, after), wait_s, owner)
+        await self._wait(session, event_id(position.branch, after), wait_s, caller)
         position = await self._position(session)
         return await self._ready(session, position, after, limit, branch)
 
@@ -193,21 +195,23 @@ class FrameBus:
             return frames
         return await self._from_segments(session, after + 1, limit)
 
-    async def _wait(self, session: str, last: str, wait_s: float, owner: str) -> None:
+    async def _wait(self, session: str, last: str, wait_s: float, caller: Caller) -> None:
         """Each holds a connection meanwhile, of which there are not so many."""
-        every, own = self._waiting.total(), self._waiting[owner] if owner else 0
-        if every >= keys.MAX_LONG_POLLS or own >= keys.OWNERS_LONG_POLLS:
+        every, own = self._waiting.total(), self._waiting[caller]
+        is_crowded = is_full(self._waiting, caller, keys.OWNERS_LONG_POLLS)
+        if every >= keys.MAX_LONG_POLLS or is_crowded:
+            whose = "with this share link" if caller.share else "of this owner's keys"
             raise Unavailable(
-                f"{every} requests wait for frames here already, {own} of them of this owner's "
-                "keys; ask without waiting, or follow a stream",
+                f"{every} requests wait for frames here already, {own} of them {whose}; ask "
+                "without waiting, or follow a stream",
                 retry_after_s=1.0,
             )
         block_ms = max(1, int(1000 * min(wait_s, keys.MAX_WAIT_S)))
-        self._waiting[owner] += 1
+        self._waiting[caller] += 1
         try:
             await self._redis.xread({keys.frames(session): last}, count=1, block=block_ms)
         finally:
-            self._waiting -= Counter([owner])  # and forget who has none
+            self._waiting -= Counter([caller])  # and forget who has none
 
     async def _from_segments(self, session: str, frame: int, limit: int) -> list[Frame]:
         """Frames that left the stream, up to the end of the segment that holds the first."""

@@ -25,9 +25,7 @@ API_KEYS = f"{PREFIX}:keys"  # zset: API key -> when it was made
 WEBHOOKS = f"{PREFIX}:webhooks"  # zset: errand -> when to look again whether it is due
 
 TOUCH_S = 60.0  # how often who watches says so, or four times in a shorter idle lifetime
-REQUESTS_KEPT = (
-    256  # progress records per session; more than any backlog cap allows to be unfinished
-)
+REQUESTS_KEPT = 256  # progress records per session, and of guests; above any cap of the backlog
 CREATION_S = 60  # a session that nobody says is still being made is given up after this
 TOMBSTONE_S = 3600  # how long a deleted session answers 410 instead of 404
 MAX_SNAPSHOTS = 256  # names per session
@@ -47,7 +45,7 @@ SOCKET_TIMEOUT_S = 30.0
 SENTINEL_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 1024  # of one process; long polls hold one each
 MAX_LONG_POLLS = 512  # of them: the others are for those that don't wait
-OWNERS_LONG_POLLS = 256  # of those: one owner leaves some to others
+OWNERS_LONG_POLLS = 192  # of those, and as many of his guests: one owner leaves some to others
 
 
 def record(session: str) -> str:
@@ -83,6 +81,11 @@ def requests(session: str) -> str:
 def order(session: str) -> str:
     """List of request ids, oldest first: which progress record goes when there are too many."""
     return f"{PREFIX}:{{{session}}}:order"
+
+
+def guests_order(session: str) -> str:
+    """The same of forks by guests, who push out none of the owner's."""
+    return f"{PREFIX}:{{{session}}}:guests-order"
 
 
 def cancels(session: str) -> str:
@@ -137,7 +140,7 @@ def api_key(name: str) -> str:
 
 
 def bucket(key: str, unit: str) -> str:
-    """How much of a rate or quota a key has used."""
+    """How much of a rate or quota a key, or a share link, has used."""
     return f"{PREFIX}:key:{key}:{unit}"
 
 

@@ -215,9 +215,10 @@ class RequestLog:
         message: Observe | Generate | Fork | Rewind | Snapshot,
         request_id: str | None = None,
         if_version: int | None = None,
+        by_guest: bool = False,
     ) -> Progress:
         """Add to the log and wake whoever should look; the same `request_id` twice is appended
-        once.
+        once. Guests leave the owner half of the backlog, and its progress records.
 
         Raises UnknownSession, SessionDeleted, Conflict (failed), VersionConflict (no longer at
         `if_version`), InvalidRequest (path too long), TooManyRequests (backlog).
@@ -234,7 +235,7 @@ class RequestLog:
         body = message.model_dump_json(exclude_none=True)  # an older worker knows no newer field
         request = (progress.id, message.kind, body, progress.model_dump_json())
         camera = getattr(message, "camera", 0)
-        answer = await self._append(session, request, camera, if_version)
+        answer = await self._append(session, request, camera, if_version, by_guest)
         audit("request appended", session=session, request=progress.id, kind=message.kind)
         return Progress.model_validate_json(answer[2]) if answer[2] else progress
 
@@ -258,18 +259,20 @@ class RequestLog:
         request: tuple[str, str, str | bytes, str],  # id, kind, body, the progress that is kept
         camera: int,
         if_version: int | None = None,
+        by_guest: bool = False,
     ) -> Any:
-        now = time.time()
+        now, most = time.time(), self._settings.max_backlog
+        most = (most + 1) // 2 if by_guest else most
         expires_s = now + self._settings.session_idle_s
         args = (
             *request,
-            *(self._settings.max_backlog, keys.REQUESTS_KEPT, now, expires_s, camera),
+            *(most, keys.REQUESTS_KEPT, now, expires_s, camera),
             "" if if_version is None else if_version,
         )
-        answer = await self._appends.run(session, args, expires_s)
+        answer = await self._appends.run(session, args, expires_s, by_guest)
         if answer[0] == b"version":
             raise _version_conflict(session, answer[1], if_version)
-        self._raise_unless_ok(session, answer[0])
+        self._raise_unless_ok(session, answer[0], most)
         return answer
 
     async def check_room(self, session: str, if_version: int | None = None) -> None:
@@ -283,7 +286,7 @@ class RequestLog:
         if if_version is not None and int(version) != if_version:
             raise _version_conflict(session, version, if_version)
         if num_waiting >= self._settings.max_backlog:
-            self._raise_unless_ok(session, b"full")
+            self._raise_unless_ok(session, b"full", num_waiting)
 
     def _check(self, message: Message) -> None:
         most = self._settings.max_path_poses
@@ -295,11 +298,12 @@ class RequestLog:
                 limit="path_poses",
             )
 
-    def _raise_unless_ok(self, session: str, answer: bytes) -> None:
+    @staticmethod
+    def _raise_unless_ok(session: str, answer: bytes, most: int) -> None:
         scripts.raise_for_state(session, answer)
         if answer == b"full":
             raise TooManyRequests(
-                f"{self._settings.max_backlog} requests of session {session!r} are waiting",
+                f"{most} requests of session {session!r} are waiting",
                 retry_after_s=1.0,
                 limit="backlog",
             )
@@ -324,8 +328,17 @@ class RequestLog:
             raise UnknownRequest(f"session {session!r} has no request {request_id!r}")
         return _progress(progress, cancel)
 
+    async def find(self, session: str, request_id: str) -> Progress | None:
+        """The same; None if it is unknown."""
+        try:
+            return await self.get(session, request_id)
+        except UnknownRequest:
+            return None
+
     async def list(self, session: str) -> list[Progress]:
-        """The last requests of a session (`REQUESTS_KEPT` at most), oldest first."""
+        """The last requests of a session (`REQUESTS_KEPT` at most, and as many forks by guests),
+        oldest first.
+        """
         found = await self._redis.hgetall(keys.requests(session))
         cancels = await self._redis.smembers(keys.cancels(session))
         every = [_progress(value, name in cancels) for name, value in found.items()]

@@ -182,11 +182,13 @@ class Sessions:
         upload: Upload,
         scale_m: float | None = None,
         max_sessions: int | None = None,
+        session: str | None = None,
     ) -> Session:
-        """Store the first image and open a session on it; raises TooManyRequests past the settings
-        `max_sessions` and `max_sessions_per_key`, and past what its key may have.
+        """Store the first image and open a session on it, under this id if one is given; raises
+        TooManyRequests past the settings `max_sessions` and `max_sessions_per_key`, and past what
+        its key may have.
         """
-        session, request_id = new_session_id(), new_request_id()
+        session, request_id = session or new_session_id(), new_request_id()
         await self.reserve(session, new.owner, max_sessions)
         blob = await self._store.put_upload(session, upload)
         init = Init(blob=blob, pose=new.pose, scale_m=scale_m)

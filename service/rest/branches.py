@@ -18,7 +18,7 @@ from service.errors import error_of
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_WAIT_S
 from service.rest.answers import generation_out, snapshot_out
-from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import GenerationOut, SnapshotList
@@ -52,8 +52,8 @@ async def fork_session(
     """Open another session on this world, as it stands, after a frame or as a snapshot; nothing is
     copied. `result.session` is its id; frames before `branch_first_frame` are shared."""
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
-        return await _fork(gateway, principal, session_id, ask, wait_s)
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
+        return await _fork(attempt, principal, session_id, ask, wait_s)
 
     asked = fingerprint("fork", session_id, ask.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, _status, work)
@@ -71,10 +71,10 @@ async def fork_shared(
     """Make a world that somebody shared with a link one of your own, from its present state."""
     session_id = await gateway.guard.shared_world(ask.share)
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
         start = ForkIn(**ask.model_dump(exclude={"share"}))
         longer_s = max(wait_s, DEFAULT_WAIT_S)  # the Location is another's, it can't be followed
-        return await _fork(gateway, principal, session_id, start, longer_s)
+        return await _fork(attempt, principal, session_id, start, longer_s, by_guest=True)
 
     asked = fingerprint("fork shared", ask.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, _status, work)
@@ -96,8 +96,10 @@ async def rewind_session(
     `result.branch`."""
     version = version_of(if_match)
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
-        progress = await gateway.control.branches.rewind(session_id, ask, version)
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
+        rewind = gateway.control.branches.rewind
+        progress = await _asked_before(attempt, session_id)
+        progress = progress or await rewind(session_id, ask, version, attempt.request_id)
         return await _answer(gateway, session_id, progress, wait_s)
 
     asked = fingerprint("rewind", session_id, ask.model_dump_json())
@@ -118,8 +120,10 @@ async def name_snapshot(
     """Save: name the state that everything asked for so far leads to."""
     version = version_of(if_match)
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
-        progress = await gateway.control.branches.snapshot(session_id, ask, version)
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
+        snapshot = gateway.control.branches.snapshot
+        progress = await _asked_before(attempt, session_id)
+        progress = progress or await snapshot(session_id, ask, version, attempt.request_id)
         return await _answer(gateway, session_id, progress, wait_s)
 
     asked = fingerprint("snapshot", session_id, ask.model_dump_json())
@@ -142,11 +146,29 @@ async def forget_snapshot(session_id: str, name: str, gateway: GatewayDep) -> No
 
 
 async def _fork(
-    gateway: Gateway, principal: Principal, session_id: str, start: ForkIn, wait_s: float
+    attempt: Attempt,
+    principal: Principal,
+    session_id: str,
+    start: ForkIn,
+    wait_s: float,
+    by_guest: bool = False,
 ) -> tuple[GenerationOut, dict[str, str]]:
     owner, most = principal.owner, principal.quota.max_sessions
-    progress = await gateway.control.branches.fork(session_id, start, owner, most)
-    return await _answer(gateway, session_id, progress, wait_s)
+    fork = attempt.gateway.control.branches.fork
+    progress = await _asked_before(attempt, session_id)  # first: the fork may have filled the quota
+    progress = progress or await fork(
+        session_id, start, owner, most, attempt.request_id, attempt.seed, by_guest
+    )
+    return await _answer(attempt.gateway, session_id, progress, wait_s)
+
+
+async def _asked_before(attempt: Attempt, session_id: str) -> Progress | None:
+    """What an earlier try has asked for, unless that failed: then this one asks anew."""
+    progress = await attempt.request_before(session_id)
+    if progress is None or progress.state is not RequestState.FAILED:
+        return progress
+    await attempt.start_over()
+    return None
 
 
 async def _answer(

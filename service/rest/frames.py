@@ -31,7 +31,7 @@ async def list_frames(
     Where the world was rewound to before `after`, `next_after` leads back to where it stands.
     """
     frames = await gateway.control.frames.read(
-        session_id, after, wait_s=wait_s, limit=limit, owner=principal.owner
+        session_id, after, wait_s=wait_s, limit=limit, caller=principal.caller
     )
     if frames:
         next_after = frames[-1].frame

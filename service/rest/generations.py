@@ -14,8 +14,9 @@ from fastapi.responses import StreamingResponse
 
 from service.auth.guard import CONFIRM_S
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
+from service.control.callers import Caller
 from service.control.frames import Frame
-from service.control.requests import Generate, Progress, new_request_id
+from service.control.requests import Generate, Progress
 from service.errors import (
     Conflict,
     FieldProblem,
@@ -29,7 +30,7 @@ from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_INTEGER, MAX_PAGE, RETURN_S
 from service.paths import path_request
 from service.rest.answers import frame_out, generation_out
-from service.rest.idempotency import IdempotencyKey, fingerprint, once, request_id_of
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.rest.ranges import RANGED, IfRange, Range, ranged
@@ -60,17 +61,20 @@ async def create_generation(
     camera's last planned place. Returns at once; follow the answer's Location."""
     version = version_of(if_match)
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
+    async def ask(request_id: str) -> Progress:
         request = await path_request(gateway.control, session_id, path, limit)
         await gateway.guard.spend_frames(principal, len(request.poses))
-        progress = await append_and_tell(
+        return await append_and_tell(
             gateway, principal, session_id, request, request_id, path.webhook, version
         )
+
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
+        before = await attempt.request_before(session_id)
+        progress = before or await ask(attempt.request_id)
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 
     limit = gateway.settings.max_path_poses
-    request_id = request_id_of(principal, session_id, idempotency_key)
     asked = fingerprint("generation", session_id, path.model_dump_json())
     return await once(gateway, principal, idempotency_key, asked, 202, work)
 
@@ -80,7 +84,7 @@ async def append_and_tell(
     principal: Principal,
     session_id: str,
     request: Generate,
-    request_id: str | None,
+    request_id: str,
     webhook: str | None,
     if_version: int | None = None,
 ) -> Progress:
@@ -90,11 +94,10 @@ async def append_and_tell(
     if webhook is None:
         return await append(session_id, request, request_id, if_version)
     gateway.webhooks.check(webhook)
-    name = request_id or new_request_id()
-    errand = Errand(session=session_id, request=name, target=webhook, owner=principal.owner)
+    errand = Errand(session=session_id, request=request_id, target=webhook, owner=principal.owner)
     await gateway.webhooks.expect(errand)
     try:
-        return await append(session_id, request, name, if_version)
+        return await append(session_id, request, request_id, if_version)
     except MirageError:
         await gateway.webhooks.forget(errand)
         raise
@@ -162,7 +165,7 @@ async def follow_generation(
     progress = await gateway.control.requests.get(session_id, generation_id)
     first = session.next_frame if progress.first_frame is None else progress.first_frame
     after = first - 1 if last_event_id is None else last_event_id
-    gateway.check_streams(principal.owner)  # here, as a status can still be sent
+    gateway.check_streams(principal.caller)  # here, as a status can still be sent
     is_placed = last_event_id is not None or progress.first_frame is not None
     events = _events(gateway, principal, session_id, progress, after, is_placed)
     headers = {"Cache-Control": "no-cache"}
@@ -268,9 +271,9 @@ async def _events(
 ) -> AsyncIterator[str]:
     """The request's frames and its progress; what it ended as comes after its last frame."""
     try:
-        with gateway.streaming(principal.owner):
-            owner = principal.owner
-            every = _until_final(gateway, owner, session_id, progress, after, is_placed)
+        with gateway.streaming(principal.caller):
+            caller = principal.caller
+            every = _until_final(gateway, caller, session_id, progress, after, is_placed)
             watched = beside(gateway.control.sessions.keep_alive(session_id))
             async with watched, aclosing(every) as events:
                 confirmed_s = time.monotonic()
@@ -288,7 +291,7 @@ async def _events(
 
 async def _until_final(
     gateway: Gateway,
-    owner: str,
+    caller: Caller,
     session_id: str,
     progress: Progress,
     after: int,
@@ -301,7 +304,7 @@ async def _until_final(
         yield _event("progress", generation_out(progress).model_dump_json())
     while True:
         final = progress.state.is_final
-        frames = await _next(gateway, owner, session_id, after, 0.0 if final else EVENT_WAIT_S)
+        frames = await _next(gateway, caller, session_id, after, 0.0 if final else EVENT_WAIT_S)
         after = frames[-1].frame if frames else after
         for frame in frames:
             if is_placed and frame.request_id == progress.id:
@@ -321,11 +324,11 @@ async def _until_final(
 
 
 async def _next(
-    gateway: Gateway, owner: str, session_id: str, after: int, wait_s: float
+    gateway: Gateway, caller: Caller, session_id: str, after: int, wait_s: float
 ) -> list[Frame]:
     """Frames after this one; a slow reader goes on with those that are still kept."""
     try:
-        return await gateway.control.frames.read(session_id, after, wait_s=wait_s, owner=owner)
+        return await gateway.control.frames.read(session_id, after, wait_s=wait_s, caller=caller)
     except FramesGone as error:
         return await gateway.control.frames.read(session_id, error.first_available - 1)
 

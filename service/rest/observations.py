@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Response
 
 from service.auth.principal import PrincipalDep, Scope, requires
-from service.control.requests import Observe
+from service.control.requests import Observe, Progress
 from service.gateway import GatewayDep
 from service.poses import flat
 from service.rest.answers import generation_out
 from service.rest.forms import ObservationForm, observe, source_of, upload_of
-from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import GenerationOut
@@ -41,12 +41,17 @@ async def create_observation(
     source = source_of(form, gateway)
     fields = form.model_dump(exclude={"image", "depth", "mask"})
 
-    async def work() -> tuple[GenerationOut, dict[str, str]]:
-        await gateway.control.requests.check_room(session_id, version)
+    async def ask(request_id: str) -> Progress:
+        requests = gateway.control.requests
+        await requests.check_room(session_id, version)
         observation = await observe(source, form, gateway, session.intrinsics)
         blob = await gateway.control.segments.put_upload(session_id, upload_of(observation))
         request = Observe(blob=blob, pose=pose, scale_m=form.scale_m)
-        progress = await gateway.control.requests.append(session_id, request, if_version=version)
+        return await requests.append(session_id, request, request_id, version)
+
+    async def work(attempt: Attempt) -> tuple[GenerationOut, dict[str, str]]:
+        before = await attempt.request_before(session_id)
+        progress = before or await ask(attempt.request_id)
         location = f"/v1/sessions/{session_id}/generations/{progress.id}"
         return generation_out(progress), {"Location": location}
 

@@ -14,7 +14,7 @@ from service.gateway import Gateway, GatewayDep
 from service.limits import DEFAULT_PAGE, MAX_PAGE
 from service.rest.answers import etag, session_out
 from service.rest.forms import SessionForm, Source, observe, source_of, upload_of
-from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.preconditions import IfMatch, version_of
 from service.rest.problems import RESPONSES
 from service.schemas import MemoryOut, SessionList, SessionOut, UploadOut
@@ -36,8 +36,8 @@ async def create_session(
     source = source_of(form, gateway)
     fields = form.model_dump(exclude={"image", "depth", "mask"})
 
-    async def work() -> tuple[SessionOut, dict[str, str]]:
-        session = await open_session(form, source, gateway, principal)
+    async def work(attempt: Attempt) -> tuple[SessionOut, dict[str, str]]:
+        session = await open_session(form, source, gateway, principal, attempt)
         return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
 
     asked = fingerprint("session", fields, await source.digest())
@@ -119,12 +119,20 @@ async def get_memory(session_id: str, gateway: GatewayDep) -> MemoryOut:
 
 
 async def open_session(
-    form: SessionForm, source: Source, gateway: Gateway, principal: Principal
+    form: SessionForm,
+    source: Source,
+    gateway: Gateway,
+    principal: Principal,
+    attempt: Attempt,
 ) -> SessionOut:
     """Raises InvalidUpload, TooManyRequests."""
     sessions, most = gateway.control.sessions, principal.quota.max_sessions
-    await sessions.check_room(principal.owner, most)  # before any pixel is decoded
+    made = await attempt.session_before()
+    if made is None:
+        await sessions.check_room(principal.owner, most)  # before any pixel is decoded
     observation = await observe(source, form, gateway)
+    if made is not None:
+        return session_out(made, _upload_out(observation))
     width, height = gateway.frame_size
     fx, fy, cx, cy = observation.intrinsics
     new = NewSession(
@@ -134,8 +142,8 @@ async def open_session(
         intrinsics=Intrinsics(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height),
     )
     upload = upload_of(observation)
-    session = await sessions.create(new, upload, form.scale_m, most)
-    return session_out(session, _upload_out(observation))
+    made = await sessions.create(new, upload, form.scale_m, most, attempt.seed)
+    return session_out(made, _upload_out(observation))
 
 
 def _upload_out(observation: Observation) -> UploadOut:

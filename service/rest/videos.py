@@ -30,7 +30,7 @@ from service.limits import MAX_FOV_DEG, MAX_INTEGER, MIN_FOV_DEG
 from service.paths import path_request
 from service.rest.forms import SessionForm, Source, source_of
 from service.rest.generations import append_and_tell, video_of
-from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.problems import RESPONSES, invalid_request
 from service.rest.ranges import RANGED, IfRange, Range, ranged
 from service.rest.sessions import open_session
@@ -167,8 +167,8 @@ async def create_video(
     path, session_form = form.path(), form.session_form()
     source = source_of(session_form, gateway)
 
-    async def work() -> tuple[VideoOut, dict[str, str]]:
-        video = await _create(form, path, session_form, source, gateway, principal)
+    async def work(attempt: Attempt) -> tuple[VideoOut, dict[str, str]]:
+        video = await _create(form, path, session_form, source, gateway, principal, attempt)
         return video, {"Location": f"/v1/videos/{video.id}"}
 
     fields = form.model_dump(exclude={"input_reference", "depth"})
@@ -268,14 +268,16 @@ async def _create(
     source: Source,
     gateway: Gateway,
     principal: Principal,
+    attempt: Attempt,
 ) -> VideoOut:
     """The path is checked before anything is made."""
     limit = gateway.settings.max_path_poses
     request = await path_request(gateway.control, None, path, limit)
     num_frames = len(request.poses)
     kept = Kept(frames_per_s=_frames_per_s(form.seconds, num_frames), prompt=form.prompt)
-    await gateway.guard.spend_frames(principal, num_frames)
-    opened = await open_session(session_form, source, gateway, principal)
+    if await attempt.session_before() is None:
+        await gateway.guard.spend_frames(principal, num_frames)
+    opened = await open_session(session_form, source, gateway, principal, attempt)
     progress = await append_and_tell(gateway, principal, opened.id, request, REQUEST, form.webhook)
     await gateway.control.redis.set(keys.video(opened.id), kept.model_dump_json())
     return _video_out(await gateway.control.sessions.get(opened.id), progress, kept)

@@ -12,7 +12,7 @@ from service.control.branches import SnapshotName
 from service.errors import FieldProblem, InvalidRequest
 from service.gateway import GatewayDep
 from service.rest.answers import etag, session_out
-from service.rest.idempotency import IdempotencyKey, fingerprint, once
+from service.rest.idempotency import Attempt, IdempotencyKey, fingerprint, once
 from service.rest.problems import RESPONSES
 from service.schemas import SessionOut
 from service.store.exports import MEDIA_TYPE
@@ -67,10 +67,13 @@ async def import_session(
         problem = FieldProblem("Content-Type", (content_type or "nothing")[:60], MEDIA_TYPE)
         raise InvalidRequest("An import is one tar file as the body.", fields=(problem,))
 
-    async def work() -> tuple[SessionOut, dict[str, str]]:
-        control = gateway.control
+    async def work(attempt: Attempt) -> tuple[SessionOut, dict[str, str]]:
         owner, most = principal.owner, principal.quota.max_sessions
-        session = session_out(await control.imports.read(request.stream(), owner, most))
+        made = await attempt.session_before()
+        if made is None:
+            read = gateway.control.imports.read
+            made = await read(request.stream(), owner, most, attempt.seed)
+        session = session_out(made)
         return session, {"ETag": etag(session), "Location": f"/v1/sessions/{session.id}"}
 
     asked = fingerprint("import", content_length)  # the body is not read twice

@@ -63,7 +63,7 @@ class Walk:
         with bound_contextvars(request_id=request_id, session=opening.session):
             await gateway.guard.permit(principal, Scope.READ, opening.session)
             talk = converse(gateway, principal, opening, _incoming(context, max_poses))
-            with gateway.streaming(principal.owner):
+            with gateway.streaming(principal.caller):
                 await self._pass_on(talk, context)
 
     async def _pass_on(

@@ -63,14 +63,19 @@ class Imports:
         self._owners: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(
-        self, chunks: AsyncIterator[bytes], owner: str = "", max_sessions: int | None = None
+        self,
+        chunks: AsyncIterator[bytes],
+        owner: str = "",
+        max_sessions: int | None = None,
+        session: str | None = None,
     ) -> Session:
-        """A new session of `owner`, who may have so many, from the bytes of an export.
+        """A new session of `owner`, who may have so many, from the bytes of an export; under this
+        id if one is given.
 
         Raises InvalidUpload, TooManyRequests, StoreDown, Unavailable.
         """
         async with self._turn_of(owner), self._turns:
-            return await self._read(chunks, owner, max_sessions)
+            return await self._read(chunks, owner, max_sessions, session or new_session_id())
 
     def _turn_of(self, owner: str) -> AbstractAsyncContextManager[Any]:
         """One owner's follow each other, so that who sends slowly leaves room for others; "" is
@@ -79,13 +84,12 @@ class Imports:
         return self._owners.setdefault(owner, asyncio.Lock()) if owner else nullcontext()
 
     async def _read(
-        self, chunks: AsyncIterator[bytes], owner: str, max_sessions: int | None
+        self, chunks: AsyncIterator[bytes], owner: str, max_sessions: int | None, session: str
     ) -> Session:
         await self._sessions.check_room(owner, max_sessions)
         members = Members(chunks, self._max_bytes)
         head = await asyncio.to_thread(parse_world, await members.next(WORLD, MAX_WORLD_BYTES))
         _check_frame_size(head.spec.intrinsics, *self._frame_size)
-        session = new_session_id()
         await self._sessions.reserve(session, owner, max_sessions)
         keeping = asyncio.create_task(self._sessions.keep_reserved(session))
         done = False

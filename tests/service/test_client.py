@@ -243,6 +243,14 @@ async def test_a_conflict_is_final_unless_a_call_was_lost() -> None:
     assert caught.value.status == 409
 
 
+async def test_what_a_service_without_its_redis_may_still_hold_is_waited_for() -> None:
+    away = httpx.Response(503, json={"detail": "away"}, headers={"Retry-After": "0"})
+    still_runs = httpx.Response(409, json={"detail": "runs"}, headers={"Retry-After": "0"})
+    transport = Answers(away, still_runs, httpx.Response(201, json={"id": "s"}))
+    async with AsyncMirage("http://nowhere", transport=transport) as mirage:
+        assert await mirage.json("POST", "/v1/sessions") == {"id": "s"}
+
+
 @pytest.mark.parametrize("asked", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "0.5", ""])
 async def test_a_proxy_may_say_when_to_come_back_in_its_own_way(asked: str) -> None:
     away = httpx.Response(503, text="<html>", headers={"Retry-After": asked})

@@ -25,7 +25,7 @@ from service.errors import Conflict, InvalidRequest, StoreDown
 from service.gateway import Gateway
 from service.poses import flat
 from service.rest import idempotency
-from service.rest.idempotency import once
+from service.rest.idempotency import Attempt, once
 from service.settings import Settings
 from service.store.collection import Collection, Marks
 from service.video import decode_frame
@@ -301,10 +301,10 @@ async def test_a_key_stays_claimed_however_long_the_work_takes(
 ) -> None:
     monkeypatch.setattr(idempotency, "CLAIMED_S", 4)
 
-    async def retried() -> tuple[Made, dict[str, str]]:
+    async def retried(attempt: Attempt) -> tuple[Made, dict[str, str]]:
         raise AssertionError("done twice")
 
-    async def work() -> tuple[Made, dict[str, str]]:
+    async def work(attempt: Attempt) -> tuple[Made, dict[str, str]]:
         started_s = time.monotonic()
         while time.monotonic() - started_s < 1.5 * idempotency.CLAIMED_S:
             with pytest.raises(Conflict, match="still runs"):
@@ -322,15 +322,15 @@ async def test_a_claim_that_is_anothers_by_now_is_left_alone(gateway: Gateway, f
     """As after a time without Redis."""
     redis, name = gateway.control.redis, keys.idempotency(LOCAL.owner, "lost")
 
-    async def work() -> tuple[Made, dict[str, str]]:
-        await redis.set(name, "another's")
+    async def work(attempt: Attempt) -> tuple[Made, dict[str, str]]:
+        await redis.set(name, '{"claim": "another\'s"}')
         if fails:
             raise InvalidRequest("no")
         return Made(), {}
 
     with pytest.raises(InvalidRequest) if fails else nullcontext():
         await once(gateway, LOCAL, "lost", "it", 201, work)
-    assert await redis.get(name) == b"another's"
+    assert json.loads(await redis.get(name)) == {"claim": "another's"}
 
 
 async def test_pages_of_sessions(http: httpx.AsyncClient) -> None:

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.exceptions import ConnectionError as RedisConnectionError
 from uploads_made import npy, png
 
 from service.app import create_app
@@ -29,6 +30,7 @@ from service.convert import plain
 from service.limits import MAX_ACTIONS
 from service.local.embedded import free_port
 from service.poses import flat
+from service.rest import sessions
 from service.rpc import calls, walk
 from service.rpc.calls import ROUTES, SERVICE
 from service.settings import Settings
@@ -488,6 +490,19 @@ async def test_a_call_with_the_same_key_is_done_once(served: Served) -> None:
     asked, key = pb.CreateSessionRequest(image=png()), (("idempotency-key", "k1"),)
     first, second = [await served.world.CreateSession(asked, metadata=key) for _ in range(2)]
     assert first.id == second.id
+
+
+async def test_a_call_that_failed_after_its_effect_is_done_once(
+    served: Served, fails_once: Callable[[object, str, Exception], None]
+) -> None:
+    fails_once(sessions, "session_out", RedisConnectionError("its answer was lost"))
+    asked, key = pb.CreateSessionRequest(image=png()), (("idempotency-key", "k2"),)
+    with pytest.raises(aio.AioRpcError) as lost:
+        await served.world.CreateSession(asked, metadata=key)
+    assert lost.value.code() == grpc.StatusCode.UNAVAILABLE
+    made = await served.world.CreateSession(asked, metadata=key)
+    listed = await served.world.ListSessions(pb.ListSessionsRequest())
+    assert [one.id for one in listed.sessions] == [made.id]
 
 
 async def test_a_deadline_ends_a_call_and_leaves_nothing(served: Served) -> None:

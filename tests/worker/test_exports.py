@@ -12,6 +12,8 @@ import tarfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -19,9 +21,11 @@ import pytest
 import safetensors.torch
 import torch
 from export_files import exported, in_pieces
+from fastapi import FastAPI
 from noop_worker import open_session, serving
 from out_and_back import BACK, OUT, done, forked, images, undisturbed, walk
 from PIL import Image
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.app import create_app
 from service.control import keys
@@ -31,6 +35,7 @@ from service.control.plane import ControlPlane
 from service.control.requests import Generate
 from service.errors import Conflict, InvalidUpload, SegmentCorrupt, Unavailable
 from service.limits import MAX_IMPORTS
+from service.rest import branches, worlds
 from service.settings import Settings
 from service.store import imports
 from service.store.objects import sha256
@@ -563,8 +568,7 @@ async def test_a_long_manifest_is_read_in_parts_on_a_thread(
 async def test_over_http(control: ControlPlane, settings: Settings) -> None:
     app = create_app(settings)
     async with app.router.lifespan_context(app), serving(control, settings):
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        async with calling(app) as http:
             session = await open_session(control)
             await walk(control, session.id, OUT)
             at = f"/v1/sessions/{session.id}"
@@ -595,3 +599,40 @@ async def test_over_http(control: ControlPlane, settings: Settings) -> None:
             wrong = await http.post("/v1/sessions:import", json={})
             assert wrong.status_code == 422
             assert (await http.delete(f"{at}/snapshots/here")).status_code == 204
+
+
+@pytest.mark.parametrize("module", [branches, worlds], ids=["fork", "import"])
+async def test_a_world_whose_answer_was_lost_is_made_once(
+    control: ControlPlane,
+    settings: Settings,
+    fails_once: Callable[[object, str, Exception], None],
+    module: ModuleType,
+) -> None:
+    """There is no room for another: what the first try made has taken it."""
+    full = settings.model_copy(update={"max_sessions": 2})
+    async with serving(control, settings):
+        session = await open_session(control)
+        await walk(control, session.id, OUT)
+        file = await exported(control, session.id)
+        kind = {"Content-Type": "application/x-tar", "Idempotency-Key": "one"}
+        url, asked = f"/v1/sessions/{session.id}:fork", {"headers": {"Idempotency-Key": "one"}}
+        if module is worlds:
+            url, asked = "/v1/sessions:import", {"content": file, "headers": kind}
+        last_step = "generation_out" if module is branches else "session_out"
+        fails_once(module, last_step, RedisConnectionError("its answer was lost"))
+        app = create_app(full)
+        async with app.router.lifespan_context(app), calling(app) as http:
+            lost = await http.post(url, **asked)
+            made = [one.id for one in (await control.sessions.list()).items if one.id != session.id]
+            again = await http.post(url, **asked)
+    assert (lost.status_code, len(made)) == (503, 1)
+    assert again.is_success, again.text
+    found = again.json()["id"] if module is worlds else again.json()["result"]["session"]
+    assert [found] == made
+
+
+@asynccontextmanager
+async def calling(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        yield http

@@ -1,5 +1,5 @@
 -- Leave a tombstone: an owner's commit is refused from here on, and so is the end of a creation.
--- KEYS record lease log manifest frames requests order cancels names shares video garbage reservation
+-- KEYS record lease log manifest frames requests order cancels names shares video garbage reservation guests_order
 -- ARGV version ('' = any), only if expired by this time ('' = in any case), seconds the tombstone stays, what no other deletion is called
 local state, version, owner, expires, by = unpack(redis.call('HMGET', KEYS[1], 'state', 'version', 'owner', 'expires_s', 'deleted_by'))
 if not state then

@@ -199,7 +199,7 @@ async def test_a_path_of_more_frames_than_a_day_has_is_refused_for_good(
     assert accepted.status_code == 202  # nothing was taken for what was refused
     later = await client.post(url, json={"actions": [{"yaw_deg": 1}]})
     assert later.status_code == 429 and int(later.headers["retry-after"]) > 8000
-    assert "it gets 10 a day" in later.json()["detail"]
+    assert "the limit is 10 a day" in later.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from tenants import Connect, NewKey
 from uploads_made import png
 
 from bench.noop import start_worker
-from service.auth import grants
+from service.auth import grants, guard
 from service.auth.grants import TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
+from service.control import keys
 from service.control.plane import ControlPlane
 from service.errors import Unauthenticated
 from service.settings import Settings
@@ -88,6 +89,20 @@ async def test_a_share_ends_with_its_key(
     assert (await guest.get(f"/v1/sessions/{anns}")).status_code == 401
 
 
+async def test_guests_use_up_nothing_of_the_owners_requests(
+    client_of: Connect, new_key: NewKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "BURST_S", 400)
+    owner = client_of(await new_key("ann", requests_per_s=0.015))  # a bucket of six
+    made = await owner.post("/v1/sessions", files={"image": png()})
+    url = made.headers["location"]
+    links = [client_of((await shared(owner, made.json()["id"]))["credential"]) for _ in range(4)]
+    statuses = [[(await link.get(url)).status_code for _ in range(4)] for link in links]
+    assert statuses == [[200, 200, 200, 429], [200, 200, 200, 429], [429] * 4, [429] * 4]
+    assert (await owner.get(url)).status_code == 200  # the sixth of its own
+    assert "share link" in (await links[0].get(url)).json()["detail"]
+
+
 async def test_without_keys_there_is_nothing_to_share(
     http: httpx.AsyncClient, session: str
 ) -> None:
@@ -137,7 +152,11 @@ async def test_tickets_in_addresses_and_keys_in_headers(
 
 
 async def test_a_shared_world_is_forked_into_the_guests_own(
-    ann: httpx.AsyncClient, bob: httpx.AsyncClient, anns: str, keyed: Settings
+    ann: httpx.AsyncClient,
+    bob: httpx.AsyncClient,
+    anns: str,
+    keyed: Settings,
+    control: ControlPlane,
 ) -> None:
     worker = start_worker(keyed)
     try:
@@ -148,6 +167,7 @@ async def test_a_shared_world_is_forked_into_the_guests_own(
         worker.terminate()
         worker.join()
     assert answer.status_code == 200, answer.text
+    assert await control.redis.llen(keys.guests_order(anns)) == 1  # apart from Ann's requests
     copy = answer.json()["result"]["session"]
     assert (await bob.get(f"/v1/sessions/{copy}")).json()["origin"]
     assert (await ann.get(f"/v1/sessions/{copy}")).status_code == 404

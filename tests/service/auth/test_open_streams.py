@@ -46,6 +46,25 @@ async def test_websockets(
     await sockets[1].close()
 
 
+async def test_guests_take_none_of_the_owners(
+    app: FastAPI, address: str, ann: httpx.AsyncClient, anns: str
+) -> None:
+    url = f"ws://{address}/v1/sessions/{anns}/stream"
+    share = (await ann.post(f"/v1/sessions/{anns}/shares")).json()["credential"]
+    guest = {"authorization": f"Bearer {share}"}
+    async with websockets.connect(url, additional_headers=guest) as socket:
+        await socket.recv()
+        refused = await first_word(url, **guest)  # a link has half of what its owner has
+        assert refused["code"] == 4429 and "guests of this share link" in str(refused["detail"])
+        owner = {"authorization": ann.headers["authorization"]}
+        async with (
+            websockets.connect(url, additional_headers=owner) as one,
+            websockets.connect(url, additional_headers=owner) as other,
+        ):
+            for mine in (one, other):
+                assert '"hello"' in str(await mine.recv())
+
+
 async def test_grpc(channel: aio.Channel, new_key: NewKey) -> None:
     world = world_pb2_grpc.WorldStub(channel)
     said = []

@@ -6,11 +6,13 @@ import asyncio
 import json
 import struct
 import time
+from collections import Counter
 
 import pytest
 from plane import frame, leases_of, new_session, step
 
 from service.control import keys
+from service.control.callers import Caller, is_full
 from service.control.frames import Frame, ManifestEntry, parse_push
 from service.control.plane import ControlPlane
 from service.control.requests import Generate
@@ -190,14 +192,39 @@ async def test_one_owner_leaves_others_room_to_wait(control: ControlPlane) -> No
     session, most = await new_session(control), keys.OWNERS_LONG_POLLS
     wait = control.frames.read
     anns = {
-        asyncio.create_task(wait(session.id, wait_s=20.0, owner="ann")) for _ in range(most + 1)
+        asyncio.create_task(wait(session.id, wait_s=20.0, caller=Caller("ann")))
+        for _ in range(most + 1)
     }
     (refused,), others = await asyncio.wait(anns, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(Unavailable, match=f"{most} of them of this owner's keys"):
         await refused
-    assert await wait(session.id, wait_s=0.01, owner="bob") == []
+    assert await wait(session.id, wait_s=0.01, caller=Caller("bob")) == []
     await end(list(others))
-    assert await wait(session.id, wait_s=0.01, owner="ann") == []
+    assert await wait(session.id, wait_s=0.01, caller=Caller("ann")) == []
+
+
+async def test_guests_leave_the_owner_and_each_other_room_to_wait(control: ControlPlane) -> None:
+    session, most = await new_session(control), keys.OWNERS_LONG_POLLS // 2
+    wait = control.frames.read
+    guests = {
+        asyncio.create_task(wait(session.id, wait_s=20.0, caller=Caller("ann", "link")))
+        for _ in range(most + 1)
+    }
+    (refused,), others = await asyncio.wait(guests, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(Unavailable, match=f"{most} of them with this share link"):
+        await refused
+    for caller in (Caller("ann"), Caller("ann", "other"), Caller("bob")):
+        assert await wait(session.id, wait_s=0.01, caller=caller) == []
+    await end(list(others))
+
+
+def test_all_links_of_an_owner_together_have_as_much_as_the_owner() -> None:
+    held = Counter({Caller("ann", f"link {number}"): 2 for number in range(3)})
+    held[Caller("bob", "his")] = 4
+    assert is_full(held, Caller("ann", "another"), 6)
+    assert not is_full(held, Caller("ann", "another"), 7)
+    assert not is_full(held, Caller("ann"), 1)
+    assert not is_full(Counter({Caller(): 9}), Caller(), 1)  # there are no keys
 
 
 def test_a_push_is_read_as_the_meta_and_the_image_that_it_is() -> None:

@@ -10,7 +10,7 @@ from service.control import keys
 
 OF_A_SESSION = [keys.record, keys.lease, keys.log, keys.manifest, keys.frames,
                 keys.requests, keys.order, keys.cancels, keys.shares, keys.video,
-                keys.reservation]  # fmt: skip
+                keys.reservation, keys.guests_order]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", OF_A_SESSION)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from service.control import keys
 from service.control.plane import ControlPlane
-from service.control.requests import REQUEST, Generate, Init, LivePose, Observe, num_poses
+from service.control.requests import REQUEST, Fork, Generate, Init, LivePose, Observe, num_poses
 from service.control.sessions import IDENTITY
 from service.errors import (
     InvalidRequest,
@@ -152,6 +152,27 @@ async def test_progress_records_are_bounded(control: ControlPlane) -> None:
         await control.requests.append(session.id, PATH)
         await control.redis.xtrim(keys.log(session.id), maxlen=1, approximate=False)
     assert len(await control.requests.list(session.id)) == keys.REQUESTS_KEPT
+
+
+async def test_guests_leave_the_owner_its_backlog_and_its_progress(
+    control: ControlPlane, settings: Settings
+) -> None:
+    session, fork = await new_session(control), Fork(target="s1")
+    mine = await control.requests.append(session.id, PATH)
+    for _ in range(keys.REQUESTS_KEPT + 5):
+        last = await control.requests.append(session.id, fork, by_guest=True)
+        await control.redis.xtrim(keys.log(session.id), maxlen=1, approximate=False)
+    kept = [one.id for one in await control.requests.list(session.id)]
+    assert mine.id in kept and last.id in kept and len(kept) == keys.REQUESTS_KEPT + 2
+    half = settings.max_backlog // 2
+    for _ in range(half - 1):
+        await control.requests.append(session.id, fork, by_guest=True)
+    with pytest.raises(TooManyRequests, match=f"{half} requests"):
+        await control.requests.append(session.id, fork, by_guest=True)
+    for _ in range(half):
+        await control.requests.append(session.id, PATH)
+    await control.sessions.delete(session.id)
+    assert not await control.redis.exists(keys.guests_order(session.id))
 
 
 async def test_the_newest_live_pose_wins_for_each_camera(control: ControlPlane) -> None:
