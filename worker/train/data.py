@@ -1,7 +1,8 @@
 """Rendered walks on disk: what all training stages read.
 
 A set is a folder of plain arrays (rgb, depth, moving, poses, intrinsics), rendered scene by scene
-from consecutive seeds and resumable: a counter file says how many scenes are done. Three quarters
+from consecutive seeds and resumable: a counter file says how many scenes are done, another with
+which settings, as no others can go on there. Three quarters
 are random walks, the rest the first legs of the closed loops; in a share of them, things move.
 Seeds below HELD_OUT_SEED train; the rest validate and test.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,9 @@ from worker.geometry import Cameras
 from worker.scenes.paths import LOOP_KINDS, sample_cameras
 from worker.scenes.render import render
 from worker.scenes.scene import sample_scenes
+from worker.train.loop import refuse_other_origin
 
+VERSION = 2  # of what the same settings render
 SCENES_PER_CALL = 4
 
 
@@ -55,9 +59,12 @@ class Walks:
     """num_scenes walks of num_frames frames, memory-mapped."""
 
     def __init__(self, folder: Path, cfg: DataConfig, num_workers: int = 0) -> None:
-        """Renders what is missing, in further processes if told so."""
+        """Renders what is missing, in further processes if told so; raises ValueError if the folder
+        has a set of other settings.
+        """
         self.folder, self.cfg = folder, cfg
         folder.mkdir(parents=True, exist_ok=True)
+        self._bind()
         self._map()
         self._render_missing(num_workers)
 
@@ -104,25 +111,33 @@ class Walks:
         path = self.folder / f"{name}.npy"
         if not path.exists():
             np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape).flush()
-        array = np.lib.format.open_memmap(path, "r+")
-        if array.shape != shape:
-            raise ValueError(
-                f"{path} holds {array.shape} but {shape} is asked for: "
-                "give another --folder or delete this one"
-            )
-        return array
+        return np.lib.format.open_memmap(path, "r+")
+
+    def _bind(self) -> None:
+        asked = {"version": VERSION, **asdict(self.cfg)}
+        if not (self.folder / "rgb.npy").exists():
+            self._put("settings", asked)
+        refuse_other_origin(self.folder, self._get("settings"), asked)
+
+    def _get(self, name: str) -> dict[str, Any]:
+        path = self.folder / f"{name}.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    def _put(self, name: str, values: dict[str, Any]) -> None:
+        partial = self.folder / f"{name}.partial"
+        partial.write_text(json.dumps(values))
+        partial.replace(self.folder / f"{name}.json")
 
     def _render_missing(self, num_workers: int) -> None:
-        counter, partial = self.folder / "progress.json", self.folder / "progress.partial"
-        done = json.loads(counter.read_text())["scenes"] if counter.exists() else 0
+        done = self._get("progress").get("scenes", 0)
         with tqdm(
             total=self.cfg.num_scenes, initial=done, desc=self.folder.name, mininterval=10
         ) as bar:
             calls = range(done, self.cfg.num_scenes, SCENES_PER_CALL)
             for count in DataLoader(Calls(self), None, sampler=calls, num_workers=num_workers):
                 done += count
-                partial.write_text(json.dumps({"scenes": done}))
-                partial.replace(counter)
+                self._put("progress", {"scenes": done})
                 bar.update(count)
 
     @torch.no_grad()

@@ -118,6 +118,7 @@ def learning_rate(cfg: RunConfig, progress: Progress) -> float:
 
 
 def refuse_other_origin(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError if what lies there was begun with anything else."""
     changes = [
         f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
         for name in now | before
@@ -126,7 +127,7 @@ def refuse_other_origin(path: Path, before: dict[str, Any], now: dict[str, Any])
     if changes:
         raise ValueError(
             f"{path} can't go on, as {'; '.join(changes)}: "
-            "go back to that, give another --folder or delete this file"
+            "go back to that, give another --folder or delete it"
         )
 
 

@@ -88,10 +88,19 @@ def test_a_finished_set_is_opened_and_not_rendered(walks):
     assert [p.stat().st_mtime_ns for p in sorted(walks.folder.glob("progress.json"))] == before
 
 
-def test_a_set_of_another_shape_is_refused(walks):
-    other = DataConfig(first_seed=1, num_scenes=3, num_frames=10, height=48, width=64)
-    with pytest.raises(ValueError, match=r"rgb\.npy holds \(2, 10, 3, 48, 64\) but \(3, 10, 3,"):
-        Walks(walks.folder, other)
+def test_a_set_of_other_settings_is_refused(walks):
+    for name, value, before in (("num_scenes", 3, 2), ("first_seed", 1, 21), ("every", 2, 1)):
+        changed = f"walks0 can't go on, as {name} was {before} and is {value}: go back to that"
+        with pytest.raises(ValueError, match=changed):
+            Walks(walks.folder, replace(walks.cfg, **{name: value}))
+    assert Walks(walks.folder, walks.cfg).rgb.shape == walks.rgb.shape
+
+
+def test_a_set_that_does_not_say_what_it_is_is_refused(tmp_path):
+    Walks(tmp_path / "set", replace(SMALL, num_scenes=1))
+    (tmp_path / "set" / "settings.json").unlink()  # as before there was one
+    with pytest.raises(ValueError, match=r"version was not given and is \d"):
+        Walks(tmp_path / "set", replace(SMALL, num_scenes=1))
 
 
 def test_a_window_holds_distinct_frames_in_random_order():

@@ -78,7 +78,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path):
     [
         ({"seed": 1}, r"checkpoint\.pt can't go on, as seed was 0 and is 1: go back to that, give"),
         ({"batch_size": 2, "clip": 2.0}, "batch_size was 16 and is 2; clip was 1.0 and is 2.0: "),
-        ({"inputs": {"codec": "b"}}, "codec was a and is b: .* another --folder or delete this"),
+        ({"inputs": {"codec": "b"}}, "codec was a and is b: .* another --folder or delete it"),
         ({"inputs": {}}, "codec was a and is not given: "),
         ({"inputs": {"codec": "a", "pictures": "c"}}, "pictures was not given and is c: "),
     ],
