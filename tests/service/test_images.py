@@ -174,7 +174,7 @@ def test_a_mask_and_a_depth_have_no_more_parts_either() -> None:
     bomb = png_with(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)), 1001)
     with pytest.raises(InvalidUpload, match="mask can't be used: a file of more than 1,000"):
         decode_mask(bomb, LIMITS, 64, 64)
-    with pytest.raises(InvalidUpload, match="JFIF.*: no PNG or WEBP"):
+    with pytest.raises(InvalidUpload, match=r"JFIF.*: no PNG or WEBP"):
         decode_mask(encoded(plain(64, 64), "JPEG"), LIMITS, 64, 64)
     with pytest.raises(InvalidUpload, match="depth can't be used: a file of more than 1,000"):
         decode_depth(bomb, LIMITS, 64, 64)
