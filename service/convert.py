@@ -57,6 +57,11 @@ def word(kind: EnumDescriptor, number: int) -> str:
     return "unspecified" if value is None else value.name[len(_prefix(kind)) :].lower()
 
 
+def words(kind: EnumDescriptor) -> list[str]:
+    """What a client may say where this is asked for."""
+    return [word(kind, value.number) for value in kind.values if value.number]
+
+
 def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
     if _is_map(field):
         getattr(message, field.name).update(value)

@@ -34,6 +34,7 @@ defect (500).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -402,8 +403,13 @@ def _detail(error: MirageError) -> str:
     first = next(iter(error.fields), None)
     if first is None or first.allowed in error.detail:
         return error.detail
-    got = "" if first.seen in error.detail else f"; got {first.seen}"
+    got = "" if is_told(first.seen, error.detail) else f"; got {first.seen}"
     return f"{error.detail} {first.field}: {first.allowed}{got}."
+
+
+def is_told(seen: str, detail: str) -> bool:
+    """Whether a text says it already, and not as a part of other words and numbers."""
+    return not seen or re.search(rf"(?<!\w){re.escape(seen)}(?!\w)", detail) is not None
 
 
 def error_of(document: dict[str, Any]) -> MirageError:

@@ -147,8 +147,15 @@ def unflat(values: Sequence[float]) -> Array:
 
 
 def flat_of(pose: ArrayLike) -> list[float]:
-    """Anything like (4, 4) -> 16 numbers; for clients."""
-    return flat(np.asarray(pose, dtype=np.float64))
+    """Anything like (4, 4) -> 16 numbers; for clients. Raises ValueError for what is no matrix or
+    has numbers that JSON has not.
+    """
+    matrix = np.asarray(pose, dtype=np.float64)
+    if matrix.size != 16:
+        raise ValueError(f"pose: a 4 x 4 matrix, world_from_camera; got shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"pose: finite numbers; got {matrix.tolist()}")
+    return flat(matrix)
 
 
 def check_length(num_poses: int, max_poses: int) -> None:

@@ -141,7 +141,7 @@ class AsyncWorld:
         if poses is not None:
             body["poses"] = [{"matrix": flat_of(pose)} for pose in poses]
         if actions is not None:
-            body["actions"] = [dict(action) for action in actions]
+            body["actions"] = [dict(one) if isinstance(one, Mapping) else one for one in actions]
         info = await self.mirage.json("POST", f"{self.path}/generations", json=body)
         return AsyncGeneration(self, info)
 
@@ -170,18 +170,25 @@ class AsyncWorld:
         path, files = f"{self.path}/observations", _files(image=image, depth=depth, mask=mask)
         return AsyncGeneration(self, await self.mirage.json("POST", path, data=form, files=files))
 
-    async def fork(self, frame: int | None = None, seed: int | None = None) -> AsyncWorld:
-        """Another world with this one's past."""
-        result = await self._branch("fork", {"frame": frame, "seed": seed})
+    async def fork(
+        self, frame: int | None = None, seed: int | None = None, snapshot: str | None = None
+    ) -> AsyncWorld:
+        """Another world with this one's past: as it stands, up to `frame`, or as `snapshot`."""
+        ask = {"frame": frame, "seed": seed, "snapshot": snapshot}
+        result = await self._branch("fork", ask)
         return await self.mirage.world(str(result["session"]))
 
-    async def rewind(self, frame: int) -> Json:
-        """Undo: what comes after `frame` is forgotten; says the new branch and num_frames."""
-        return await self._branch("rewind", {"frame": frame})
+    async def rewind(self, frame: int | None = None, snapshot: str | None = None) -> Json:
+        """Undo: what comes after `frame`, or `snapshot`, is forgotten; says the new branch and
+        num_frames.
+        """
+        return await self._branch("rewind", {"frame": frame, "snapshot": snapshot})
 
-    async def snapshot(self, name: str) -> Json:
-        """Name the state that everything asked for so far leads to."""
-        return await self._branch("snapshot", {"name": name})
+    async def snapshot(self, name: str, replace: bool = False) -> Json:
+        """Name the state that everything asked for so far leads to; `replace`: a name that stands
+        for another one stands for this from now on.
+        """
+        return await self._branch("snapshot", {"name": name, "replace": replace})
 
     async def frame(self, number: int) -> Frame:
         """One frame that exists."""

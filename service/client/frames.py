@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.convert import plain
+from service.errors import is_told
 from service.poses import Array
 from service.video import decode_frame, mux_images
 from service.wire import world_pb2 as pb
@@ -28,7 +29,7 @@ class ServiceError(Exception):
         detail = str(problem.get("detail", problem)).removesuffix(".")
         fields = [
             f"{one['field']}: "
-            + ("" if one["seen"] in detail else f"got {one['seen']}, ")
+            + ("" if is_told(one["seen"], detail) else f"got {one['seen']}, ")
             + f"allowed: {one['allowed']}"
             for one in problem.get("errors") or []
             if FIELD_PROBLEM <= set(one) and one["allowed"] not in detail

@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike
 from websockets.typing import Subprotocol
 
 from service.client.frames import Frame, Pixels, ServiceError, frame_from, problem_from
+from service.client.options import message_of
 from service.client.outage import Outage, has_left, refused_by, refused_handshake
-from service.convert import filled, plain
+from service.convert import plain
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.poses import flat_of
 from service.wire import world_pb2 as pb
@@ -226,10 +227,10 @@ class Stream:
 
     async def _say(self, kind: str, values: Mapping[str, Any]) -> int:
         """Send; a connection that is being mended loses what is sent meanwhile. Raises TypeError
-        for what there is no field for, ValueError for what would end the stream."""
-        _check_known(pb.ClientMessage.DESCRIPTOR.fields_by_name[kind].message_type, values, kind)
+        for what there is no field for, ValueError for what a field can't hold or would end the
+        stream."""
         number = self._sequence + 1
-        data = filled(pb.ClientMessage, {"sequence": number, kind: values}).SerializeToString()
+        data = message_of(kind, number, values).SerializeToString()
         if len(data) > MAX_STREAM_MESSAGE_BYTES:
             raise ValueError(
                 f"{kind}: a message of a stream has {MAX_STREAM_MESSAGE_BYTES:,} bytes at most, "
@@ -258,17 +259,6 @@ class Stream:
         self.num_connections += 1
         if self._closed:  # meanwhile
             await self._socket.close()
-
-
-def _check_known(kind: Any, values: Mapping[str, Any], what: str) -> None:
-    """Refuse what a message would be sent without; raises TypeError."""
-    for name, value in values.items():
-        if (field := kind.fields_by_name.get(name)) is None:
-            known = ", ".join(kind.fields_by_name)
-            raise TypeError(f"{what}: there is no option {name!r}; there are {known}")
-        for one in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(one, Mapping) and field.message_type is not None:
-                _check_known(field.message_type, one, f"{what}: {name}")
 
 
 def _contended(camera: int) -> dict[str, Any]:

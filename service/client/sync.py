@@ -130,17 +130,19 @@ class World:
         seeing = self._world.observe(image, pose, depth, mask, **options)
         return Generation(self._portal, self._portal.run(seeing))
 
-    def fork(self, frame: int | None = None, seed: int | None = None) -> World:
-        """Another world with this one's past."""
-        return World(self._portal, self._portal.run(self._world.fork(frame, seed)))
+    def fork(
+        self, frame: int | None = None, seed: int | None = None, snapshot: str | None = None
+    ) -> World:
+        """Another world with this one's past: as it stands, up to `frame`, or as `snapshot`."""
+        return World(self._portal, self._portal.run(self._world.fork(frame, seed, snapshot)))
 
-    def rewind(self, frame: int) -> Json:
-        """Undo: what comes after `frame` is forgotten."""
-        return self._portal.run(self._world.rewind(frame))
+    def rewind(self, frame: int | None = None, snapshot: str | None = None) -> Json:
+        """Undo: what comes after `frame`, or `snapshot`, is forgotten."""
+        return self._portal.run(self._world.rewind(frame, snapshot))
 
-    def snapshot(self, name: str) -> Json:
-        """Name the present state."""
-        return self._portal.run(self._world.snapshot(name))
+    def snapshot(self, name: str, replace: bool = False) -> Json:
+        """Name the present state; `replace`: also if the name stands for another one."""
+        return self._portal.run(self._world.snapshot(name, replace))
 
     def frame(self, number: int) -> Frame:
         """One frame that exists."""

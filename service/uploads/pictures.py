@@ -50,7 +50,8 @@ def open_picture(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(field, f"more than {MOST_OPENED:,} pixels", many) from error
     except (OSError, *DAMAGE) as error:
-        what = "no picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        is_other = isinstance(error, UnidentifiedImageError)
+        what = f"no {' or '.join(formats)}" if is_other else str(error)
         seen = f"{len(data):,} bytes starting {data[:12]!r}: {what}"
         raise _invalid(field, seen, f"a complete {', '.join(formats)} file") from error
 

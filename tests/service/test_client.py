@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from uploads_made import encoded, png
 
 from service.client import AsyncMirage, AsyncWorld, Frame, Mirage, ServiceError, save_mp4
+from service.client.options import message_of
 from service.client.portal import Portal, PortalClosed
 from service.rest import sessions
 from service.settings import Settings
@@ -322,6 +324,72 @@ async def test_what_a_stream_has_no_field_for_is_refused_before_it_is_sent(serve
                 with pytest.raises(TypeError, match=f"there is no option '{name}'; there are "):
                     await say
             assert await stream.pose(np.eye(4), axes="ros", camera=1, client_time_ms=2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        ("pose", {"axes": "blender"}, "axes: one of opencv, opengl, unity, .*; got 'blender'"),
+        ("pose", {"axes": 3}, "axes: one of opencv, .*; got 3"),
+        ("pose", {"camera": -1}, "camera: a whole number from 0 on; got -1"),
+        ("pose", {"client_time_ms": "now"}, "client_time_ms: a number; got 'now'"),
+        ("path", {"actions": [{"forward_m": "2"}]}, "actions: forward_m: a number; got '2'"),
+        ("path", {"actions": {"forward_m": 2}}, "actions: a list, each a dictionary; got {'for"),
+        ("path", {"axes": "foo", "poses": [{"matrix": [1.0]}]}, "axes: one of opencv, .* 'foo'"),
+        ("seek", {"frame": "4"}, "frame: a whole number; got '4'"),
+        ("observe", {"image": "photo.jpg"}, "image: bytes; got 'photo.jpg'"),
+        ("cancel", {"id": 4}, "id: text; got 4"),
+        ("play", {"paused": "no"}, "paused: True or False; got 'no'"),
+    ],
+)
+def test_what_a_field_of_a_stream_cannot_hold_is_refused_by_name(
+    kind: str, values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{kind}: {told}"):
+        message_of(kind, 1, values)
+
+
+@pytest.mark.parametrize(
+    ("pose", "told"),
+    [
+        (np.eye(3), r"a 4 x 4 matrix.*\(3, 3\)"),
+        (np.full((4, 4), np.nan), "finite numbers; got.*nan"),
+    ],
+)
+async def test_what_is_no_pose_is_refused_before_it_is_sent(pose: Any, told: str) -> None:
+    async with AsyncMirage("http://x") as mirage:
+        world = AsyncWorld(mirage, {"id": "s1"})
+        for ask in (world.generate(poses=[pose]), world.stream().pose(pose)):
+            with pytest.raises(ValueError, match=f"^pose: {told}"):
+                await ask
+
+
+async def test_actions_that_are_no_list_are_refused_by_the_service(server_url: str) -> None:
+    async with AsyncMirage(server_url) as mirage:
+        world = await mirage.create(png())
+        for actions in ({"forward_m": 1.0}, "forward 1"):
+            with pytest.raises(ServiceError, match=r"actions\[0\]") as told:
+                await world.generate(actions=actions)  # type: ignore[arg-type]
+            assert told.value.kind == "invalid-request"
+
+
+@pytest.mark.parametrize(
+    ("verb", "ask", "body"),
+    [
+        ("fork", {"snapshot": "a"}, {"snapshot": "a"}),
+        ("rewind", {"snapshot": "a"}, {"snapshot": "a"}),
+        ("snapshot", {"name": "a", "replace": True}, {"name": "a", "replace": True}),
+    ],
+)
+def test_worlds_go_back_to_snapshots(verb: str, ask: dict[str, Any], body: dict[str, Any]) -> None:
+    def answered(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            assert json.loads(request.content) == body
+        done = {"state": "done", "error": None, "result": {"session": "s2", "num_frames": 5}}
+        return httpx.Response(200, json={"id": "s1", "kind": verb, **done})
+
+    with Mirage("http://x", transport=httpx.MockTransport(answered)) as mirage:
+        assert getattr(mirage.world("s1"), verb)(**ask)
 
 
 async def test_walk_yields_pictures_and_saves_them(

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from service import error_page, errors
+from service.client import ServiceError
 from service.errors import FieldProblem, FramesGone, MirageError, TooManyRequests, problem_of
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -40,6 +41,18 @@ def test_the_document_says_what_was_seen_and_what_is_allowed() -> None:
     assert document["type"] == "urn:mirage:problem:invalid-request"
     assert document["status"] == 422 and document["detail"] == "no poses: at least one; got []."
     assert document["errors"] == [{"field": "poses", "seen": "[]", "allowed": "at least one"}]
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [("a", "; got a."), ("17", "; got 17."), ("lens", "."), ("170", "."), ("", ".")],
+)
+def test_a_value_that_is_part_of_another_word_is_told_all_the_same(seen: str, told: str) -> None:
+    detail, field = "A lens of 170 can't be used.", FieldProblem("fov_deg", seen, "one of less")
+    document = errors.problem_document(errors.InvalidRequest(detail, fields=(field,)))
+    assert document["detail"] == f"{detail} fov_deg: one of less{told}"
+    rest = document | {"errors": [*document["errors"], {"field": "f", "seen": "e", "allowed": "x"}]}
+    assert str(ServiceError(rest)).endswith("f: got e, allowed: x")
 
 
 def test_gone_frames_name_the_first_that_is_kept() -> None:

@@ -143,8 +143,8 @@ def commented(segments: bytes) -> bytes:
     ("data", "seen"),
     [
         (b"", "0 bytes"),
-        (b"hello, this is no picture", "no picture"),
-        (encoded(plain(64, 64), "GIF"), "no picture"),
+        (b"hello, this is no picture", ": no PNG or JPEG or WEBP"),
+        (encoded(plain(64, 64), "GIF"), ": no PNG or JPEG or WEBP"),
         (png()[:200], "truncated"),
         (encoded(plain(64, 64), "JPEG")[:-40], "truncated"),
         (bomb(), "more than 178,956,970 pixels"),
@@ -174,6 +174,8 @@ def test_a_mask_and_a_depth_have_no_more_parts_either() -> None:
     bomb = png_with(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)), 1001)
     with pytest.raises(InvalidUpload, match="mask can't be used: a file of more than 1,000"):
         decode_mask(bomb, LIMITS, 64, 64)
+    with pytest.raises(InvalidUpload, match=r"JFIF.*: no PNG or WEBP"):
+        decode_mask(encoded(plain(64, 64), "JPEG"), LIMITS, 64, 64)
     with pytest.raises(InvalidUpload, match="depth can't be used: a file of more than 1,000"):
         decode_depth(bomb, LIMITS, 64, 64)
 

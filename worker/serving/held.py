@@ -29,6 +29,7 @@ class Held:
     owned: Owned | None = None  # as it will be when all that is ahead is committed; None: unknown
     is_stale: bool = True  # there is news: read it again
     is_void: bool = False  # a job ended without a commit while this was being read
+    has_moved: bool = False  # one was committed meanwhile
     known: Session | None = None  # the record as it was last seen, or left by a commit since
     asked: int = 0  # requests that were ever asked of it, as far as is heard
     ahead: list[Job] = field(default_factory=list)  # begun and not committed, oldest first
@@ -53,6 +54,10 @@ class Held:
         """This is how Redis knows it, which may know of these jobs or not yet."""
         if self.is_void:  # of these jobs, some will never be committed
             return
+        known = self.known
+        if self.has_moved and (known is None or owned.session.version < known.version):
+            self.is_stale = True  # it was read before, and its tip is no longer the world's
+            return
         self.known, self.owned = owned.session, _behind(owned, ahead)
         self.is_stale |= owned.asked < self.asked  # heard of while this was on its way
         self.asked = owned.asked
@@ -70,6 +75,10 @@ class Held:
         entries = [one for one in owned.entries if one.entry != news.replaced]
         session = owned.session if self.ahead else self.known
         self.owned = owned._replace(session=session, entries=[*entries, entry], asked=news.asked)
+
+    def committed(self, known: Session | None) -> None:
+        """A commit left this record; None: more has happened to it."""
+        self.known, self.has_moved = known, True
 
     def begin(self, job: Job) -> None:
         """Count on this job to be committed."""

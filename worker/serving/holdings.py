@@ -162,7 +162,7 @@ class Holdings:
         """Read their records and add what is ahead of them."""
         aheads = [list(held.ahead) for held in some]
         for held in some:
-            held.is_stale = held.is_void = False
+            held.is_stale = held.is_void = held.has_moved = False
         found: list[Owned | Exception]
         try:
             with self._metrics.redis("load"):
@@ -264,7 +264,7 @@ class Holdings:
         if isinstance(done, Exception):
             return done
         known = held.known
-        held.known = None if known is None else following(known, change, done.version)
+        held.committed(None if known is None else following(known, change, done.version))
         self._faults.at("after_commit")
         if done.cancel_requested:
             held.is_stale, held.cancelled = True, change.request_id

@@ -18,6 +18,7 @@ from service.stream.messages import (
     Incoming,
     InvalidMessage,
     PoseMessage,
+    SeekMessage,
     checked,
     from_proto,
     from_text,
@@ -99,6 +100,12 @@ def test_an_exact_pose_takes_the_short_way() -> None:
 def test_other_messages_do_not() -> None:
     assert not isinstance(read(pb.ClientMessage(ping=pb.Ping())), View | InvalidRequest)
     assert isinstance(read(pb.ClientMessage()), InvalidRequest)
+
+
+def test_a_seek_to_the_first_frame_is_one() -> None:
+    """Protobuf sends no 0, so there it looks like a seek to nowhere."""
+    sought = read(pb.ClientMessage(seek=pb.Seek(frame=0), sequence=3))
+    assert isinstance(sought, SeekMessage) and sought.frame == 0
 
 
 def test_what_is_missing_is_said_without_names_that_nobody_sent() -> None:

@@ -124,6 +124,32 @@ async def test_behind_a_log_that_was_not_read_to_its_end_nothing_is_added(
     assert held.is_stale
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_what_was_read_before_a_commit_does_not_bring_back_its_tip(
+    control: ControlPlane, settings: Settings, is_known: bool
+) -> None:
+    """The next job would be refused, and the session rest until its lease has ended."""
+    held, leases = await opened(control)
+    metrics = Metrics()
+    holdings = Holdings(control, settings, "w2", NoFaults(), metrics, on_lost=lambda _: None)
+    holdings._held[held.session] = held
+    for _ in range(2):
+        await control.requests.append(held.session, Generate(poses=[IDENTITY]))
+    await read(held, leases)
+    (job,) = await holdings.jobs()
+    change = step(await leases.load(held.session), 1, 1, "new")
+    held.begin(job)
+    found, ahead = await leases.load(held.session), list(held.ahead)
+    if not is_known:  # what the commit leaves, as where more has happened to the record
+        held.known = None
+    assert await holdings.commit(held, change)
+    held.end(job, "new")
+    held.read(found, ahead)
+    (following,) = await holdings.jobs()
+    assert following.session.tip == "new" and following.session.num_segments == 2
+    assert held.known is not None and held.known.tip == "new"
+
+
 async def test_a_job_that_fails_during_a_reading_is_not_counted_as_done(
     control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
