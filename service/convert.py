@@ -43,7 +43,9 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def given(message: Message) -> dict[str, Any]:
-    """Only what was set, for a validator that has defaults of its own; bytes stay bytes."""
+    """Only what was set, for a validator that has defaults of its own; bytes stay bytes, numbers of
+    no word numbers.
+    """
     found = {}
     for field, value in message.ListFields():
         is_bytes = field.type == FieldDescriptor.TYPE_BYTES
@@ -116,7 +118,8 @@ def _plain_one(field: FieldDescriptor, value: Any, nested: Any) -> Any:
     if field.message_type is not None:
         return nested(value)
     if field.enum_type is not None:
-        return word(field.enum_type, value)
+        is_told = nested is plain or value in field.enum_type.values_by_number
+        return word(field.enum_type, value) if is_told else str(value)
     return value
 
 

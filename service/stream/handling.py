@@ -234,6 +234,8 @@ async def feed_paths(talk: Talk) -> None:
         name, request = path.next_piece()
         try:
             await _walk(talk, request, name)
+            if path.ended is not None:  # meanwhile
+                await talk.cancel_path(path)
         except MirageError as error:
             path.ended, path.error = RequestState.FAILED, problem_document(error)
 

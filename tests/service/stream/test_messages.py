@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -106,6 +107,22 @@ def test_a_seek_to_the_first_frame_is_one() -> None:
     """Protobuf sends no 0, so there it looks like a seek to nowhere."""
     sought = read(pb.ClientMessage(seek=pb.Seek(frame=0), sequence=3))
     assert isinstance(sought, SeekMessage) and sought.frame == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        (pb.ClientMessage(path=pb.Path(axes=99, actions=[pb.Action(yaw_deg=1)])), "path.axes"),  # type: ignore[arg-type]
+        (pb.ClientMessage(open=pb.Open(format=99)), "open.format"),  # type: ignore[arg-type]
+        (pb.ClientMessage(open=pb.Open(planes=[99])), "open.planes[0]"),  # type: ignore[list-item]
+    ],
+)
+def test_a_number_that_stands_for_no_word_is_refused_as_it_was_sent(
+    sent: pb.ClientMessage, field: str
+) -> None:
+    refused = read(sent)
+    assert isinstance(refused, InvalidRequest)
+    assert [(one.field, one.seen) for one in refused.fields] == [(field, "99")]
 
 
 def test_what_is_missing_is_said_without_names_that_nobody_sent() -> None:

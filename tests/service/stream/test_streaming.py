@@ -116,6 +116,32 @@ async def test_a_path_at_a_rate_can_be_cancelled(
     await client.close()
 
 
+async def test_a_piece_that_is_being_asked_for_is_cancelled_with_its_path(
+    gateway: Gateway, session: str, control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, begun, is_cancelled = gateway.control.requests.append, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Progress:
+        begun.set()
+        await is_cancelled.wait()
+        return await append(*args)
+
+    monkeypatch.setattr(gateway.control.requests, "append", slow)
+    client = Client(gateway, session, frames_per_s=50)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 3)
+    name = (await client.get("accepted")).head["id"]
+    await asyncio.wait_for(begun.wait(), 60)
+    client.send(type="cancel", id=name)
+    assert (await client.get("progress")).head["state"] == "cancelled"
+    is_cancelled.set()
+    async with asyncio.timeout(60):
+        while name not in [  # noqa: ASYNC110
+            one.id for one in await control.requests.list(session) if one.cancel_requested
+        ]:
+            await asyncio.sleep(0.01)
+    await client.close()
+
+
 async def test_a_path_goes_on_when_its_client_has_left_until_it_is_cancelled(
     gateway: Gateway, session: str, settings: Settings, control: ControlPlane
 ) -> None:
