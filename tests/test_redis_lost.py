@@ -375,3 +375,31 @@ async def test_a_redis_of_another_service_is_refused(
     other = settings.model_copy(update={"data_dir": tmp_path / "other"})
     with pytest.raises(ConfigurationError, match="one store for each Redis"):
         await ControlPlane.open(with_server(other, server))
+
+
+async def test_an_empty_store_is_refused_where_redis_has_worlds(
+    plane: ControlPlane, server: Server, settings: Settings, tmp_path: Path
+) -> None:
+    """A volume that is not mounted: new worlds would lie under it, and old ones be missing."""
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    await (await ControlPlane.open(with_server(other, server))).close()  # nothing is at stake yet
+    shutil.rmtree(tmp_path / "other")
+    await open_session(plane)
+    with pytest.raises(ConfigurationError, match=r"store is empty, .* knows 1 sessions: mount"):
+        await ControlPlane.open(with_server(other, server))
+    assert not (tmp_path / "other" / "segments" / MARKER).exists()
+    marker = settings.data_dir / "segments" / MARKER
+    told = marker.read_bytes()
+    marker.unlink()  # alone: the worlds are there
+    await (await ControlPlane.open(with_server(settings, server))).close()
+    assert marker.read_bytes() == told
+
+
+async def test_processes_that_start_together_agree_on_the_marker(
+    server: Server, settings: Settings
+) -> None:
+    found = with_server(settings, server)
+    planes = await asyncio.gather(*(ControlPlane.open(found) for _ in range(4)))
+    for plane in [*planes, await ControlPlane.open(found)]:
+        assert await plane.rebuild.ensure() is None
+        await plane.close()
