@@ -257,6 +257,9 @@ async def test_the_command(
     assert "session imported" not in told.err  # the audit is for servers' logs
     name = told.out.split()[-1]
     assert (await control.sessions.get(name)).next_frame == 10
+    options = cli.parser().parse_args(["import", str(file), "--owner", "ann b", *place])
+    with pytest.raises(InvalidRequest, match=r"--owner 'ann b': must be .* letters of English"):
+        await options_run(options)  # no key could have that owner
 
 
 async def options_run(options: object) -> int:
