@@ -89,10 +89,13 @@ async def _export(options: argparse.Namespace) -> int:
     async with reached(_settings(options), unchanged=True) as control:
         export = await control.exports.open(options.session, options.snapshot)
         partial = options.file.with_name(f"{options.file.name}.part")
-        with partial.open("wb") as file:
-            async for chunk in export.chunks():
-                file.write(chunk)
-        partial.rename(options.file)
+        try:
+            with partial.open("wb") as file:
+                async for chunk in export.chunks():
+                    file.write(chunk)
+            partial.rename(options.file)
+        finally:
+            partial.unlink(missing_ok=True)  # a full disk would keep it
     print(f"{options.file}: {export.num_bytes:,} bytes")
     return 0
 
