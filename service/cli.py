@@ -31,6 +31,7 @@ from service.errors import InvalidRequest, MirageError, Unavailable
 from service.local.stack import environment, running_stack, tell
 from service.operators import add_operators_commands
 from service.outputs import make_room
+from service.rpc.server import check_certificates
 from service.runtime import settle_heap
 from service.server import serve
 from service.settings import Settings, load_settings
@@ -165,6 +166,7 @@ def run_gateway(options: argparse.Namespace) -> int:
 async def _check(settings: Settings) -> None:
     """Say what is missing in one line rather than in a traceback of the server."""
     check_ports(settings)
+    check_certificates(settings)
     control = await ControlPlane.open(settings)
     await control.close()
 

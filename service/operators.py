@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from service.auth.keyring import OWNER, OWNER_IN_WORDS
 from service.errors import InvalidRequest
 from service.local.reach import command_settings, reached
 from service.outputs import make_room
@@ -87,15 +89,20 @@ async def _export(options: argparse.Namespace) -> int:
     async with reached(_settings(options), unchanged=True) as control:
         export = await control.exports.open(options.session, options.snapshot)
         partial = options.file.with_name(f"{options.file.name}.part")
-        with partial.open("wb") as file:
-            async for chunk in export.chunks():
-                file.write(chunk)
-        partial.rename(options.file)
+        try:
+            with partial.open("wb") as file:
+                async for chunk in export.chunks():
+                    file.write(chunk)
+            partial.rename(options.file)
+        finally:
+            partial.unlink(missing_ok=True)  # a full disk would keep it
     print(f"{options.file}: {export.num_bytes:,} bytes")
     return 0
 
 
 async def _import(options: argparse.Namespace) -> int:
+    if options.owner and not re.fullmatch(OWNER, options.owner):
+        raise InvalidRequest(f"--owner {options.owner!r}: must be {OWNER_IN_WORDS}")
     async with reached(_settings(options), create=True) as control:
         session = await control.imports.read(_chunks(options.file), options.owner)
     print(session.id)

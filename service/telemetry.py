@@ -120,6 +120,7 @@ class Telemetry:
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         status, started_s, is_http = 0, time.perf_counter(), scope["type"] == "http"
+        ended: dict[str, int] = {}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -128,18 +129,28 @@ class Telemetry:
                 message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
             await send(message)
 
+        async def send_socket(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+            elif message["type"] == "websocket.close":
+                ended["close_code"] = message.get("code", 1000)
+            await send(message)
+
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
             request_span(scope["type"], Headers(scope=scope)) as span,
         ):
             try:
-                await self._app(scope, receive, send_with_id if is_http else send)
+                await self._app(scope, receive, send_with_id if is_http else send_socket)
             finally:
-                self._record(scope, status, time.perf_counter() - started_s)
+                self._record(scope, status, time.perf_counter() - started_s, **ended)
                 name = f"{scope.get('method', 'WS')} {_route(scope)}"
                 end_request(span, name, status, **{"mirage.request_id": request_id})
 
-    def _record(self, scope: Scope, status: int, elapsed_s: float) -> None:
+    def _record(self, scope: Scope, status: int, elapsed_s: float, **ended: int) -> None:
         route = _route(scope)
         if scope["type"] == "http":
             method = scope["method"] if scope["method"] in METHODS else "other"
@@ -151,6 +162,7 @@ class Telemetry:
             path=scope["path"],
             status=status,
             elapsed_ms=round(1000 * elapsed_s, 1),
+            **ended,
             **scope.get("path_params", {}),
         )
 

@@ -35,7 +35,7 @@ from service.errors import (
     UnknownSession,
 )
 from service.rest.answers import generation_out
-from service.settings import Settings
+from service.settings import Settings, masked
 from service.tasks import end
 
 LOG = structlog.get_logger("mirage.webhooks")
@@ -84,7 +84,7 @@ class Webhooks:
     def check(self, target: str) -> None:
         """Raises InvalidRequest for a target that the operator did not list."""
         if not any(_under(target, allowed) for allowed in self._allowed):
-            allowed = f"a URL at or under one of: {', '.join(self._allowed)}"
+            allowed = f"a URL at or under one of: {', '.join(map(masked, self._allowed))}"
             if not self._allowed:
                 allowed = "none: MIRAGE_WEBHOOK_TARGETS of the server is empty"
             problem = FieldProblem("webhook", target[:200], allowed)

@@ -25,7 +25,7 @@ from service.app import create_app
 from service.auth.grants import Grants
 from service.auth.guard import Guard
 from service.auth.keyring import Keyring, parse_credential
-from service.auth.principal import KEY_SCOPES
+from service.auth.principal import KEY_SCOPES, Scope
 from service.control import keys
 from service.control.branches import ForkIn, RewindIn, SnapshotIn
 from service.control.heads import head_path
@@ -375,3 +375,63 @@ async def test_a_redis_of_another_service_is_refused(
     other = settings.model_copy(update={"data_dir": tmp_path / "other"})
     with pytest.raises(ConfigurationError, match="one store for each Redis"):
         await ControlPlane.open(with_server(other, server))
+
+
+async def test_an_empty_store_is_refused_where_redis_has_worlds(
+    plane: ControlPlane, server: Server, settings: Settings, tmp_path: Path
+) -> None:
+    """A volume that is not mounted: new worlds would lie under it, and old ones be missing."""
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    await (await ControlPlane.open(with_server(other, server))).close()  # nothing is at stake yet
+    shutil.rmtree(tmp_path / "other")
+    await open_session(plane)
+    with pytest.raises(ConfigurationError, match=r"store is empty, .* knows 1 sessions: mount"):
+        await ControlPlane.open(with_server(other, server))
+    assert not (tmp_path / "other" / "segments" / MARKER).exists()
+    marker = settings.data_dir / "segments" / MARKER
+    told = marker.read_bytes()
+    marker.unlink()  # alone: the worlds are there
+    await (await ControlPlane.open(with_server(settings, server))).close()
+    assert marker.read_bytes() == told
+
+
+async def test_metrics_say_that_redis_is_away_also_where_keys_are_required(
+    plane: ControlPlane, server: Server, settings: Settings
+) -> None:
+    keyring = Keyring(plane.redis, plane.kept)
+    scopes = (frozenset({Scope.METRICS}), KEY_SCOPES, frozenset({Scope.METRICS}))
+    scrapes, does_all, unseen = [(await keyring.create("ann", one))[1] for one in scopes]
+    app = create_app(with_server(settings, server).model_copy(update={"require_keys": True}))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=ASGITransport(app=app, raise_app_exceptions=False),
+            base_url="http://localhost",
+        ) as client,
+    ):
+
+        async def scrape(key: str) -> httpx.Response:
+            return await client.get("/metrics", headers={"Authorization": f"Bearer {key}"})
+
+        assert "mirage_workers_alive 0.0" in (await scrape(scrapes)).text
+        assert (await scrape(does_all)).status_code == 200
+        await server.valkey.stop()
+        assert "mirage_workers_alive NaN" in (await scrape(scrapes)).text
+        forged = scrapes[:-1] + ("a" if scrapes[-1] != "a" else "b")
+        assert (await scrape(forged)).status_code == 401
+        assert [(await scrape(one)).status_code for one in (does_all, unseen)] == [503, 503]
+        await server.valkey.start()
+        await keyring.revoke(parse_credential(scrapes)[1])
+        assert (await scrape(scrapes)).status_code == 401
+        await server.valkey.stop()
+        assert (await scrape(scrapes)).status_code == 503
+
+
+async def test_processes_that_start_together_agree_on_the_marker(
+    server: Server, settings: Settings
+) -> None:
+    found = with_server(settings, server)
+    planes = await asyncio.gather(*(ControlPlane.open(found) for _ in range(4)))
+    for plane in [*planes, await ControlPlane.open(found)]:
+        assert await plane.rebuild.ensure() is None
+        await plane.close()

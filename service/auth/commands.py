@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.auth.keyring import OWNER_IN_WORDS, ApiKey, Keyring
+from service.auth.keyring import FORM, OWNER_IN_WORDS, ApiKey, Keyring
 from service.auth.principal import KEY_SCOPES, Scope
 from service.control.plane import ControlPlane
 from service.errors import InvalidRequest
@@ -49,7 +49,7 @@ def add_keys_command(commands: Any) -> None:
     every.set_defaults(run=run_list)
 
     revoke = verbs.add_parser("revoke", help="end a key, at once and for good", parents=[place])
-    revoke.add_argument("id", help="the 12 characters after mk_")
+    revoke.add_argument("id", help="the 12 characters after mk_, or the whole key")
     revoke.set_defaults(run=run_revoke)
 
 
@@ -112,9 +112,11 @@ def run_revoke(options: argparse.Namespace) -> int:
 
 
 async def _revoke(options: argparse.Namespace) -> int:
+    whole = FORM.fullmatch(options.id)
+    name = whole[2] if whole else options.id
     async with _control(options) as control:
-        await Keyring(control.redis, control.kept).revoke(options.id)
-    print(f"key {options.id} is revoked")
+        await Keyring(control.redis, control.kept).revoke(name)
+    print(f"key {name} is revoked")
     return 0
 
 

@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 import hiredis
@@ -46,7 +47,7 @@ class Batches(Generic[T]):
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._busy is None:
-            self._busy = asyncio.create_task(self._until_empty())
+            self._busy = asyncio.create_task(self._until_empty(), context=Context())
         return await answer
 
     async def _until_empty(self) -> None:

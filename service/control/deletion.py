@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.control import keys, scripts
+from service.control.wake import QUEUE
 
 LOG = structlog.get_logger()
 
@@ -57,9 +58,10 @@ async def entomb(redis: Redis, session: str, after_s: float = 0.0) -> None:
 
 
 async def _unlist(redis: Redis, session: str) -> None:
-    """Let the objects of a session that is gone go, too, if nobody did."""
+    """Let the objects of a session that is gone go, too, if nobody did; it waits no longer."""
     if await redis.zscore(keys.EXPIRY, session) is None:
         return
     await entomb(redis, session)
+    await scripts.run(redis, "unwake", QUEUE, [keys.WAKE_GROUP, session])
     await redis.zrem(keys.EXPIRY, session)
     await redis.zrem(keys.COLLECT, session)

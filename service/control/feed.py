@@ -13,6 +13,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context
 
 import structlog
 from redis.asyncio import Redis
@@ -144,7 +145,8 @@ class Feed:
                 self._subscribed.discard(channel)
                 await self._pushes.unsubscribe(channel)
             if self._listening is None:
-                self._listening = asyncio.create_task(self._listen())
+                # for all: no log of it is about the request that happens to be the first
+                self._listening = asyncio.create_task(self._listen(), context=Context())
 
     async def _listen(self) -> None:
         """Deliver for ever. The client subscribes again by itself after a lost connection."""

@@ -6,7 +6,9 @@ silent are found by pings; TLS and client certificates by settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,30 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", AHEAD_BYTES),
     ]
+
+
+def check_certificates(settings: Settings) -> None:
+    """Raises ConfigurationError for files of TLS that can't be used; gRPC logs why, and goes on."""
+    cert, key = settings.grpc_tls_cert, settings.grpc_tls_key
+    if not cert:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with _usable(f"MIRAGE_GRPC_TLS_CERT={cert!r} with MIRAGE_GRPC_TLS_KEY={key!r}"):
+        context.load_cert_chain(cert, key, password="")  # else OpenSSL asks the terminal for one
+    if authority := settings.grpc_tls_client_ca:
+        with _usable(f"MIRAGE_GRPC_TLS_CLIENT_CA={authority!r}"):
+            context.load_verify_locations(authority)
+
+
+@contextmanager
+def _usable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(
+            f"{what} can't be used ({error.strerror or error}): give PEM files that this process "
+            "may read, a certificate with its own key, without a password"
+        ) from error
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

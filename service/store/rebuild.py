@@ -86,28 +86,42 @@ class Rebuild:
     async def ensure(self) -> Report | None:
         """Compare the markers; rebuild if Redis has lost its own. What was rebuilt, if anything.
 
-        Raises ConfigurationError if this Redis and this store don't belong together,
-        ControlPlaneDown while another process rebuilds.
+        Raises ConfigurationError if this Redis and this store don't belong together, an empty
+        store beside a Redis with sessions among them; ControlPlaneDown while another process
+        rebuilds.
         """
-        here = await self._redis.get(keys.MARKER)
-        if here is not None and here.decode() == self._marker:
+        if self._marker and await self._here() == self._marker:
             return None
         stored = await self._stored()
-        if here is None and stored:
+        here = await self._here()  # looked at last, as it was written first
+        if stored and not here:
             return await self._rebuild(stored)
-        marker = here.decode() if here is not None else secrets.token_hex(16)
-        if not stored:  # a new store
-            await self._store.objects.replace(MARKER, json.dumps({"marker": marker}).encode())
-            stored = marker
-        if here is None:
-            await self._redis.set(keys.MARKER, marker, nx=True)
-        elif marker != stored:
+        if not stored:
+            stored = await self._begin()
+        elif here != stored:
             raise ConfigurationError(
                 "this Redis and this segment store belong to different services: set "
                 "MIRAGE_REDIS_URL and MIRAGE_STORE_URL to a pair, one store for each Redis"
             )
-        self._marker = marker
+        self._marker = stored
         return None
+
+    async def _begin(self) -> str:
+        """Mark a new store. Processes that start together agree on what Redis got first."""
+        num_sessions = await self._redis.zcard(keys.EXPIRY)
+        if num_sessions and not await self._store.objects.folders("sessions"):
+            raise ConfigurationError(
+                f"the segment store is empty, but this Redis knows {num_sessions} sessions: mount "
+                "their store, or name it with MIRAGE_STORE_URL or MIRAGE_DATA_DIR; to give them "
+                "up, empty Redis"
+            )
+        await self._redis.set(keys.MARKER, secrets.token_hex(16), nx=True)
+        marker = await self._here()
+        await self._store.objects.replace(MARKER, json.dumps({"marker": marker}).encode())
+        return marker
+
+    async def _here(self) -> str:
+        return (await self._redis.get(keys.MARKER) or b"").decode()
 
     async def _stored(self) -> str:
         try:

@@ -135,6 +135,12 @@ def test_the_gateway_says_what_is_missing() -> None:
     process = start("gateway", MIRAGE_COLOUR="red")
     words, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "MIRAGE_COLOUR" in words
+    files = {"MIRAGE_GRPC_TLS_CERT": "none.pem", "MIRAGE_GRPC_TLS_KEY": "none.key"}
+    process = start("gateway", MIRAGE_PORT="0", MIRAGE_GRPC_PORT="0", **files)
+    words, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert words.startswith("mirage: MIRAGE_GRPC_TLS_CERT='none.pem'")
+    assert len(words.splitlines()) == 1
 
 
 def test_a_port_that_is_taken_is_one_line(settings: Settings) -> None:

@@ -27,12 +27,14 @@ from service.control import keys
 from service.control.frames import ManifestEntry
 from service.control.plane import ControlPlane
 from service.convert import plain
+from service.errors import ConfigurationError
 from service.limits import MAX_ACTIONS
 from service.local.embedded import free_port
 from service.poses import flat
 from service.rest import sessions
 from service.rpc import calls, walk
 from service.rpc.calls import ROUTES, SERVICE
+from service.rpc.server import check_certificates
 from service.settings import Settings
 from service.telemetry import REQUEST_ID
 from service.video import decode_frame
@@ -578,6 +580,27 @@ async def test_tls_and_client_certificates(
         assert await answered(known)
         assert not await answered(grpc.ssl_channel_credentials(pem("ca.pem")))
         assert not await answered(None)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_certificates_are_checked_before_anything_listens(
+    settings: Settings, certificates: Path
+) -> None:
+    def check(*names: str) -> None:
+        fields = ("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca")
+        files = {field: str(certificates / one) for field, one in zip(fields, names, strict=False)}
+        check_certificates(settings.model_copy(update=files))
+
+    check()
+    check("server.pem", "server.key", "ca.pem")
+    for names, blamed in {
+        ("server.pem", "client.key"): r"TLS_CERT='.*server.pem' with .*client.key' can't be used",
+        ("none.pem", "server.key"): r"none.pem.*\(No such file or directory\)",
+        ("san", "server.key"): "TLS_CERT=",
+        ("server.pem", "server.key", "san"): "TLS_CLIENT_CA=",
+    }.items():
+        with pytest.raises(ConfigurationError, match=blamed):
+            check(*names)
 
 
 @pytest.mark.parametrize("given", ["robot-7.1", "a b", "x" * 65])

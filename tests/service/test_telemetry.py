@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import structlog
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import LogCapture
 
-from service.telemetry import configure_logging
+from service.telemetry import Metrics, Telemetry, configure_logging
 
 
 @pytest.fixture
@@ -62,3 +64,31 @@ def test_addresses_of_webhooks_are_not_told_by_the_client_that_calls_them(
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(204))) as client:
         client.post("https://hooks.example/?token=swordfish")
     assert told.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["accept"], {"status": 101}),  # and the client left
+        (["accept", "close"], {"status": 101, "close_code": 4401}),
+        (["http.response.start"], {"status": 401}),
+    ],
+)
+async def test_the_access_log_says_how_a_websocket_ended(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], told: dict[str, int]
+) -> None:
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        for kind in said:
+            await send({"type": f"websocket.{kind}", "status": 401, "code": 4401})
+
+    async def ignore(_: Message) -> None:
+        pass
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    logs, telemetry = LogCapture(), Telemetry(app, Metrics())
+    monkeypatch.setattr(telemetry, "_log", structlog.wrap_logger(None, processors=[logs]))
+    await telemetry({"type": "websocket", "path": "/", "headers": []}, receive, ignore)
+    (line,) = logs.entries
+    assert {name: line[name] for name in ("status", "close_code") if name in line} == told

@@ -99,6 +99,17 @@ async def test_targets(telling: Settings, control: ControlPlane, target: str, go
             webhooks.check(target)
 
 
+async def test_who_is_refused_is_told_no_secret_of_the_targets(
+    telling: Settings, control: ControlPlane
+) -> None:
+    targets = "https://me:secret@hooks.example/a, https://hooks.example/b?token=secret"
+    webhooks = Webhooks(control, telling.model_copy(update={"webhook_targets": targets}))
+    with pytest.raises(InvalidRequest) as refused:
+        webhooks.check("https://elsewhere.example")
+    allowed = refused.value.fields[0].allowed
+    assert allowed.count("hooks.example/") == 2 and "secret" not in allowed
+
+
 async def test_none_is_allowed_unless_the_operator_says_so(
     http: httpx.AsyncClient, settings: Settings, control: ControlPlane
 ) -> None:

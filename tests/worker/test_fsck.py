@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 import time
@@ -250,6 +251,11 @@ async def test_the_command(
     file = tmp_path / "worlds" / "of today" / "world.tar"
     options = cli.parser().parse_args(["export", worlds[1], str(file), *place])
     assert await options_run(options) == 0 and file.stat().st_size > 10_000
+    again = cli.parser().parse_args(["export", worlds[1], str(file.with_name("b.tar")), *place])
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        full.setattr(Path, "rename", no_room)
+        await options_run(again)
+    assert list(file.parent.iterdir()) == [file]
     options = cli.parser().parse_args(["import", str(file), "--owner", "ann", *place])
     assert await options_run(options) == 0
     told = capsys.readouterr()
@@ -257,6 +263,13 @@ async def test_the_command(
     assert "session imported" not in told.err  # the audit is for servers' logs
     name = told.out.split()[-1]
     assert (await control.sessions.get(name)).next_frame == 10
+    options = cli.parser().parse_args(["import", str(file), "--owner", "ann b", *place])
+    with pytest.raises(InvalidRequest, match=r"--owner 'ann b': must be .* letters of English"):
+        await options_run(options)  # no key could have that owner
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def options_run(options: object) -> int:

@@ -67,7 +67,11 @@ class Runner:
         size = (session.intrinsics.height, session.intrinsics.width)
         ours = (self.engine.cfg.height, self.engine.cfg.width)
         if size != ours:
-            raise GenerationFailed(f"the session has frames of {size} (H, W), this worker {ours}")
+            raise GenerationFailed(
+                f"the session has frames of {size[1]} x {size[0]} pixels, this worker makes "
+                f"{ours[1]} x {ours[0]}: set MIRAGE_FRAME_WIDTH and MIRAGE_FRAME_HEIGHT alike on "
+                "gateways and workers"
+            )
         if session.weights not in {"", self.weights} | self.engine.backbone.continues:
             raise GenerationFailed(
                 f"the world was made with {session.weights}, this worker has {self.weights}"

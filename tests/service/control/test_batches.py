@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+import structlog
 from redis.exceptions import ConnectionError, ResponseError
 
 from service.control.batches import Batches, Pipelined
@@ -26,6 +27,14 @@ async def test_what_arrives_while_a_batch_is_on_its_way_goes_in_the_next() -> No
     assert await asyncio.gather(batches.do(2), batches.do(3), first) == [20, 30, 10]
     assert seen == [[1], [2, 3]]
     assert await batches.do(4) == 40
+
+
+async def test_what_is_done_for_all_is_logged_as_nobodys() -> None:
+    async def work(items: Sequence[int]) -> list[object]:
+        return [structlog.contextvars.get_contextvars() for _ in items]
+
+    with structlog.contextvars.bound_contextvars(request_id="r1", owner="ann"):
+        assert await Batches(work).do(1) == {}
 
 
 @pytest.mark.parametrize("error", [ConnectionError("gone"), ValueError("a defect")])

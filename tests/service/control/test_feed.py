@@ -6,12 +6,14 @@ import asyncio
 import time
 
 import pytest
+import structlog
 from plane import leases_of, new_session, step
 
 from service.control import keys
 from service.control.feed import KEPT
 from service.control.frames import Frame
 from service.control.plane import ControlPlane
+from service.control.pushes import Pushes
 from service.control.requests import Generate
 from service.control.sessions import IDENTITY, Session
 from service.errors import SessionDeleted
@@ -152,3 +154,19 @@ async def test_a_short_wait_behind_a_long_one_is_short(control: ControlPlane) ->
         started_s = time.perf_counter()
         assert await watch.read(0, wait_s=0.05) == []
         assert 0.04 < time.perf_counter() - started_s < QUICK_S
+
+
+async def test_what_a_feed_logs_names_no_request(
+    control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One task listens for all: it would name the first request, its key and its owner for ever."""
+    bound = asyncio.get_running_loop().create_future()
+
+    async def listened(_: Pushes) -> list[object]:
+        bound.set_result(structlog.contextvars.get_contextvars())
+        return await asyncio.Future()
+
+    monkeypatch.setattr(Pushes, "next", listened)
+    with structlog.contextvars.bound_contextvars(request_id="r1", owner="ann"):
+        async with control.feed.watch("s" + "0" * 23):
+            assert await bound == {}

@@ -56,6 +56,21 @@ async def test_what_is_asked_after_it_was_done_with_wakes_again(control: Control
     assert (await queue.waiting())[0] == 1 and await pulled(queue) == [session]
 
 
+@pytest.mark.parametrize("is_pulled", [False, True])
+async def test_a_session_that_is_deleted_waits_no_longer(
+    control: ControlPlane, is_pulled: bool
+) -> None:
+    """Workers are added for those that wait, from none: nobody may be there to pull it."""
+    session, other = (await new_session(control)).id, (await new_session(control)).id
+    queue = await queue_of(control)
+    wakes = await queue.pull(1, 0.01) if is_pulled else []
+    await control.sessions.delete(session)
+    assert (await queue.waiting())[0] == (await control.sessions.usage()).waiting["worker"] == 1
+    assert await control.redis.hkeys(keys.WOKEN) == [other.encode()]
+    await queue.ack([wake.message for wake in wakes])
+    assert await pulled(queue) == [other]
+
+
 @pytest.mark.parametrize("by", ["a request", "the sweeper"])
 async def test_a_wake_whose_puller_died_before_it_took_the_session_comes_again(
     control: ControlPlane, by: str

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from noop_worker import open_session
 
+from bench.noop import noop_engine
+from service.control.plane import ControlPlane
 from service.control.sessions import IDENTITY, Intrinsics
-from worker.serving.runner import cameras, means
+from service.errors import GenerationFailed
+from worker.serving.runner import Encoding, Runner, cameras, means
 
 LENS = Intrinsics(fx=50, fy=51, cx=32, cy=16, width=64, height=32)
 
@@ -32,3 +36,12 @@ def test_cameras_of_one_lens_share_it_and_are_of_their_own_poses() -> None:
     assert cameras(LENS, [IDENTITY, moved]).intrinsics.shape == (2, 4)
     wide = cameras(LENS.model_copy(update={"fx": 25.0}), [moved])
     assert wide.intrinsics.tolist() == [[25, 51, 32, 16]]
+
+
+async def test_a_session_of_another_frame_size_is_refused_with_the_settings_to_change(
+    control: ControlPlane,
+) -> None:
+    runner = Runner(noop_engine(height=48, width=32), Encoding())
+    session = await open_session(control)
+    with pytest.raises(GenerationFailed, match=r"64 x 32 pixels, .* 32 x 48: .*FRAME_WIDTH"):
+        runner.check(session)
