@@ -337,7 +337,7 @@ PROBLEMS: dict[type[MirageError], Problem] = {
     GenerationFailed: Problem(
         500, 1011, "INTERNAL", "generation-failed",
         "The model could not do this",
-        "Try other poses, nearer to what was seen; the frames before it stay.",
+        "Try poses nearer to what was seen, unless another cause is named; frames before it stay.",
     ),
 }
 # what the router and the limits of a body refuse, before there is an endpoint to raise anything

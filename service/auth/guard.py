@@ -183,7 +183,9 @@ class Guard:
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
-    kind, _, credential = headers.get("authorization", "").partition(" ")
+    sent = headers.get("authorization", "")
+    kind, _, credential = sent.partition(" ")
     if kind.lower() != "bearer" or not credential:
-        raise Unauthenticated(f"No key was sent. {HOW}")
+        seen = "The Authorization header is not `Bearer` and a key" if sent else "No key was sent"
+        raise Unauthenticated(f"{seen}. {HOW}")
     return credential.strip()

@@ -28,7 +28,7 @@ def session_out(session: Session, upload: UploadOut | None = None) -> SessionOut
         seed=session.seed,
         width=lens.width,
         height=lens.height,
-        fov_deg=lens.fov_deg,
+        fov_deg=round(lens.fov_deg, 6),
         intrinsics=Intrinsics(fx=lens.fx, fy=lens.fy, cx=lens.cx, cy=lens.cy),
         num_frames=session.next_frame,
         num_points=session.num_points,
