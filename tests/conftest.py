@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 from hypothesis import settings as hypothesis
-from redis.asyncio import Redis
+from redis import Redis
 from structlog.testing import LogCapture
 
 from service.control import keys
@@ -81,7 +81,9 @@ def no_head_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(valkey_url: str, tmp_path: Path) -> Settings:
-    """Small frames, short times; a store of its own."""
+    """Small frames, short times; an empty Valkey and a store of its own."""
+    with Redis.from_url(valkey_url) as redis:
+        redis.flushall()
     return Settings(
         redis_url=valkey_url,
         data_dir=tmp_path,
@@ -96,10 +98,6 @@ def settings(valkey_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def control(settings: Settings) -> AsyncIterator[ControlPlane]:
-    """The control plane on an empty Valkey."""
-    redis = Redis.from_url(settings.redis_url)
-    await redis.flushall()
-    await redis.aclose()
     plane = await ControlPlane.open(settings)
     yield plane
     await plane.close()

@@ -59,7 +59,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
 async def control(settings: Settings, server: ThreadedMotoServer) -> AsyncIterator[ControlPlane]:
     update = {"store_url": f"s3://{BUCKET}/mirage", "lease_s": 20.0}
     plane = await ControlPlane.open(settings.model_copy(update=update))
-    await plane.redis.flushall()
     yield plane
     await plane.close()
 

@@ -260,7 +260,7 @@ async def test_a_session_of_another_frame_size_is_refused_with_both_sizes(
 
         await until(failed)
     error = (await control.sessions.get(session.id)).error
-    assert error and "(32, 80)" in error["detail"] and "(32, 64)" in error["detail"]
+    assert error and "80 x 32" in error["detail"] and "64 x 32" in error["detail"]
 
 
 async def test_sessions_share_steps_and_each_gets_its_frames(
