@@ -229,9 +229,12 @@ async def test_a_video_is_whole_or_gone(address: tuple[str, str]) -> None:
         assert gone.value.status == 410 and gone.value.problem["first_available"] == 6
 
 
-async def test_the_sdk_page_on_branches(address: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("title", "num_frames"), [("What if", [9, 9]), ("Keep it", [9])])
+async def test_the_sdk_page(
+    address: tuple[str, str], tmp_path: Path, title: str, num_frames: list[int]
+) -> None:
     page = (ROOT / "docs" / "sdk.md").read_text()
-    code = re.search(r"## What if.*?```python\n(.*?)```", page, re.S)
+    code = re.search(rf"## {title}.*?```python\n(.*?)```", page, re.S)
     assert code
     (tmp_path / "photo.jpg").write_bytes(photo())
     script = code[1].replace("http://127.0.0.1:8000", address[0])
@@ -241,8 +244,7 @@ async def test_the_sdk_page_on_branches(address: tuple[str, str], tmp_path: Path
     )  # fmt: skip
     output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
-    kept, forked = map(int, output.split())
-    assert kept == forked == 9
+    assert [*map(int, output.split())] == num_frames
 
 
 async def test_a_world_travels_over_grpc(address: tuple[str, str]) -> None:

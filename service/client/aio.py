@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike
 from service.client.frames import Frame, Pixels, ServiceError
 from service.client.retries import Attempts, credentials
 from service.client.stream import Stream
+from service.client.transfer import Upload, save
 from service.errors import cancelled, problem_document
 from service.poses import flat_of
 
 WAIT_S = 10.0  # of one long poll
+FORK_S = 20.0  # for a world that is another's, whose progress can't be asked for
 POLL_S = 0.1
 FINAL = ("done", "failed", "cancelled")
 
@@ -81,18 +83,51 @@ class AsyncMirage:
                 return
             query = {"cursor": page["next_cursor"]}
 
+    async def import_world(self, path: str | Path) -> AsyncWorld:
+        """Open a world of your own on an exported one, of this server or another."""
+        file = Upload(Path(path))
+        call = ("POST", "/v1/sessions:import")
+        return AsyncWorld(self, await self.json(*call, content=file, headers=file.headers))
+
+    async def fork_shared(
+        self, share: str, frame: int | None = None, seed: int | None = None
+    ) -> AsyncWorld:
+        """Make a world that somebody shared with you (its `credential`) one of your own."""
+        ask = {"share": share, "frame": frame, "seed": seed}
+        body = {name: value for name, value in ask.items() if value is not None}
+        made = await self.json("POST", "/v1/forks", json=body, params={"wait_s": FORK_S})
+        if made["result"] is None:
+            raise ServiceError(
+                made["error"] or {"detail": f"no fork after {FORK_S:g} s: try again"}
+            )
+        return await self.world(str(made["result"]["session"]))
+
     async def json(self, method: str, path: str, **kwargs: Any) -> Json:
         """A call that answers JSON; raises ServiceError."""
         answer: Json = (await self.call(method, path, **kwargs)).json()
         return answer
 
-    async def call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """Any call, tried again if need be; raises ServiceError, TransportError."""
+    async def call(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        save_to: Path | None = None,
+        **kwargs: Any,
+    ) -> httpx.Response:
+        """Any call, tried again if need be; `save_to`: a file for what it answers. Raises
+        ServiceError, TransportError.
+        """
         attempts = Attempts(method)
+        kwargs["headers"] = {**attempts.headers, **(headers or {})}
         while True:
             outcome: httpx.Response | httpx.TransportError
             try:
-                outcome = await self._http.request(method, path, headers=attempts.headers, **kwargs)
+                async with self._http.stream(method, path, **kwargs) as outcome:
+                    if save_to is None or outcome.is_error:
+                        await outcome.aread()
+                    else:
+                        await save(outcome, save_to)
             except httpx.TransportError as error:
                 outcome = error
             pause_s = attempts.pause_s(outcome)
@@ -124,6 +159,28 @@ class AsyncWorld:
         asked = {"format": format, "axes": axes, "max_points": max_points}
         query = {name: value for name, value in asked.items() if value is not None}
         return (await self.mirage.call("GET", f"{self.path}/memory/points", params=query)).content
+
+    async def export(self, path: str | Path, snapshot: str | None = None) -> None:
+        """The whole world as one file, as it is now or as `snapshot`; `import_world` opens it."""
+        query = {} if snapshot is None else {"snapshot": snapshot}
+        call = ("GET", f"{self.path}/export")
+        await self.mirage.call(*call, params=query, save_to=Path(path))
+
+    async def share(self, may: str = "look", lifetime_s: int = 86_400) -> Json:
+        """A link for others: its `credential`, shown once, is their key to `look` at or `walk` in
+        this world, and what `fork_shared` takes.
+        """
+        ask = {"may": may, "lifetime_s": lifetime_s}
+        return await self.mirage.json("POST", f"{self.path}/shares", json=ask)
+
+    async def shares(self) -> list[Json]:
+        """The share links that are still good, without their credentials."""
+        found: list[Json] = (await self.mirage.json("GET", f"{self.path}/shares"))["shares"]
+        return found
+
+    async def unshare(self, share_id: str) -> None:
+        """End a share link now."""
+        await self.mirage.call("DELETE", f"{self.path}/shares/{share_id}")
 
     async def delete(self) -> None:
         await self.mirage.call("DELETE", self.path)
@@ -189,6 +246,11 @@ class AsyncWorld:
         for another one stands for this from now on.
         """
         return await self._branch("snapshot", {"name": name, "replace": replace})
+
+    async def snapshots(self) -> list[Json]:
+        """All names given, oldest first."""
+        found: list[Json] = (await self.mirage.json("GET", f"{self.path}/snapshots"))["snapshots"]
+        return found
 
     async def frame(self, number: int) -> Frame:
         """One frame that exists."""

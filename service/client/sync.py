@@ -64,6 +64,15 @@ class Mirage:
         for world in self._portal.iterate(self._mirage.worlds()):
             yield World(self._portal, world)
 
+    def import_world(self, path: str | Path) -> World:
+        """Open a world of your own on an exported one, of this server or another."""
+        return World(self._portal, self._portal.run(self._mirage.import_world(path)))
+
+    def fork_shared(self, share: str, frame: int | None = None, seed: int | None = None) -> World:
+        """Make a world that somebody shared with you (its `credential`) one of your own."""
+        forking = self._mirage.fork_shared(share, frame, seed)
+        return World(self._portal, self._portal.run(forking))
+
     def json(self, method: str, path: str, **kwargs: Any) -> Json:
         """A call that answers JSON; raises ServiceError."""
         return self._portal.run(self._mirage.json(method, path, **kwargs))
@@ -96,6 +105,22 @@ class World:
     ) -> bytes:
         """What the world remembers as a file of coloured points: `ply` (in any axes) or `glb`."""
         return self._portal.run(self._world.points(format, axes, max_points))
+
+    def export(self, path: str | Path, snapshot: str | None = None) -> None:
+        """The whole world as one file, as it is now or as `snapshot`."""
+        self._portal.run(self._world.export(path, snapshot))
+
+    def share(self, may: str = "look", lifetime_s: int = 86_400) -> Json:
+        """A link for others, to `look` at or `walk` in this world; see AsyncWorld.share."""
+        return self._portal.run(self._world.share(may, lifetime_s))
+
+    def shares(self) -> list[Json]:
+        """The share links that are still good, without their credentials."""
+        return self._portal.run(self._world.shares())
+
+    def unshare(self, share_id: str) -> None:
+        """End a share link now."""
+        self._portal.run(self._world.unshare(share_id))
 
     def delete(self) -> None:
         self._portal.run(self._world.delete())
@@ -143,6 +168,10 @@ class World:
     def snapshot(self, name: str, replace: bool = False) -> Json:
         """Name the present state; `replace`: also if the name stands for another one."""
         return self._portal.run(self._world.snapshot(name, replace))
+
+    def snapshots(self) -> list[Json]:
+        """All names given, oldest first."""
+        return self._portal.run(self._world.snapshots())
 
     def frame(self, number: int) -> Frame:
         """One frame that exists."""

@@ -15,7 +15,10 @@ from service.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sdk.md").read_text()
 SNIPPETS = dict(re.findall(r"## ([^\n]*)\n(?:(?!```).)*```python\n(.*?)```", PAGE, re.S))
-NEEDS_A_REAL_WORKER = {"What if: fork, rewind, snapshot, observe"}  # tests/test_edge.py
+NEEDS_A_REAL_WORKER = {  # tests/test_edge.py
+    "What if: fork, rewind, snapshot, observe",
+    "Keep it, move it, share it",
+}
 
 
 def test_every_snippet_is_found() -> None:

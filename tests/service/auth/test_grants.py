@@ -14,6 +14,7 @@ from bench.noop import start_worker
 from service.auth import grants, guard
 from service.auth.grants import TICKET, Grants
 from service.auth.keyring import Keyring, parse_credential
+from service.client import Mirage, ServiceError
 from service.control import keys
 from service.control.plane import ControlPlane
 from service.errors import Unauthenticated
@@ -186,3 +187,30 @@ async def test_what_is_no_share_link_forks_nothing(bob: httpx.AsyncClient, new_k
         answer = await bob.post("/v1/forks", json={"share": credential})
         assert answer.status_code == 422, answer.text
         assert answer.json()["errors"][0]["field"] == "share"
+
+
+async def test_the_sdk_hands_a_world_on(address: str, keyed: Settings, new_key: NewKey) -> None:
+    url, ann, bob = f"http://{address}", await new_key("ann"), await new_key("bob")
+    worker = start_worker(keyed)
+
+    def hand_on() -> None:
+        with Mirage(url, key=ann) as anns, Mirage(url, key=bob) as bobs:
+            world = anns.create(png())
+            world.opened().wait()
+            link = world.share(may="walk", lifetime_s=60)
+            assert [one["id"] for one in world.shares()] == [link["id"]]
+            with Mirage(url, key=link["credential"]) as guest:
+                guest.world(world.id).generate(actions=[{"yaw_deg": 5}]).wait()
+            copy = bobs.fork_shared(link["credential"], seed=3)
+            assert copy.info["origin"] and copy.info["num_frames"] > 1
+            world.unshare(link["id"])
+            assert world.shares() == []
+            with pytest.raises(ServiceError) as refused:
+                bobs.fork_shared(link["credential"])
+            assert refused.value.status == 422
+
+    try:
+        await asyncio.wait_for(asyncio.to_thread(hand_on), 60)
+    finally:
+        worker.terminate()
+        worker.join()
