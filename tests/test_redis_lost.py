@@ -401,6 +401,7 @@ async def test_metrics_say_that_redis_is_away_also_where_keys_are_required(
     keyring = Keyring(plane.redis, plane.kept)
     scopes = (frozenset({Scope.METRICS}), KEY_SCOPES, frozenset({Scope.METRICS}))
     scrapes, does_all, unseen = [(await keyring.create("ann", one))[1] for one in scopes]
+    limited = (await keyring.create("ann", scopes[0], requests_per_s=0.1))[1]
     app = create_app(with_server(settings, server).model_copy(update={"require_keys": True}))
     async with (
         app.router.lifespan_context(app),
@@ -415,8 +416,13 @@ async def test_metrics_say_that_redis_is_away_also_where_keys_are_required(
 
         assert "mirage_workers_alive 0.0" in (await scrape(scrapes)).text
         assert (await scrape(does_all)).status_code == 200
+        counted = [(await scrape(limited)).status_code for _ in range(2)]
+        assert counted == [200, 429]
         await server.valkey.stop()
-        assert "mirage_workers_alive NaN" in (await scrape(scrapes)).text
+        for key in (scrapes, limited):
+            assert "mirage_workers_alive NaN" in (await scrape(key)).text
+        elsewhere = {"Authorization": f"Bearer {limited}"}
+        assert (await client.get("/v1/sessions", headers=elsewhere)).status_code == 403
         forged = scrapes[:-1] + ("a" if scrapes[-1] != "a" else "b")
         assert (await scrape(forged)).status_code == 401
         assert [(await scrape(one)).status_code for one in (does_all, unseen)] == [503, 503]

@@ -24,6 +24,7 @@ from websockets.typing import Subprotocol
 from service.client.frames import Frame, Pixels, ServiceError, frame_from, problem_from
 from service.client.options import message_of
 from service.client.outage import Outage, has_left, refused_by, refused_handshake
+from service.client.underway import Underway
 from service.convert import plain
 from service.limits import MAX_STREAM_MESSAGE_BYTES
 from service.poses import flat_of
@@ -49,6 +50,7 @@ class Stream:
         self.num_connections = 0
         self._socket: websockets.ClientConnection | None = None
         self._sequence = secrets.randbits(SEQUENCE_BITS)  # frames show those of other clients, too
+        self._underway = Underway(is_paced=bool(options.get("frames_per_s")))
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -72,7 +74,10 @@ class Stream:
         return await self._say("input", held)
 
     async def path(self, **path: Any) -> int:
-        """As World.generate, but made no further ahead than it is played (`frames_per_s`)."""
+        """As World.generate, but made no further ahead than it is played (`frames_per_s`).
+
+        What is left of such a path when the connection breaks is not made: an `error` says so.
+        """
         if "poses" in path:
             path["poses"] = [{"matrix": flat_of(pose)} for pose in path["poses"]]
         return await self._say("path", path)
@@ -116,7 +121,10 @@ class Stream:
                     await self._connect()
                 async for message in self._connection():
                     outage.saw(message)
+                    told = self._underway.saw(message, self.num_connections)
                     yield message
+                    for one in told:
+                        yield one
             except (OSError, websockets.WebSocketException, ServiceError) as error:
                 if self._closed or has_left(error):
                     return
@@ -237,6 +245,8 @@ class Stream:
                 f"this one {len(data):,}. Call the world's `observe` or `generate` instead."
             )
         self._sequence = number
+        if kind == "path":
+            self._underway.sent(number, self.num_connections)
         assert self._socket is not None
         with suppress(websockets.ConnectionClosed):
             await self._socket.send(data)

@@ -245,7 +245,7 @@ class LiveStream:
         return self._portal.run(self._stream.input(**held))
 
     def path(self, **path: Any) -> int:
-        """As World.generate, but made no further ahead than it is played (`frames_per_s`)."""
+        """As World.generate, but made no further ahead than it is played; see Stream.path."""
         return self._portal.run(self._stream.path(**path))
 
     def observe(self, pose: ArrayLike, image: bytes, **seen: Any) -> int:

@@ -84,7 +84,7 @@ def order(session: str) -> str:
 
 
 def guests_order(session: str) -> str:
-    """The same of forks by guests, who push out none of the owner's."""
+    """The same of requests by guests, who push out none of the owner's."""
     return f"{PREFIX}:{{{session}}}:guests-order"
 
 

@@ -245,12 +245,13 @@ class RequestLog:
         live: LivePose | View,
         request_id: str | None = None,
         trace: str | None = None,
+        by_guest: bool = False,
     ) -> str:
         """A live pose, of which no progress is kept; its request id. Raises as `append` does."""
         name = request_id or new_request_id()
         trace = current_parent() if trace is None else trace
         request = (name, "live", live_body(live, trace), "")
-        await self._append(session, request, live.camera)
+        await self._append(session, request, live.camera, by_guest=by_guest)
         return name
 
     async def _append(
@@ -336,7 +337,7 @@ class RequestLog:
             return None
 
     async def list(self, session: str) -> list[Progress]:
-        """The last requests of a session (`REQUESTS_KEPT` at most, and as many forks by guests),
+        """The last requests of a session (`REQUESTS_KEPT` at most, and as many by guests),
         oldest first.
         """
         found = await self._redis.hgetall(keys.requests(session))

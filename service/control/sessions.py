@@ -211,9 +211,14 @@ class Sessions:
         if not await scripts.run(self._redis, "reserve", [keys.index(owner)], room):
             raise _full_key(most)
         now = time.time()
-        await self._redis.zadd(keys.EXPIRY, {session: now + keys.CREATION_S})
+        await self._redis.zadd(keys.EXPIRY, {session: now + self._creation_s})
         await self._redis.set(keys.reservation(session), "", ex=keys.CREATION_S)
         await self._redis.zadd(keys.COLLECT, {session: now + self._settings.collect_grace_s})
+
+    @property
+    def _creation_s(self) -> float:
+        """When the sweeper looks at a session that is being made: not after its own expiry."""
+        return min(keys.CREATION_S, self._settings.session_idle_s)
 
     async def usage(self) -> Usage:
         """For the metrics."""
@@ -232,7 +237,7 @@ class Sessions:
             await asyncio.sleep(keys.CREATION_S / 4)
             try:
                 await self._redis.expire(keys.reservation(session), keys.CREATION_S)
-                expires_s = time.time() + keys.CREATION_S
+                expires_s = time.time() + self._creation_s
                 await self._redis.zadd(keys.EXPIRY, {session: expires_s}, xx=True)
             except (RedisError, OSError) as error:  # if it lasts, `adopt` refuses
                 LOG.warning("session not kept reserved", session=session, error=str(error))

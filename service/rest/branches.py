@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 from service.auth.principal import Principal, PrincipalDep, Scope, requires
 from service.control.branches import ForkIn, RewindIn, SnapshotIn
 from service.control.requests import Progress, RequestState
-from service.errors import error_of
+from service.control.sessions import Session
+from service.errors import SessionDeleted, error_of
 from service.gateway import Gateway, GatewayDep
 from service.limits import MAX_WAIT_S
 from service.rest.answers import generation_out, snapshot_out
@@ -155,11 +156,29 @@ async def _fork(
 ) -> tuple[GenerationOut, dict[str, str]]:
     owner, most = principal.owner, principal.quota.max_sessions
     fork = attempt.gateway.control.branches.fork
-    progress = await _asked_before(attempt, session_id)  # first: the fork may have filled the quota
-    progress = progress or await fork(
-        session_id, start, owner, most, attempt.request_id, attempt.seed, by_guest
+    try:
+        before = await _asked_before(attempt, session_id)  # first: it may have filled the quota
+        progress = before or await fork(
+            session_id, start, owner, most, attempt.request_id, attempt.seed, by_guest
+        )
+        return await _answer(attempt.gateway, session_id, progress, wait_s)
+    except SessionDeleted:  # and with it all that was asked of it, but not what came of that
+        if (made := await attempt.made()) is None:
+            raise
+        return _forked(attempt, made), {}
+
+
+def _forked(attempt: Attempt, made: Session) -> GenerationOut:
+    """What the worker said of a fork, once that is known from the fork alone."""
+    progress = Progress(
+        id=attempt.request_id,
+        kind="fork",
+        state=RequestState.DONE,
+        total=0,
+        result={"session": made.id, "num_frames": made.branch_first_frame},
+        created_s=made.created_s,
     )
-    return await _answer(attempt.gateway, session_id, progress, wait_s)
+    return generation_out(progress)
 
 
 async def _asked_before(attempt: Attempt, session_id: str) -> Progress | None:

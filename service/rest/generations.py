@@ -90,14 +90,14 @@ async def append_and_tell(
 ) -> Progress:
     """Ask for a path; `webhook` hears of its end. Raises what the request log raises, and
     InvalidRequest."""
-    append = gateway.control.requests.append
+    append, by_guest = gateway.control.requests.append, bool(principal.share)
     if webhook is None:
-        return await append(session_id, request, request_id, if_version)
+        return await append(session_id, request, request_id, if_version, by_guest)
     gateway.webhooks.check(webhook)
     errand = Errand(session=session_id, request=request_id, target=webhook, owner=principal.owner)
     await gateway.webhooks.expect(errand)
     try:
-        return await append(session_id, request, request_id, if_version)
+        return await append(session_id, request, request_id, if_version, by_guest)
     except MirageError:
         await gateway.webhooks.forget(errand)
         raise

@@ -80,12 +80,16 @@ class Attempt:
         """
         if self.is_first:
             return None
-        sessions = self.gateway.control.sessions
-        try:
-            return await sessions.get(self.seed)
-        except (UnknownSession, SessionDeleted):
-            await sessions.abandon(self.seed, self.owner)
+        if (made := await self.made()) is None:
+            await self.gateway.control.sessions.abandon(self.seed, self.owner)
             await self.start_over()
+        return made
+
+    async def made(self) -> Session | None:
+        """The session that stands under the id of this try and those before it."""
+        try:
+            return await self.gateway.control.sessions.get(self.seed)
+        except (UnknownSession, SessionDeleted):
             return None
 
     async def request_before(self, session: str) -> Progress | None:

@@ -62,7 +62,7 @@ async def import_session(
 ) -> Response:
     """Open a session on an exported world: the file is the body. Everything in it is checked; a
     worker that has not got the weights it needs says which. With an `Idempotency-Key`, files of the
-    same length are taken for the same one."""
+    same `Content-Length` are taken for the same one, and so are all that are sent without it."""
     if content_type != MEDIA_TYPE:
         problem = FieldProblem("Content-Type", (content_type or "nothing")[:60], MEDIA_TYPE)
         raise InvalidRequest("An import is one tar file as the body.", fields=(problem,))

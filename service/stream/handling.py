@@ -136,7 +136,8 @@ async def _show(talk: Talk, view: View, now_s: float) -> None:
     await talk.budget.claim(view.camera)
     request_id = talk.budget.new_request_id()
     talk.latency.asked(request_id, now_s)  # before it is: its frame may overtake the answer
-    await talk.control.requests.append_live(talk.session_id, view, request_id, talk.trace)
+    append = talk.control.requests.append_live
+    await append(talk.session_id, view, request_id, talk.trace, talk.by_guest)
 
 
 async def _input(talk: Talk, message: InputMessage) -> None:
@@ -213,8 +214,9 @@ async def _path(talk: Talk, message: PathMessage) -> None:
 
 async def _walk(talk: Talk, request: Generate, request_id: str | None = None) -> Progress:
     """Ask for a path or a piece of one; keys go on from its end."""
+    append = talk.control.requests.append
     async with talk.steering:
-        progress = await talk.control.requests.append(talk.session_id, request, request_id)
+        progress = await append(talk.session_id, request, request_id, by_guest=talk.by_guest)
         talk.places.pop(request.camera, None)
     talk.requests[progress.id] = progress
     return progress

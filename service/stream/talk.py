@@ -39,6 +39,7 @@ class Talk:
         after: int,  # the last frame that the client has
     ) -> None:
         self.gateway, self.principal, self.opening = gateway, principal, opening
+        self.by_guest = bool(principal.share)
         self.control = gateway.control
         self.session_id = session.id
         self.after, self.branch = after, session.branch

@@ -240,6 +240,68 @@ async def test_pauses_grow_while_no_stream_lasts(monkeypatch: pytest.MonkeyPatch
         assert on.num_connections == 3
 
 
+async def test_a_path_at_a_rate_ends_with_its_connection_and_says_so(
+    server_url: str, settings: Settings
+) -> None:
+    async with AsyncMirage(server_url) as mirage, working(FakeWorker(settings)):
+        world = await mirage.create(png())
+        await world.opened()
+        async with asyncio.timeout(60), world.stream(frames_per_s=20) as live:
+            sequence, numbers = await live.path(poses=[HERE] * 200), []
+            with pytest.raises(ServiceError, match=r"path r_\w+ ended with it: 3 of 200") as caught:
+                async for frame in live.frames():
+                    numbers.append(frame.number)
+                    if len(numbers) == 3:
+                        assert live._socket is not None
+                        live._socket.transport.abort()
+            assert caught.value.problem["reply_to"] == sequence and numbers == [1, 2, 3]
+            assert (await anext(live.frames())).number == 4  # a worker had been given more
+            await live.path(poses=[HERE])
+            async for said in live.messages():
+                if not isinstance(said, Frame) and said["type"] == "progress":
+                    break
+
+
+def walked(total: int, rate: float) -> tuple[tuple[bytes, ...], dict[str, float]]:
+    """A server's words about a path of which it sends one frame, and the stream's options."""
+    accepted = pb.Generation(id="r_1", kind="generate", total=total)
+    said = (
+        pb.ServerMessage(hello=pb.Hello()),
+        pb.ServerMessage(reply_to=1, accepted=accepted),
+        pb.ServerMessage(frame=pb.Frame(frame=7, request_id="r_1")),
+    )
+    return tuple(one.SerializeToString() for one in said), {"frames_per_s": rate}
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "told"),
+    [
+        (*walked(2, 9.0), ("error", 1)),
+        (*walked(1, 9.0), ("progress", 0)),
+        (*walked(2, 0), None),  # all of it is made
+        (walked(2, 0)[0][:1], {}, ("error", 1)),
+    ],
+    ids=["broken off", "whole", "without a rate", "not accepted"],
+)
+async def test_what_a_new_connection_says_of_an_old_one_s_path(
+    said: tuple[bytes, ...], options: dict[str, float], told: tuple[str, int] | None
+) -> None:
+    async with (
+        Proxy(*said, code=1012) as url,
+        asyncio.timeout(60),
+        Stream(url, {}, None, options) as live,
+    ):
+        live._sequence = 0
+        await live.path(poses=[HERE])
+        found = []
+        async for one in live.messages():
+            if live.num_connections == 3:
+                break
+            if not isinstance(one, Frame) and one["type"] not in ("hello", "accepted"):
+                found.append((one["type"], one["reply_to"]))
+    assert found == ([] if told is None else [told])
+
+
 async def test_who_leaves_during_an_outage_opens_no_stream(server_url: str) -> None:
     async with AsyncMirage(server_url) as mirage:
         live = (await mirage.create(png())).stream()

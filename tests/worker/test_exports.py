@@ -631,6 +631,26 @@ async def test_a_world_whose_answer_was_lost_is_made_once(
     assert [found] == made
 
 
+async def test_a_repeated_import_is_known_by_its_length(
+    control: ControlPlane, settings: Settings, export: bytes
+) -> None:
+    app, other = create_app(settings), bytes(len(export))
+    async with app.router.lifespan_context(app), calling(app) as http:
+
+        async def imported(key: str, content: bytes | AsyncIterator[bytes]) -> tuple[int, str]:
+            kind = {"Content-Type": "application/x-tar", "Idempotency-Key": key}
+            answer = await http.post("/v1/sessions:import", content=content, headers=kind)
+            return answer.status_code, answer.json().get("id") or answer.json()["detail"]
+
+        sized = await imported("one", export)
+        assert sized[0] == 201 and await imported("one", other) == sized
+        status, detail = await imported("one", export + other)
+        assert status == 422 and "was used for another request" in detail
+        unsized = await imported("two", in_pieces(export))
+        assert unsized[0] == 201 and await imported("two", in_pieces(export + other)) == unsized
+    assert {one.id for one in (await control.sessions.list()).items} >= {sized[1], unsized[1]}
+
+
 @asynccontextmanager
 async def calling(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx
 import pytest
+import websockets
 from fastapi import FastAPI
 from tenants import Connect, NewKey
 from uploads_made import png
@@ -102,6 +104,37 @@ async def test_guests_use_up_nothing_of_the_owners_requests(
     assert statuses == [[200, 200, 200, 429], [200, 200, 200, 429], [429] * 4, [429] * 4]
     assert (await owner.get(url)).status_code == 200  # the sixth of its own
     assert "share link" in (await links[0].get(url)).json()["detail"]
+
+
+async def test_guests_leave_the_owner_half_of_the_backlog(
+    ann: httpx.AsyncClient,
+    anns: str,
+    client_of: Connect,
+    address: str,
+    keyed: Settings,
+    control: ControlPlane,
+) -> None:
+    """There is no worker, so whatever is asked for waits."""
+    url, walk = f"/v1/sessions/{anns}/generations", {"actions": [{"yaw_deg": 5}]}
+    guest = client_of((await shared(ann, anns, may="walk"))["credential"])
+    asked = [(await guest.post(url, json=walk)).status_code for _ in range(keyed.max_backlog)]
+    num_done = keyed.max_backlog // 2 - 1  # the first picture waits, too
+    assert asked == [202] * num_done + [429] * (keyed.max_backlog - num_done)
+    assert await control.redis.llen(keys.guests_order(anns)) == num_done
+    stream, sent = f"ws://{address}/v1/sessions/{anns}/stream", guest.headers["authorization"]
+    async with (
+        asyncio.timeout(60),
+        websockets.connect(stream, additional_headers={"authorization": sent}) as socket,
+    ):
+        for said in (
+            {"type": "path", **walk},
+            {"type": "pose", "position": [0, 0, 0], "quaternion": [0, 0, 0, 1]},
+        ):
+            await socket.send(json.dumps(said))
+            while (answer := json.loads(await socket.recv()))["type"] != "error":
+                pass
+            assert answer["status"] == 429 and "requests of session" in answer["detail"]
+    assert (await ann.post(url, json=walk)).status_code == 202
 
 
 async def test_without_keys_there_is_nothing_to_share(

@@ -153,6 +153,30 @@ async def test_expired_sessions_go_with_their_objects(
     assert expiry and expiry > time.time()  # the record's own expiry, not the index's
 
 
+async def test_an_idle_lifetime_may_be_shorter_than_a_creation(
+    control: ControlPlane, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody comes after the first request, so nothing but the creation tells the sweeper."""
+    short = settings.model_copy(update={"session_idle_s": 1.0})
+    sessions = Sessions(control.redis, short, control.segments, control.requests, control.heads)
+    await sessions.create(NewSession(intrinsics=INTRINSICS), IMAGE)
+    async with asyncio.timeout(keys.CREATION_S - 10):
+        while (await control.sessions.list()).items:
+            await control.sweeper.sweep()
+            await asyncio.sleep(0.05)
+    monkeypatch.setattr(keys, "CREATION_S", 4)
+    long = "s" + "0" * 23
+    await sessions.reserve(long, "me")
+    reserved_s = await control.redis.zscore(keys.EXPIRY, long)
+    keeping = asyncio.create_task(sessions.keep_reserved(long))
+    async with asyncio.timeout(60):
+        while await control.redis.zscore(keys.EXPIRY, long) == reserved_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    kept_s = await control.redis.zscore(keys.EXPIRY, long)
+    assert kept_s is not None and kept_s < time.time() + 2
+    await end([keeping])
+
+
 async def test_touch_prolongs(control: ControlPlane) -> None:
     session = await new_session(control)
     await control.redis.hset(keys.record(session.id), "expires_s", 1)

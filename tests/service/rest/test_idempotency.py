@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from redis.exceptions import ConnectionError as RedisConnectionError
 from uploads_made import png
 
+from bench.noop import start_worker
 from service.auth.guard import Guard
 from service.auth.principal import LOCAL
 from service.control import keys
@@ -22,6 +23,7 @@ from service.errors import StoreDown, problem_document
 from service.gateway import Gateway
 from service.rest import branches, generations, idempotency, observations, sessions, videos
 from service.rest.idempotency import Attempt, once
+from service.settings import Settings
 from service.store.segments import SegmentStore
 
 KEY = {"Idempotency-Key": "again"}
@@ -136,6 +138,34 @@ async def test_a_fork_that_failed_is_asked_for_anew(
     await control.redis.hset(keys.requests(session), asked.id, value)
     again = await http.post(url, headers=KEY, **FORK)
     assert again.status_code == 202 and again.json()["id"] != asked.id
+
+
+async def test_a_fork_outlives_its_source_between_two_tries(
+    http: httpx.AsyncClient, session: str, settings: Settings, fails_once: Fail
+) -> None:
+    worker = start_worker(settings)
+    try:
+        frames = f"/v1/sessions/{session}/frames?wait_s=20"
+        async with asyncio.timeout(60):
+            while not (await http.get(frames)).json()["frames"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        fails_once(branches, "generation_out", StoreDown("away"))
+        url = f"/v1/sessions/{session}:fork"
+        assert (await http.post(url + "?wait_s=20", headers=KEY)).status_code == 503
+    finally:
+        worker.terminate()
+        worker.join()
+    assert (await http.delete(f"/v1/sessions/{session}")).status_code == 204
+    again, replayed = [await http.post(url + "?wait_s=20", headers=KEY) for _ in range(2)]
+    assert again.status_code == 200, again.text
+    assert replayed.json() == again.json() and replayed.headers["idempotent-replayed"] == "true"
+    said, listed = again.json(), (await http.get("/v1/sessions")).json()["sessions"]
+    assert said["state"] == "done" and said["kind"] == "fork"
+    assert said["result"]["session"] == listed[0]["id"]
+    assert said["result"]["num_frames"] == listed[0]["num_frames"]
+    assert len(listed) == 1 and listed[0]["origin"] == f"fork:{session}"
+    answer = await http.post(url, headers={"Idempotency-Key": "another"})
+    assert answer.status_code == 410
 
 
 class Made(BaseModel):

@@ -121,10 +121,10 @@ async def test_a_piece_that_is_being_asked_for_is_cancelled_with_its_path(
 ) -> None:
     append, begun, is_cancelled = gateway.control.requests.append, asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: Any) -> Progress:
+    async def slow(*args: Any, **options: Any) -> Progress:
         begun.set()
         await is_cancelled.wait()
-        return await append(*args)
+        return await append(*args, **options)
 
     monkeypatch.setattr(gateway.control.requests, "append", slow)
     client = Client(gateway, session, frames_per_s=50)
