@@ -124,8 +124,11 @@ async def _pass_on(
 
 
 def opening_of(session_id: str, query: list[tuple[str, str]]) -> OpenMessage:
-    """From the address: lists are repeated or have commas. Raises InvalidRequest."""
-    check_once((name, value) for name, value in query if name not in (*LISTS, *OF_THE_GATE))
+    """From the address: lists are repeated or have commas. Raises InvalidRequest, also for a query
+    that names another session than the path, which is the one that the caller was let in to.
+    """
+    once = [one for one in query if one[0] not in (*LISTS, *OF_THE_GATE)]
+    check_once([("session", session_id), *once])
     values: dict[str, Any] = {"session": session_id}
     for name, value in query:
         if name in LISTS:
