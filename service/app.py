@@ -40,7 +40,7 @@ from service.rest.body_limit import BodyLimit
 from service.rest.head_method import HeadAsGet
 from service.rest.openapi import completed
 from service.rest.problems import add_handlers
-from service.rest.queries import KNOWN_QUERY
+from service.rest.queries import FORM_ONCE, KNOWN_QUERY
 from service.rpc.server import RpcServer
 from service.samples import SAMPLES, Samples
 from service.settings import Settings
@@ -153,7 +153,7 @@ def create_app(settings: Settings, samples_folder: Path = SAMPLES) -> FastAPI:
     add_handlers(app)
     for router in ROUTERS:
         is_probe = "health" in router.tags  # whose callers may add what they like
-        app.include_router(router, dependencies=[] if is_probe else [KNOWN_QUERY])
+        app.include_router(router, dependencies=[] if is_probe else [KNOWN_QUERY, FORM_ONCE])
     _add_pages(app)
     pages = [route for route in app.routes if getattr(route, "path", None) in PAGES]
     app.behind_gate = [*pages, *(route for router in ROUTERS for route in router.routes)]

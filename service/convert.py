@@ -9,7 +9,7 @@ left out. Trade-off: some tens of microseconds a message, so frames are filled b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 M = TypeVar("M", bound=Message)
 WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
+# All of their fields are required, and proto3 sends no 0 of these
+WHOLE = ("mirage.v1.Intrinsics", "mirage.v1.Seek")
 
 
 def filled(kind: type[M], values: Mapping[str, Any]) -> M:
@@ -47,10 +49,17 @@ def given(message: Message) -> dict[str, Any]:
     no word numbers.
     """
     found = {}
-    for field, value in message.ListFields():
+    for field, value in _given_fields(message):
         is_bytes = field.type == FieldDescriptor.TYPE_BYTES
         found[field.name] = value if is_bytes else _plain_value(field, value, given)
     return found
+
+
+def _given_fields(message: Message) -> Iterable[tuple[FieldDescriptor, Any]]:
+    if message.DESCRIPTOR.full_name in WHOLE:
+        fields: Any = message.DESCRIPTOR.fields  # its stubs have two kinds of descriptors
+        return [(field, getattr(message, field.name)) for field in fields]
+    return message.ListFields()
 
 
 def word(kind: EnumDescriptor, number: int) -> str:

@@ -7,7 +7,8 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from service.store.fsck import Findings, Fsck
 
 READ_BYTES = 1 << 20
 WRONG = 1  # exit code
+FIRST = 5  # of many names
 # fmt: off
 HARMED = (
     "missing", "corrupt", "inconsistent", "ambiguous", "unreached", "lost", "forks_not_registered"
@@ -73,15 +75,39 @@ async def _fsck(options: argparse.Namespace) -> int:
 
 def _text(found: Findings) -> str:
     lines = [f"{found.num_sessions} sessions, {found.num_segments} segments"]
+    lines += _another_store(found) if found.misses_all else _findings(found)
+    lines += found.repaired
+    lines.append("every world is whole" if found.is_whole else "not every world is whole")
+    return "\n".join(lines)
+
+
+def _another_store(found: Findings) -> list[str]:
+    """Said once: a line for each of its worlds would hide it."""
+    lines = [
+        f"missing: all segments of all sessions ({_first(found.missing)}): this store is empty, or "
+        "another one. Name the one that belongs to this Redis with MIRAGE_STORE_URL, "
+        "MIRAGE_DATA_DIR or --data-dir; --json lists all that is missing"
+    ]
+    if found.unknown_to_redis:
+        others = found.unknown_to_redis
+        lines.append(f"unknown to Redis: {len(others)} sessions of this store ({_first(others)})")
+    return lines
+
+
+def _first(names: Collection[str]) -> str:
+    more = [f"and {len(names) - FIRST:,} more"] if len(names) > FIRST else []
+    return ", ".join([*islice(names, FIRST), *more])
+
+
+def _findings(found: Findings) -> list[str]:
+    lines = []
     for name in HARMED:
         lines += [f"{name}: {one}: {what}" for one, what in getattr(found, name).items()]
     lines += [f"unknown to Redis: {one} (--repair rebuilds it)" for one in found.unknown_to_redis]
     lines += [f"shut, but certain by now: {one} (--repair opens it)" for one in found.shut]
     if found.garbage:
         lines.append(f"garbage: {len(found.garbage)} objects, {found.garbage_bytes:,} bytes")
-    lines += found.repaired
-    lines.append("every world is whole" if found.is_whole else "not every world is whole")
-    return "\n".join(lines)
+    return lines
 
 
 async def _export(options: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from service.auth.principal import PrincipalDep, Scope, requires
 from service.errors import FieldProblem, InvalidRequest, MirageError, close_of
 from service.gateway import Gateway, GatewayDep
 from service.rest.problems import control_plane_down, invalid_request
+from service.rest.queries import check_once
 from service.stream import answers
 from service.stream.conversation import converse
 from service.stream.messages import Incoming, OpenMessage, from_bytes, from_text
@@ -123,7 +124,11 @@ async def _pass_on(
 
 
 def opening_of(session_id: str, query: list[tuple[str, str]]) -> OpenMessage:
-    """From the address: lists are repeated or have commas. Raises InvalidRequest."""
+    """From the address: lists are repeated or have commas. Raises InvalidRequest, also for a query
+    that names another session than the path, which is the one that the caller was let in to.
+    """
+    once = [one for one in query if one[0] not in (*LISTS, *OF_THE_GATE)]
+    check_once([("session", session_id), *once])
     values: dict[str, Any] = {"session": session_id}
     for name, value in query:
         if name in LISTS:

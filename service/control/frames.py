@@ -24,6 +24,7 @@ from service.errors import FramesGone, SegmentMissing, Unavailable, UnknownFrame
 from service.store.segments import FrameMeta, SegmentStore, parse_segment
 
 NOBODY = Caller()
+SEGMENTS_BACK = 32  # in which a camera's last frame is looked for, where the stream has none
 LONG = 512  # entries: reading or writing them is worth waking a thread
 
 
@@ -131,22 +132,34 @@ class FrameBus:
         return found[0]
 
     async def last(self, session: str, camera: int) -> Frame:
-        """The newest frame of a camera among those of the stream; where there is none, the newest
-        of all. Raises what `read` raises.
+        """The newest frame of a camera among those of the stream and of the last segments (a fork
+        begins with an empty stream); where there is none, the newest of all. Raises what `read`
+        raises.
         """
         position = await self._position(session)
         newest = await self.get(session, position.next_frame - 1)
         if newest.camera == camera:
             return newest
-        upper = event_id(newest.branch, newest.frame)
+        upper, oldest = event_id(newest.branch, newest.frame), newest.frame + 1
         while events := await self._redis.xrevrange(
             keys.frames(session), max=f"({upper}", count=16
         ):
             for name, event in events:
                 one, upper = _frame(event), name.decode()
+                oldest = min(oldest, one.frame)
                 if one.camera == camera and await self._is_kept(session, position, one):
                     return one
-        return newest
+        return await self._stored(session, camera, oldest) or newest
+
+    async def _stored(self, session: str, camera: int, before: int) -> Frame | None:
+        """The newest frame of a camera in the last segments, of those that begin before a frame."""
+        lines = await self._redis.lrange(keys.manifest(session), -SEGMENTS_BACK, -1)
+        for entry in reversed(parse_manifest(lines)):
+            if entry.num_frames and entry.first_frame < before:
+                for frame in reversed(await self._of_segment(session, entry)):
+                    if frame.camera == camera:
+                        return frame
+        return None
 
     async def _is_kept(self, session: str, position: _Position, frame: Frame) -> bool:
         """Whether no rewind took it back."""
@@ -218,14 +231,18 @@ class FrameBus:
         entry = await self.segment_of(session, frame)
         if entry is None:  # rewound just now
             raise FramesGone(f"frame {frame} is no longer kept", frame + 1)
+        frames = await self._of_segment(session, entry)
+        return [one for one in frames if one.frame >= frame][:limit]
+
+    async def _of_segment(self, session: str, entry: ManifestEntry) -> list[Frame]:
         try:
             data = await self._store.get(entry.home or session, entry.id)
         except SegmentMissing as error:
-            detail = f"frame {frame} is no longer kept: {error.detail}"
+            numbers = f"{entry.first_frame} to {entry.next_frame - 1}"
+            detail = f"frames {numbers} are no longer kept: {error.detail}"
             raise FramesGone(detail, entry.next_frame) from error
         header, images = parse_segment(data)
-        frames = [_whole(*pair) for pair in zip(header.frames, images, strict=True)]
-        return [one for one in frames if one.frame >= frame][:limit]
+        return [_whole(*pair) for pair in zip(header.frames, images, strict=True)]
 
 
 class _Position(NamedTuple):

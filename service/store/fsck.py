@@ -56,6 +56,11 @@ class Findings:
         mendable = (self.unknown_to_redis, self.forks_not_registered, self.shut)
         return not any(harm) and not any(mendable)
 
+    @property
+    def misses_all(self) -> bool:
+        """Whether no segment that Redis names is there: the store is empty, or another one."""
+        return 0 < self.num_segments == sum(map(len, self.missing.values()))
+
     def document(self) -> dict[str, object]:
         return asdict(self) | {"is_whole": self.is_whole}
 

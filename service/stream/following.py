@@ -158,7 +158,7 @@ async def _turn(talk: Talk, session: Session) -> None:
 
 async def _report_requests(talk: Talk, is_rewound: bool) -> None:
     """Say how the requests of this stream ended; their frames went out before, but for those that a
-    rewind has taken back.
+    rewind has taken back, and of what was cancelled or failed.
     """
     for request_id in list(talk.requests):
         try:
@@ -166,14 +166,16 @@ async def _report_requests(talk: Talk, is_rewound: bool) -> None:
         except UnknownRequest:  # so long ago that its record made room for others
             del talk.requests[request_id]
             continue
-        if _is_over(progress, talk.after) or (is_rewound and progress.state.is_final):
+        path = talk.paths.get(whole_id(request_id))
+        is_cut = is_rewound or (path is not None and path.ended is not None)
+        if _is_over(progress, talk.after) or (is_cut and progress.state.is_final):
             del talk.requests[request_id]
             await _report(talk, progress)
     for path in list(talk.paths.values()):
-        if path.is_over and not any(piece in talk.requests for piece in path.pieces):
+        if talk.is_over(path):
             del talk.paths[path.id]
             talk.path_news.set()
-            await talk.say(progress=answers.generation(path.progress()))
+            await talk.say(progress=answers.generation(path.progress(is_over=True)))
 
 
 async def _report(talk: Talk, progress: Progress) -> None:
@@ -181,7 +183,9 @@ async def _report(talk: Talk, progress: Progress) -> None:
     path = talk.paths.get(whole_id(progress.id))
     if path is None:
         await talk.say(progress=answers.generation(progress))
-    elif progress.state is not RequestState.DONE and path.ended is None:
+        return
+    path.piece_over(progress)
+    if progress.state is not RequestState.DONE and path.ended is None:
         path.ended, path.error = progress.state, progress.error
 
 

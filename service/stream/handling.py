@@ -208,7 +208,7 @@ async def _path(talk: Talk, message: PathMessage) -> None:
         path = Slices(new_request_id(), request, settings.chunk_frames, time.time())
         talk.paths[path.id] = path
         talk.path_news.set()
-        progress = path.progress()
+        progress = path.progress(is_over=False)
     await talk.say(message.sequence, accepted=answers.generation(progress))
 
 
@@ -248,7 +248,7 @@ async def _cancel(talk: Talk, message: CancelMessage) -> None:
         progress = await talk.control.requests.cancel(talk.session_id, message.id)
     else:
         await talk.cancel_path(path)
-        progress = path.progress()
+        progress = path.progress(talk.is_over(path))
     await talk.say(message.sequence, progress=answers.generation(progress))
 
 

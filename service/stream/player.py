@@ -77,6 +77,7 @@ class Slices:
     created_s: float
     asked: int = 0  # poses given to the worker
     sent: int = 0  # of its frames
+    made: int = 0  # by pieces that are over
     pieces: list[str] = field(default_factory=list)  # request ids
     first_frame: int | None = None
     last_frame: int | None = None
@@ -107,25 +108,35 @@ class Slices:
     def saw(self, frame: int) -> None:
         """One of its frames went out."""
         self.sent += 1
-        self.first_frame = frame if self.first_frame is None else self.first_frame
-        self.last_frame = frame
+        self._reaches(frame, frame)
 
-    def progress(self) -> Progress:
-        """As if it were one request."""
+    def piece_over(self, piece: Progress) -> None:
+        """One of its pieces is over; what was made of it may not have gone out yet."""
+        self.made += piece.done
+        if piece.first_frame is not None and piece.last_frame is not None:
+            self._reaches(piece.first_frame, piece.last_frame)
+
+    def progress(self, is_over: bool) -> Progress:
+        """As if it were one request; `is_over`: and so are its pieces."""
         state = RequestState.RUNNING if self.sent else RequestState.QUEUED
-        if self.is_over:
+        if is_over:
             state = self.ended or RequestState.DONE
         return Progress(
             id=self.id,
             kind="generate",
             state=state,
             total=len(self.path.poses),
-            done=self.sent,
+            done=max(self.sent, self.made),
             first_frame=self.first_frame,
             last_frame=self.last_frame,
             error=self.error,
             created_s=self.created_s,
+            cancel_requested=self.ended is RequestState.CANCELLED,
         )
+
+    def _reaches(self, first: int, last: int) -> None:
+        self.first_frame = first if self.first_frame is None else self.first_frame
+        self.last_frame = last if self.last_frame is None else max(last, self.last_frame)
 
 
 def whole_id(request_id: str) -> str:

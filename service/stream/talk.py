@@ -66,6 +66,10 @@ class Talk:
         self.num_sent, self.num_skipped = 0, 0
         self.started_at_s = time.time()  # where a film begins
 
+    def is_over(self, path: Slices) -> bool:
+        """Nothing more is made of it."""
+        return path.is_over and not any(piece in self.requests for piece in path.pieces)
+
     async def cancel_path(self, path: Slices) -> None:
         """Give the worker no more of it; what it has is cancelled."""
         path.ended = path.ended or RequestState.CANCELLED

@@ -30,6 +30,11 @@ def excess(data: bytes) -> tuple[str, str] | None:
     return None
 
 
+def num_scans(data: bytes) -> int:
+    """Of a JPEG; anything else has none."""
+    return sum(number for kind, number in _parts(data) if kind == SCANS)
+
+
 def _parts(data: bytes) -> Iterator[tuple[str, int]]:
     if data.startswith(b"\xff\xd8\xff"):
         return _of_jpeg(data)

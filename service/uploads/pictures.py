@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from service.errors import FieldProblem, InvalidUpload
-from service.uploads.parts import excess
+from service.uploads.parts import excess, num_scans
 
 # What Pillow's decoders raise on damaged files, beside OSError
 DAMAGE = (SyntaxError, ValueError, EOFError, KeyError, TypeError, struct.error, zlib.error)
+SCANS_OF_LARGEST = 20  # that a picture of `max_pixels` may have: a second of decoding
 MOST_OPENED = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # beyond these Pillow refuses by itself
 
 
@@ -46,6 +47,7 @@ def open_picture(
                 raise _invalid(
                     field, f"{image.width} x {image.height} pixels", many, "image_pixels"
                 )
+            _check_scans(image, num_scans(data), limits, field)
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(field, f"more than {MOST_OPENED:,} pixels", many) from error
@@ -61,6 +63,15 @@ def check_size(data: bytes, limits: UploadLimits, field: str) -> None:
     if not 0 < len(data) <= limits.max_bytes:
         allowed = f"1 to {limits.max_bytes:,} bytes"
         raise _invalid(field, f"{len(data):,} bytes", allowed, "upload_bytes")
+
+
+def _check_scans(image: Image.Image, scans: int, limits: UploadLimits, field: str) -> None:
+    """Refuse a JPEG whose pixels are gone over too often: each scan goes over all of them."""
+    most = SCANS_OF_LARGEST * limits.max_pixels
+    if image.width * image.height * scans > most:
+        seen = f"{image.width} x {image.height} pixels in {scans} scans"
+        allowed = f"at most {most:,} pixels times scans: save it as a baseline JPEG, or smaller"
+        raise _invalid(field, seen, allowed, "image_pixels")
 
 
 def check_aspect(shape: tuple[int, ...], width: int, height: int, field: str) -> None:

@@ -170,6 +170,17 @@ def test_a_bad_picture_is_refused_with_what_was_seen(data: bytes, seen: str) -> 
     assert seen in caught.value.fields[0].seen
 
 
+def test_a_large_picture_has_fewer_scans() -> None:
+    """A decoder goes over all pixels for each: of the largest picture, 20 take it a second."""
+    largest = UploadLimits(max_bytes=20 << 20, max_pixels=64 * 64)
+    decode_image(jpeg_of_scans(20), largest)
+    with pytest.raises(InvalidUpload) as caught:
+        decode_image(jpeg_of_scans(21), largest)
+    (problem,) = caught.value.fields
+    assert problem.seen == "64 x 64 pixels in 21 scans"
+    assert "at most 81,920 pixels times scans" in problem.allowed
+
+
 def test_a_mask_and_a_depth_have_no_more_parts_either() -> None:
     bomb = png_with(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)), 1001)
     with pytest.raises(InvalidUpload, match="mask can't be used: a file of more than 1,000"):

@@ -435,6 +435,16 @@ BAD_FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown sample": ({"data": {"sample": "../secret"}}, "sample", "attic"),
     "both": ({"files": {"image": png()}, "data": {"sample": "attic"}}, "body", "either"),
     "unknown field": ({"files": {"image": png()}, "data": {"colour": "red"}}, "colour", "no such"),
+    "seed given twice": (
+        {"files": {"image": png()}, "data": {"seed": ["1", "2"]}},
+        "seed",
+        "one value",
+    ),
+    "image given twice": (
+        {"files": [("image", ("a.png", png())), ("image", ("b.png", png()))]},
+        "image",
+        "one value",
+    ),
     "image as text": ({"data": {"image": "cat.jpg"}}, "image", "a file"),
     "depth of another size": (
         {"files": {"image": png(), "depth": npy(np.ones((64, 64), np.float32))}},
@@ -554,6 +564,14 @@ BAD_REQUESTS: dict[str, tuple[str, str, Any, int, str, str]] = {
     "cursor never given": ("GET", "/v1/sessions?cursor=foo", None, 422, "cursor", "next_cursor"),
     "query": ("GET", "/v1/sessions/{id}/frames?aftr=0", None, 422, "aftr", "one of after, wait_s"),
     "no query": ("GET", "/v1/sessions/{id}?x=1", None, 422, "x", "no query"),
+    "query given twice": (
+        "GET",
+        "/v1/sessions/{id}/frames?after=1&after=5",
+        None,
+        422,
+        "after",
+        "one value",
+    ),
     "snapshot name": (
         "POST",
         "/v1/sessions/{id}:snapshot",
@@ -675,6 +693,17 @@ async def test_a_file_that_nobody_asked_for_is_told_by_name(http: httpx.AsyncCli
     answer = await http.post("/v1/sessions", files=files)
     check_problem(answer, 422, "picture", "no such field")
     assert answer.json()["errors"][0]["seen"] == "the file p.jpg"
+
+
+async def test_what_is_given_twice_is_told_with_its_values(
+    http: httpx.AsyncClient, session: str
+) -> None:
+    answer = (await http.get(f"/v1/sessions/{session}/frames?limit=1&after=1&after=5")).json()
+    assert "given twice: after" in answer["detail"]
+    assert answer["errors"][0]["seen"] == '2 values: ["1", "5"]'
+    files = [("image", ("a.png", png())), ("image", ("b.png", png()))]
+    answer = (await http.post("/v1/sessions", files=files)).json()
+    assert answer["errors"][0]["seen"] == '2 values: ["the file a.png", "the file b.png"]'
 
 
 async def test_detail_alone_says_what_to_do(http: httpx.AsyncClient, session: str) -> None:

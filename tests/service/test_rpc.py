@@ -446,6 +446,14 @@ async def test_who_follows_a_generation_hears_that_the_gateway_stops(served: Ser
     assert problem_of_call(ended.value).retry_after_s == 1
 
 
+async def test_a_lens_whose_centre_is_at_0_is_whole(served: Served) -> None:
+    """Protobuf sends no 0, so there it looks like half a lens."""
+    lens = pb.Intrinsics(fx=50, fy=50, cx=0, cy=32)
+    asked = pb.CreateSessionRequest(image=png(), intrinsics=lens)
+    made = await served.world.CreateSession(asked)
+    assert (made.upload.lens_source, made.intrinsics.cx) == ("intrinsics", 0)
+
+
 async def test_what_is_wrong_with_a_request_is_told(served: Served) -> None:
     with pytest.raises(aio.AioRpcError) as refused:
         await served.world.CreateSession(pb.CreateSessionRequest(image=b"hello"))

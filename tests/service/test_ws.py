@@ -17,6 +17,7 @@ from service.poses import flat
 from service.settings import Settings
 from service.video import decode_frame
 from service.wire import world_pb2 as pb
+from service.ws import opening_of
 
 IDENTITY = flat(np.eye(4))
 
@@ -88,7 +89,15 @@ async def test_close_codes_say_what_happened(server_url: str, session: str) -> N
 
 @pytest.mark.parametrize(
     "query",
-    ["?after=x", "?format=gif", "?cameras=0,99", "?speed=2", "?protocol=0", "?protocol=new"],
+    [
+        "?after=x",
+        "?after=1&after=5",
+        "?format=gif",
+        "?cameras=0,99",
+        "?speed=2",
+        "?protocol=0",
+        "?protocol=new",
+    ],
 )
 async def test_a_bad_query_is_refused(server_url: str, session: str, query: str) -> None:
     async with websockets.connect(address(server_url, session, query)) as socket:
@@ -97,6 +106,11 @@ async def test_a_bad_query_is_refused(server_url: str, session: str, query: str)
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await socket.recv()
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4422
+
+
+def test_lists_are_repeated_or_have_commas() -> None:
+    query = [("cameras", "0,2"), ("cameras", "3"), ("ticket", "a"), ("ticket", "b")]
+    assert opening_of("s1", query).cameras == [0, 2, 3]
 
 
 async def test_protobuf_is_chosen_by_subprotocol(

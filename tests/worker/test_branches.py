@@ -164,10 +164,10 @@ async def test_every_camera_goes_on_from_where_the_world_has_it(
     async with serving(control, settings):
         session = await open_session(control, 3)
 
-        async def walked(camera: int, at: int) -> None:
+        async def walked(camera: int, at: int, name: str = session.id) -> None:
             path = Generate(poses=[pose(at + i) for i in range(4)], camera=camera)
-            asked = await control.requests.append(session.id, path)
-            await control.branches.wait(session.id, asked.id, 60)
+            asked = await control.requests.append(name, path)
+            await control.branches.wait(name, asked.id, 60)
 
         async def steps(name: str, *cameras: int) -> list[int]:
             """How many steps from the first image each would begin."""
@@ -194,7 +194,9 @@ async def test_every_camera_goes_on_from_where_the_world_has_it(
         await walked(0, 70)
         assert await steps(session.id, 0, 1, 2) == [73, 33, 73]
         fork = await forked(control, session.id, ForkIn())
-        assert await steps(fork.id, 0, 1, 2) == [73, 73, 73]
+        assert await steps(fork.id, 0, 1, 2) == [73, 33, 73]
+        await walked(2, 80, fork.id)
+        assert await steps(fork.id, 0, 1, 2) == [73, 33, 83]
 
 
 async def test_a_frame_of_a_new_branch_has_its_own_depth_and_coverage(

@@ -268,6 +268,31 @@ async def test_the_command(
         await options_run(options)  # no key could have that owner
 
 
+async def test_another_store_is_said_once(
+    settings: Settings,
+    worlds: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MIRAGE_REDIS_URL", settings.redis_url)
+    here = stored(settings, "sessions")
+    here.rename(here.with_name("elsewhere"))  # the marker stays: no process would refuse to start
+    command = ["fsck", "--data-dir", str(settings.data_dir)]
+    assert await options_run(cli.parser().parse_args(command)) == 1
+    counted, said, result = capsys.readouterr().out.splitlines()
+    assert (counted, result) == ("2 sessions, 7 segments", "not every world is whole")
+    assert "this store is empty, or another one" in said
+    assert all(name in said for name in worlds)
+    assert await options_run(cli.parser().parse_args([*command, "--json"])) == 1
+    missing = json.loads(capsys.readouterr().out)["missing"]
+    assert sum(map(len, missing.values())) == 7
+
+    (here / "s1" / "heads").mkdir(parents=True)
+    (here / "s1" / "heads" / "h.json.z").write_bytes(b"of another service")
+    assert await options_run(cli.parser().parse_args(command)) == 1
+    assert "unknown to Redis: 1 sessions of this store (s1)" in capsys.readouterr().out
+
+
 def no_room(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -35,6 +35,16 @@ async def test_streams_need_keys_too(
     assert (await first_word(url, **{bearer: f"Bearer {reader}"}))["type"] == "hello"
 
 
+async def test_the_query_leads_to_no_other_world(
+    address: str, anns: str, bob: httpx.AsyncClient
+) -> None:
+    """Who is let in is let in to the world that the path names."""
+    bobs = (await bob.post("/v1/sessions", files={"image": png()})).json()["id"]
+    url = f"ws://{address}/v1/sessions/{bobs}/stream"
+    said = await first_word(f"{url}?session={anns}", authorization=bob.headers["authorization"])
+    assert said.get("code") == 4422 and "session" in str(said["detail"])
+
+
 @pytest.mark.parametrize(
     ("path", "problem", "code"),
     [("/v1/sessions/s1/stream", "unauthenticated", 4401), ("/v1/walks", "not-found", 4404)],

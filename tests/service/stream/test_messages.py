@@ -18,6 +18,7 @@ from service.poses import Action, expand, flat
 from service.stream.messages import (
     Incoming,
     InvalidMessage,
+    ObserveMessage,
     PoseMessage,
     SeekMessage,
     checked,
@@ -107,6 +108,17 @@ def test_a_seek_to_the_first_frame_is_one() -> None:
     """Protobuf sends no 0, so there it looks like a seek to nowhere."""
     sought = read(pb.ClientMessage(seek=pb.Seek(frame=0), sequence=3))
     assert isinstance(sought, SeekMessage) and sought.frame == 0
+
+
+def test_a_lens_whose_centre_is_at_0_is_whole() -> None:
+    seen = pb.Observation(
+        pose=pb.Pose(matrix=flat(np.eye(4))),
+        image=b"png",
+        intrinsics=pb.Intrinsics(fx=50, fy=50, cx=0, cy=32),
+    )
+    observed = read(pb.ClientMessage(observe=seen, sequence=3))
+    assert isinstance(observed, ObserveMessage) and observed.intrinsics is not None
+    assert observed.intrinsics.model_dump() == {"fx": 50, "fy": 50, "cx": 0, "cy": 32}
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,39 @@ async def test_a_path_at_a_rate_can_be_cancelled(
         while (await client.get("frame")).head["frame"] < 5:
             pass
         client.send(type="cancel", id=accepted["id"])
-        assert (await client.get("progress")).head["state"] == "cancelled"
+        assert (await cancelled(client))["id"] == accepted["id"]
     await client.close()
+
+
+async def test_a_path_that_is_cancelled_tells_the_frames_that_exist(
+    gateway: Gateway, session: str, settings: Settings, control: ControlPlane
+) -> None:
+    """More were made than were played; they come all the same."""
+    client = Client(gateway, session, frames_per_s=20, lead_frames=40)
+    client.send(type="path", poses=[{"matrix": IDENTITY}] * 200)
+    accepted = (await client.get("accepted")).head
+    async with working(FakeWorker(settings, step_s=0.001)):
+        async with asyncio.timeout(60):
+            while (await control.sessions.get(session)).next_frame < 20:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        client.send(type="play", paused=True)
+        await client.get("state")
+        client.send(type="cancel", id=accepted["id"])
+        told = await cancelled(client)
+        made = (await control.sessions.get(session)).next_frame - 1
+        assert made >= 19
+        assert (told["first_frame"], told["last_frame"], told["done"]) == (1, made, made)
+        client.send(type="play", paused=False)
+        while (await client.get("frame")).head["frame"] < made:
+            pass
+    await client.close()
+
+
+async def cancelled(client: Client) -> dict[str, Any]:
+    """The last that is said of a path, once it has ended."""
+    while (progress := (await client.get("progress")).head)["state"] != "cancelled":
+        assert progress["cancel_requested"] and progress["state"] in ("queued", "running")
+    return progress
 
 
 async def test_a_piece_that_is_being_asked_for_is_cancelled_with_its_path(
