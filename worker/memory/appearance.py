@@ -32,7 +32,7 @@ def contradicted(cells: Cells, tokens: Tensor, points: Points, seen: Surface | R
     if not len(points):
         return torch.zeros(0, dtype=torch.int64, device=tokens.device)
     row = torch.where(seen.coverage == 1, seen.winner, 0)
-    alike = (seen.coverage == 1) & cells.valid & repeats(cells, points, seen)
+    alike = cells.valid & repeats(cells, points, seen)
     gap = quality_code(seen.quality).short() - cells.quality.short()
     alike &= gap.abs() <= SAME_QUALITY
     tokens = torch.where(alike[:, None], tokens.float(), 0.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from worker.geometry import Cameras
 from worker.memory.base import Delta, Readout
@@ -20,6 +21,9 @@ from worker.memory.sight import see
 from worker.memory.verdicts import OUTRANKS, overruled
 from worker.projection import quality_code
 from worker.splat.cpu import Surface
+from worker.splat.plain import Mode
+
+CENTRED = 0.2  # cells: a patch whose centre is no further from a cell's is in its place
 
 
 @dataclass(frozen=True)
@@ -50,22 +54,25 @@ def keep_new(
     better_ratio: float,
 ) -> tuple[Tensor, Tensor]:
     """(k,) cells to add, in frame order, and (T, h, w) bool those that replace what is there."""
-    keep, replaces = _verdict(cells, points, seen, observed, better_ratio)
-    keep &= cells.valid
+    verdict = _verdict(cells, points, seen, observed, better_ratio)
+    keep, replaces = verdict.worth & cells.valid, verdict.worth & cells.valid & verdict.replaces
+    if observed:
+        keep |= seam(cells, seen)
     pending = Points(0, points.grid, str(keep.device), offset=points.offset)
+    look: Mode = "layers" if observed else "nearest"
     for t in range(len(keep)):
         frame = cells[t : t + 1]
         if t:
-            before = see(pending, frame.views, "nearest", with_tokens=False)
-            fresh, again = _verdict(frame, pending, before, observed, better_ratio)
-            keep[t] &= fresh[0]
-            old = before.winner[0][keep[t] & again[0] & (before.coverage[0] == 1)]
+            before = see(pending, frame.views, look, with_tokens=False)
+            verdict = _verdict(frame, pending, before, observed, better_ratio)
+            keep[t] &= verdict.worth[0]
+            old = verdict.row[0][keep[t] & verdict.replaces[0]]
             pending.remove(pending.ids_of(old.unique()))
         pending.append(added(frame, keep[t].flatten().nonzero()[:, 0], t, t))
     kept = (
         pending.ids_of(pending.alive.nonzero()[:, 0]) if len(pending) else pending["depth"].long()
     )
-    return kept, keep & replaces
+    return kept, replaces
 
 
 def added(
@@ -92,35 +99,60 @@ def added(
     )
 
 
+def seam(cells: Cells, seen: Surface | Readout) -> Tensor:
+    """(T, h, w) bool: cells beside those that show what was not known, or known by a rim alone.
+
+    What they repeat covers them from here; from elsewhere a crack would open between it and the
+    surface that begins beside it, unless it lies where they do.
+    """
+    news = (cells.valid & (seen.coverage != 1)).float()[:, None]
+    beside = F.max_pool2d(news, 3, stride=1, padding=1)[:, 0] > 0
+    return cells.valid & beside & (seen.offset.abs().amax(1) > CENTRED)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """(T, h, w) each."""
+
+    worth: Tensor  # bool: to be added, validity aside
+    replaces: Tensor  # bool: takes the place of what is known there, if added
+    row: Tensor  # int64: what it repeats, or what is seen there
+
+
 def _verdict(
     cells: Cells,
     old: Points,
     seen: Surface | Readout,
     observed: bool,
     better_ratio: float,
-) -> tuple[Tensor, Tensor]:
-    """(T, h, w) bool: worth adding (validity aside), and replacing the old surface if added.
+) -> Verdict:
+    """Only winners that cover their cell count, not rims.
 
-    Only winners that cover their cell count, not rims.
+    What a cell repeats may be hidden, if only by the footprint of what stands before it: beside an
+    edge it would else be added with every look.
     """
-    covered = seen.coverage == 1
+    covered, row = seen.coverage == 1, seen.winner
     if not len(old):
-        return ~covered, covered
-    again = repeats(cells, old, seen)
-    code = quality_code(seen.quality).short()
-    better = code <= overruled(cells.quality, better_ratio)
-    outranks = code <= overruled(cells.quality, OUTRANKS)
+        return Verdict(~covered, covered, row)
+    again, quality = repeats(cells, old, seen), seen.quality
+    if seen.behind is not None:
+        hidden = ~again & repeats(cells, old, seen.behind)
+        row = torch.where(hidden, seen.behind.winner, row)
+        again, quality = again | hidden, torch.where(hidden, seen.behind.quality, quality)
+    better = quality_code(quality).short() <= overruled(cells.quality, better_ratio)
+    outranks = quality_code(seen.quality).short() <= overruled(cells.quality, OUTRANKS)
     worth = again & better
     if observed:
         worth |= ~again
-    return ~covered | worth, covered & (again | outranks)
+    return Verdict(~covered | worth, covered & (again | outranks), row)
 
 
 def repeats(cells: Cells, old: Points, seen: Surface | Readout) -> Tensor:
     """(T, h, w) bool: the cell lies on the patch that is seen there, or that one on its own."""
-    row = torch.where(seen.coverage == 1, seen.winner, 0)
+    covered = seen.coverage == 1
+    row = torch.where(covered, seen.winner, 0)
     reach = torch.maximum(cells.extent, old.size_of(row) * stretch(old["slant"][row]))
-    return _apart(cells, seen) <= reach
+    return covered & (_apart(cells, seen) <= reach)
 
 
 def _apart(cells: Cells, seen: Surface | Readout) -> Tensor:

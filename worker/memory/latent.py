@@ -102,7 +102,7 @@ class LatentMemory:
         lifted = lift(depth, cameras, self._grid, mask, convention=self._cfg.convention)
         views = cameras.resized(*self._grid)
         cells = self._cells(lifted, tokens, views, confidence, observed)
-        seen = readout or self._see(views)
+        seen = readout if readout and not observed else self._see(views)
         if not observed:
             cells = replace(cells, valid=cells.valid & (seen.coverage == 0))
         ratio = self._cfg.better_ratio
@@ -181,7 +181,7 @@ class LatentMemory:
         return self._points.live() | {"next_serial": torch.tensor(self._points.next_serial)}
 
     def _see(self, views: Cameras) -> Surface:
-        return see(self._points, views, "nearest", self._cfg.convention, with_tokens=False)
+        return see(self._points, views, "layers", self._cfg.convention, with_tokens=False)
 
     def _cells(
         self,

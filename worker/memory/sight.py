@@ -38,8 +38,8 @@ def see(
     convention: Convention = "centre",
     with_tokens: bool = True,
 ) -> Surface:
-    """What the cameras see; without tokens the surface alone, and `mode` says nothing."""
-    device, mode = cameras.intrinsics.device.type, mode if with_tokens else "nearest"
+    """What the cameras see; without tokens the surfaces alone, of `nearest` or `layers`."""
+    device = cameras.intrinsics.device.type
     if device == "cuda" and is_fused(mode, convention):
         return see_together([points], cameras.reshape(1, -1), mode, with_tokens)
     if device == "cpu" and convention == "centre":
@@ -95,7 +95,6 @@ def seen_by_torch(
 ) -> Surface:
     patches = points.patches()
     source = points.frames["source"][patches.frame]
-    mode = mode if with_tokens else "nearest"
     seen = splat(patches, points["quality"], source, cameras, mode, convention)
     return _surface(points, seen, source, with_tokens)
 

@@ -91,7 +91,7 @@ def read(
 ) -> Surface:
     points, views = (rows, blocks, frames), views_of(cameras)
     t, size = len(views.pose), views.height * views.width
-    tokens, mode = (NO_TOKENS, "nearest") if tokens is None else (tokens, mode)
+    tokens = NO_TOKENS if tokens is None else tokens
     layers = [room_for(t, size, tokens) for _ in range(2 if mode == "layers" else 1)]
     threads = torch.get_num_threads()
     share = t // threads if threads > 1 else 0

@@ -64,6 +64,9 @@ def test_kernels_and_torch_agree_bit_for_bit(points, mode, threads):
     try:
         views = orbit(7).resized(*GRID)
         assert same(see(points, views, mode), seen_by_torch(points, views, mode))
+        if mode != "soft":
+            bare = see(points, views, mode, with_tokens=False)
+            assert same(bare, seen_by_torch(points, views, mode, with_tokens=False))
     finally:
         torch.set_num_threads(before)
 
