@@ -89,10 +89,8 @@ def write_observation(
             assert sight.guess is not None
             written, known = place(world.memory, sights, moving, found), sight.guess.depth
         else:
-            still_true = None if len(delta.removed) else readout
-            written, known = _write_measured(
-                backbone, world.memory, sight, seen, kept_out(moving[-1:], seen.mask), still_true
-            )
+            keep_out = kept_out(moving[-1:], seen.mask)
+            written, known = _write_measured(backbone, world.memory, sight, seen, keep_out)
     shown = (0,) if world.next_frame == 0 else ()
     with clock("decode"):
         images = to_uint8(backbone.decode(looks.latents[: len(shown)].float()))
@@ -143,7 +141,6 @@ def _write_measured(
     sight: Sight,
     seen: Observation,
     keep_out: Tensor,  # (1, H", W") bool
-    readout: Readout | None,
 ) -> tuple[Delta, Tensor]:
     """What was seen with its depth (1, H', W'), and where that is unknown with a guess."""
     assert seen.depth is not None
@@ -156,7 +153,6 @@ def _write_measured(
         confidence=confidence,
         mask=keep_out,
         observed=True,
-        readout=readout,
         images=seen.image[None],
     )
     return written, whole

@@ -93,7 +93,7 @@ class Memory(Protocol):
         mask: Tensor | None = None,  # (T, H", W") bool of any size, True = exclude
         observed: bool = False,  # RGB-D truth: replaces what is worse; else fills what is uncovered
         readout: Readout
-        | None = None,  # of the same cameras since the last write, saves projecting again
+        | None = None,  # of the same cameras since the last write: saves what is generated a look
         images: Tensor | None = None,  # (T, H, W, 3) uint8 that the tokens show, to keep pixels of
     ) -> Delta: ...
 

@@ -2,16 +2,17 @@
 
 A write lifts every cell to a point and keeps it only where it adds something. A point that repeats
 an old one (both lie within one cell's footprint of each other) replaces it if clearly better and is
-dropped if not, so that looking twice costs nothing. Quality is the resolution at which a surface
-was seen (nearer and more frontal is better) times the depth's confidence; what was observed
-outranks what was generated. Generated frames fill only what is uncovered: elsewhere, rims included,
-they are drawn from what is remembered, so they are no news, and errors would add up from drawing to
-drawing. What new views see through loses its worth at once and dies the second time; what looks
-different from what an observation shows loses its worth too, and the next one takes its place. Past
-its budget the memory gives up its least valuable points.
+dropped if not, so that looking twice costs nothing; but where it lies beside news it stays, as a
+seam. Quality is the resolution at which a surface was seen (nearer and more frontal is better)
+times the depth's confidence; what was observed outranks what was generated. Generated frames fill
+only what is uncovered: elsewhere, rims included, they are drawn from what is remembered, so they
+are no news, and errors would add up from drawing to drawing. What new views see through loses its
+worth at once and dies the second time; what looks different from what an observation shows loses
+its worth too, and the next one takes its place. Past its budget the memory gives up its least
+valuable points.
 
-Repeats are found by projection, at the cost of one read, rather than by a spatial index that must
-be kept up to date.
+Repeats are found by projection, at the cost of a read of two surfaces (what stands before a point
+may hide it by its footprint alone), rather than by a spatial index that must be kept up to date.
 
 Axis legend: T frames, h w the latent grid, C channels, n points.
 """
