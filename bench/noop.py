@@ -70,7 +70,9 @@ class NoopBackbone:
     def decode(self, latents: Tensor) -> Tensor:
         return functional.interpolate(latents[:, :3], scale_factor=self.stride)
 
-    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def depth(
+        self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         return 3 + latents[:, 3].tanh(), torch.full_like(latents[:, 0], 0.9)
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:

@@ -127,7 +127,8 @@ def sight_of(
 def _guessed(backbone: Backbone, seen: Observation, looks: Looks, readout: Readout) -> Guess:
     assert looks.mirrored is not None
     both = (looks.latents.float(), looks.mirrored.float())
-    depth, confidence = depth_both_ways(backbone, *both, seen.camera, readout.depth)
+    picture = from_uint8(seen.image[None]).to(looks.latents.device)
+    depth, confidence = depth_both_ways(backbone, *both, seen.camera, readout.depth, picture)
     depth = align_depths(depth, readout.depth, readout.coverage, seen.centre_m)
     hidden = torch.zeros_like(depth, dtype=torch.bool)
     if seen.mask is not None:

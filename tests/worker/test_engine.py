@@ -20,7 +20,7 @@ from worker.depth.mirrored import depth_both_ways
 from worker.engine import Engine
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.memory import Memory
-from worker.pixels import to_uint8
+from worker.pixels import from_uint8, to_uint8
 from worker.world import Increment, World
 
 START = (0.0, 0.0, 0.0)
@@ -169,7 +169,8 @@ def test_without_depth_the_backbone_guesses_it(engine):
     assert torch.equal(first.depth, first.guess.depth.half())
     (looks,) = engine.encode([picture(engine)], [True])
     both = (looks.latents.float(), looks.mirrored.float())
-    guess, _ = depth_both_ways(engine.backbone, *both, view, torch.zeros(1, *engine.grid))
+    unknown, pictures = torch.zeros(1, *engine.grid), from_uint8(picture(engine)[None])
+    guess, _ = depth_both_ways(engine.backbone, *both, view, unknown, pictures)
     assert torch.equal(looks.latents, first.latents)
     shown = world.memory.read(view)
     assert shown.coverage.mean() > 0.9
@@ -196,7 +197,9 @@ def test_guessed_depth_takes_the_memorys_scale():
     """The backbone guesses half the depth of what was observed; what it adds fits all the same."""
 
     class Halving(NoopBackbone):
-        def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+        def depth(
+            self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
             truth = room_depth(cameras.resized(*latents.shape[-2:])).float()
             return truth / 2, torch.ones_like(truth)
 

@@ -30,7 +30,9 @@ class Astray(NoopBackbone):
     def decode(self, latents: Tensor) -> Tensor:
         return F.pixel_shuffle(latents, self.stride)
 
-    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def depth(
+        self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         h, w = latents.shape[-2:]
         truth = pool_depth(room_depth(cameras), (h, w))
         return 1.33 * truth, torch.full_like(truth, 0.5)

@@ -50,9 +50,12 @@ class Backbone(Protocol):
         """(n, c, h, w) -> (n, 3, H, W) in [-1, 1]."""
         ...
 
-    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def depth(
+        self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(n, c, h, w) seen by cameras (n,) -> z-depth in metres and confidence in [0, 1], both (n,
-        h, w). The hint (n, h, w) is the depth that the memory shows there, 0 where it shows none.
+        h, w). The hint (n, h, w) is the depth that the memory shows there, 0 where it shows none;
+        pictures (n, 3, H, W) in [-1, 1] are what the latents were encoded from, if they were seen.
         """
         ...
 

@@ -14,9 +14,11 @@ from worker.backbones.rays import view_rays
 from worker.backbones.sampler import sample
 from worker.codec import STRIDE, Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead, to_depth
+from worker.depth.seen import seen
 from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
+from worker.photographic import Features, FeaturesConfig
 from worker.placed import Placed
 from worker.weights import load_module, read_card
 
@@ -40,6 +42,7 @@ class MiniBackbone:
         weights: str,
         cfg: MiniConfig,
         motion_head: MotionHead | None = None,
+        eyes: Features | None = None,
         continues: frozenset[str] = frozenset(),
     ) -> None:
         self.cfg, self.weights, self.continues = cfg, weights, continues
@@ -47,6 +50,7 @@ class MiniBackbone:
         self.look = codec.look
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
         self.motion_head, self.sees_motion = motion_head, motion_head is not None
+        self.eyes = None if eyes is None else channels_last(eyes)
         for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
             module.eval().requires_grad_(False)
             channels_last(module.to(cfg.dtype))
@@ -69,9 +73,14 @@ class MiniBackbone:
         front = condition.front
         return sample(predict, front.tokens, front.coverage, noise, self.cfg.num_steps)
 
-    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def depth(
+        self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
-        return to_depth(*self.depth_head(self._cast(latents), rays, hint))
+        told: tuple[Tensor, ...] = ()
+        if self.eyes is not None and pictures is not None:
+            told = seen(self.eyes, pictures.to(latents.device), self.cfg.dtype)
+        return to_depth(*self.depth_head(self._cast(latents), rays, hint, told))
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         if self.motion_head is None:
@@ -112,6 +121,9 @@ def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBack
     depth_head, depth_id = load_module(folder / "depth.safetensors", DepthHead, DepthConfig)
     weights = f"mini@{codec_id[:8]}{denoiser_id[:8]}{depth_id[:8]}"
     modules = (codec.to(device), denoiser.to(device), depth_head.to(device))
+    eyes = None
+    if depth_head.cfg.sees:
+        eyes = load_module(folder / "features.safetensors", Features, FeaturesConfig)[0].to(device)
     motion_head = None  # folders of before there was one: only clients' masks count then
     if (folder / "motion.safetensors").exists():
         motion_head, motion_id = load_module(
@@ -119,4 +131,4 @@ def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBack
         )
         weights, motion_head = weights + motion_id[:8], motion_head.to(device)
     continues = frozenset(read_card(folder / "codec.safetensors").get("continues", []))
-    return MiniBackbone(*modules, weights, cfg or MiniConfig(), motion_head, continues)
+    return MiniBackbone(*modules, weights, cfg or MiniConfig(), motion_head, eyes, continues)

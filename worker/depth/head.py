@@ -1,20 +1,23 @@
-"""Latent depth head: z-depth and its uncertainty from latents alone, no decoding.
+"""Latent depth head: z-depth and its uncertainty from latents, no decoding.
 
 A U-Net over the latent grid whose coarsest level attends to the whole picture: scale comes from the
 layout of the room, edges from the cells. Where the memory shows a surface, its depth is given as a
-hint, so that new surfaces join old ones without a step and scale does not drift. Trained on the
+hint, so that new surfaces join old ones without a step and scale does not drift. Of a picture that
+was really seen it may be told what a network trained on photographs sees (worker/depth/seen.py).
+Trained on the
 Laplace likelihood of log depth, so that confidence is calibrated by construction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worker.layers import Attention2d, Stack, conv
+from worker.layers import Attention2d, Stack, conv, module_dtype
 
 NEAR_M, FAR_M = 0.1, 100.0
 LOG_125 = 0.2231  # log of 1.25
@@ -26,11 +29,13 @@ class DepthConfig:
     widths: tuple[int, int, int] = (64, 128, 256)  # at 1, 1/2 and 1/4 of the latent grid
     num_blocks: int = 1  # residual blocks per level, down and up
     num_layers: int = 4  # attention to the whole picture and a block, at the coarsest level
+    sees: tuple[int, ...] = ()  # channels of pictures' features at 1/2 and 1/4; (): it takes none
 
 
 class DepthHead(nn.Module):
-    """(n, c, h, w) latents, (n, 2, h, w) view rays and (n, h, w) z-depth hints, 0 for none -> log
-    z-depth and log scale of its error, both (n, h, w).
+    """(n, c, h, w) latents, (n, 2, h, w) view rays and (n, h, w) z-depth hints, 0 for none; where
+    pictures were seen, their features at 1/2 and 1/4 of the grid -> log z-depth and log scale of
+    its error, both (n, h, w).
     """
 
     def __init__(self, cfg: DepthConfig) -> None:
@@ -50,6 +55,8 @@ class DepthHead(nn.Module):
                 for layer in (Attention2d(coarse), Stack(coarse, 1))
             ),
         )
+        pairs = zip(cfg.sees, (mid, coarse), strict=False)
+        self.seeing = nn.ModuleList([conv(seen, width, 1, gain=0.0) for seen, width in pairs])
         self.up_mid = nn.Sequential(conv(coarse, 4 * mid, 1, gain=0.5), nn.PixelShuffle(2))
         self.blocks_mid = Stack(mid, cfg.num_blocks)
         self.up_fine = nn.Sequential(conv(mid, 4 * fine, 1, gain=0.5), nn.PixelShuffle(2))
@@ -58,17 +65,28 @@ class DepthHead(nn.Module):
             final: nn.Conv2d = self.out[-1]  # type: ignore[assignment]
             final.bias.copy_(torch.tensor([1.2, -1.0]))  # type: ignore[union-attr]
 
-    def forward(self, latents: Tensor, rays: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, latents: Tensor, rays: Tensor, hint: Tensor, seen: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
         h, w = latents.shape[-2:]
         known = hint > 0
         planes = torch.stack([torch.where(known, hint, 1.0).log(), known.to(hint.dtype)], dim=1)
         x = torch.cat([latents, rays.to(latents.dtype), planes.to(latents.dtype)], dim=1)
         x = F.pad(x, (0, -w % 4, 0, -h % 4), mode="replicate")
         fine = self.stem(x.contiguous(memory_format=torch.channels_last))
-        mid = self.down_mid(fine)
-        mid = self.blocks_mid(mid + self.up_mid(self.down_coarse(mid)))
+        to_mid, to_coarse = self._told(seen) or (0, 0)
+        mid = self.down_mid(fine) + to_mid
+        coarse = self.down_coarse[2:](self.down_coarse[:2](mid) + to_coarse)
+        mid = self.blocks_mid(mid + self.up_mid(coarse))
         out = self.out(fine + self.up_fine(mid))[..., :h, :w].float()
         return out[:, 0], out[:, 1].clamp(-5, 3)
+
+    def _told(self, seen: Sequence[Tensor]) -> list[Tensor]:
+        """What features add at 1/2 and 1/4; without any, as much as features that are all 0."""
+        if not seen:
+            return [layer.bias[:, None, None] for layer in self.seeing]  # type: ignore[index]
+        pairs = zip(self.seeing, seen, strict=True)
+        return [layer(part.to(module_dtype(layer))) for layer, part in pairs]
 
 
 def to_depth(log_depth: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:

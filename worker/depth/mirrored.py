@@ -20,9 +20,12 @@ def depth_both_ways(
     mirrored: Tensor,  # (n, c, h, w) of their mirror images
     cameras: Cameras,  # (n,)
     hint: Tensor,  # (n, h, w) z-depth in metres that the memory shows, 0 where it shows none
+    pictures: Tensor,  # (n, 3, H, W) in [-1, 1]
 ) -> tuple[Tensor, Tensor]:
     """(n, h, w) z-depth in metres, the geometric mean of both looks, and confidence in [0, 1]."""
-    depth, confidence = backbone.depth(latents, cameras, hint)
-    other, its_confidence = backbone.depth(mirrored, cameras.mirrored(), hint.flip(-1))
+    depth, confidence = backbone.depth(latents, cameras, hint, pictures)
+    other, its_confidence = backbone.depth(
+        mirrored, cameras.mirrored(), hint.flip(-1), pictures.flip(-1)
+    )
     mean = (depth * other.flip(-1)).sqrt()
     return mean, (confidence + its_confidence.flip(-1)) / 2

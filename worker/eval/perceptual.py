@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.photographic import Features
+from worker.photographic import Features, pretrained
 
 BLOCKS = (2, 4, 10)  # the last blocks at strides 4, 8, 16
 
 
 @cache
 def features() -> Features:
-    return Features("lite0", BLOCKS)
+    return pretrained("lite0", BLOCKS)
 
 
 @torch.inference_mode()

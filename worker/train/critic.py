@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.layers import channels_last, conv
-from worker.photographic import Features
+from worker.photographic import pretrained
 
 KNOWN_WEIGHT = 0.3  # of a vote about what was really seen
 WIDTHS = (24, 40, 112)  # channels of EfficientNet-Lite1 at strides 4, 8 and 16
@@ -44,7 +44,7 @@ class Critic(nn.Module):
         self.optimiser = torch.optim.AdamW(
             self.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.0
         )
-        self.features = Features("lite1", LAST_BLOCKS)
+        self.features = pretrained("lite1", LAST_BLOCKS)
 
     def look(self, images: Tensor) -> list[Tensor]:
         """What the votes are made from: (n, c, H / s, W / s) of its own, then of photographs at

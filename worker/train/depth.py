@@ -2,15 +2,17 @@
 
 Beside the likelihood, the loss asks for depths that are right in proportion, and for steps between
 cells near and far apart that are right whatever the scale: a surface of the wrong shape can't be
-aligned to a memory, one of the wrong scale can. Latents are noised while training, since at work
-most of them are generated. Half of the samples get a hint: what a memory of a few other frames
-shows, with depths that are all wrong by one factor, as they are at work. The head is then asked for
-depths that go on from there: the truth, times the factor that the hint shows.
+aligned to a memory, one of the wrong scale can. Most samples come with what is seen of their
+picture; the others have latents alone, and those are noised, since at work they are generated. Half
+of the samples get a hint: what a memory of a few other frames shows, with depths that are all wrong
+by one factor, as they are at work. The head is then asked for depths that go on from there: the
+truth, times the factor that the hint shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +32,21 @@ MAX_RATIO_LOG = (
 SHAPE_WEIGHT = 0.5
 SHAPE_STRIDES = (1, 2, 5, 10)  # cells between the ends of a step
 HINT_SHARE = 0.5
+SEEN_SHARE = 0.75
 SCALE_SPREAD = 0.15  # standard deviation of the log of a world's wrong scale
 FRAME_SPREAD = 0.04  # and of each frame's own
 MIN_HINT = 0.05  # of the cells that a hint must cover to set the scale
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # latents (b, c, h, w), rays, hints, depths (b, h, w)
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Tensor  # (b, c, h, w)
+    rays: Tensor  # (b, 2, h, w)
+    hints: Tensor  # (b, h, w)
+    depth: Tensor  # (b, h, w)
+    half: Tensor  # (b, c', h / 2, w / 2) what is seen of the picture, 0 where it is not
+    quarter: Tensor  # (b, c", h / 4, w / 4)
+    is_seen: Tensor  # (b,) bool
 
 
 def batches(views: DepthViews, batch_size: int) -> Callable[[torch.Generator], Batch]:
@@ -48,7 +60,12 @@ def make_batch(views: DepthViews, batch_size: int, generator: torch.Generator) -
     for i, row in enumerate(rows[: round(HINT_SHARE * batch_size)].tolist()):
         hints[i] = rescaled(views.hint[row], views.source[row], generator)
         depths[i] *= ratio(hints[i], depths[i])
-    return views.latents[rows].float(), views.rays[rows], hints, depths
+    is_seen = torch.rand(batch_size, generator=generator) < SEEN_SHARE
+    half, quarter = (
+        part[rows].float() * is_seen[:, None, None, None] for part in (views.half, views.quarter)
+    )
+    latents, rays = views.latents[rows].float(), views.rays[rows]
+    return Batch(latents, rays, hints, depths, half, quarter, is_seen)
 
 
 def rescaled(hint: Tensor, source: Tensor, generator: torch.Generator) -> Tensor:
@@ -69,13 +86,13 @@ def ratio(shown: Tensor, depth: Tensor) -> Tensor:
 def depth_loss(
     head: DepthHead, batch: Batch, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    latents, rays, hints, depth = batch
+    latents, hints, depth = batch.latents, batch.hints, batch.depth
     amount = MAX_NOISE * torch.rand(len(latents), 1, 1, 1, generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    latents = latents + (amount * noise).to(latents.device)
+    noise = (amount * torch.randn(latents.shape, generator=generator)).to(latents.device)
+    latents = latents + noise * ~batch.is_seen[:, None, None, None]
     # Among so few cells the flash kernel's way back takes eight times as long on a CPU.
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(latents.device.type, torch.bfloat16):
-        log_depth, log_scale = head(latents, rays, hints)
+        log_depth, log_scale = head(latents, batch.rays, hints, (batch.half, batch.quarter))
     valid = depth > 0
     apart = (log_depth - depth.clamp(min=1e-3).log()).clamp(-MAX_RATIO_LOG, MAX_RATIO_LOG)
     error = apart.abs()
@@ -87,9 +104,9 @@ def depth_loss(
         relative = (log_depth.exp() - depth).abs() / depth.clamp(min=1e-3)
         free = (hints.flatten(1).amax(1) == 0)[:, None, None] & valid
         unseen = (hints.flatten(1).amax(1) > 0)[:, None, None] & (hints == 0) & valid
-        figures = {"absrel": float(relative[free].mean())}
-        if unseen.any():
-            figures["absrel_beside_hint"] = float(relative[unseen].mean())
+        told = batch.is_seen[:, None, None]
+        parts = {"absrel": free & told, "absrel_blind": free & ~told, "absrel_beside_hint": unseen}
+        figures = {name: float(relative[part].mean()) for name, part in parts.items() if part.any()}
     return loss, figures
 
 
@@ -115,7 +132,8 @@ def train_depth(
     cfg: RunConfig, views: DepthViews, folder: Path, head_cfg: DepthConfig | None = None
 ) -> tuple[DepthHead, Progress]:
     torch.manual_seed(cfg.seed)
-    head = channels_last(DepthHead(head_cfg or DepthConfig()))
+    sees = (views.half.shape[1], views.quarter.shape[1])
+    head = channels_last(DepthHead(replace(head_cfg or DepthConfig(), sees=sees)))
     run = Run(cfg, head, folder)
     progress = run.train(
         batches(views, cfg.batch_size), lambda batch, g: depth_loss(head, batch, g)

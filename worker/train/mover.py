@@ -25,7 +25,7 @@ from worker.conditioning import stacked
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
-from worker.photographic import Features
+from worker.photographic import Features, pretrained
 from worker.placed import Placed
 from worker.train.codec import difference
 from worker.train.critic import apart
@@ -188,7 +188,7 @@ def train_mover(
     torch.manual_seed(cfg.seed)
     codec = looking_finer(codec).requires_grad_(False).to(cfg.device)
     codec.mover.requires_grad_(True)
-    run, look = Run(cfg, codec.mover, folder), Features("lite1", LAST_BLOCKS).to(cfg.device)
+    run, look = Run(cfg, codec.mover, folder), pretrained("lite1", LAST_BLOCKS).to(cfg.device)
     progress = run.train(
         batches(walks, latents, predicted, cfg.batch_size),
         lambda batch, _: mover_loss(codec, look, batch),

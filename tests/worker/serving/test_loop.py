@@ -160,10 +160,10 @@ async def test_an_image_that_cannot_be_read_fails_its_session_alone(
 class PoisonBackbone(NoopBackbone):
     """Fails for cameras beyond 50 m, as a model out of memory would."""
 
-    def depth(self, latents, cameras, hint):  # type: ignore[no-untyped-def]
+    def depth(self, latents, cameras, hint, pictures=None):  # type: ignore[no-untyped-def]
         if (cameras.world_from_camera[..., 2, 3] > 50).any():
             raise torch.OutOfMemoryError("no memory for this one")
-        return super().depth(latents, cameras, hint)
+        return super().depth(latents, cameras, hint, pictures)
 
 
 async def test_a_failing_step_costs_only_that_request(

@@ -2,6 +2,8 @@
 
 import pytest
 import tiny
+import torch
+from torch import Tensor
 
 from worker.train.data import DataConfig, Walks
 from worker.train.latents import LatentWalks, encode_walks
@@ -16,3 +18,11 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Walks:
 @pytest.fixture(scope="session")
 def latent_walks(walks: Walks) -> LatentWalks:
     return encode_walks(tiny.modules()[0], walks)
+
+
+@pytest.fixture(scope="session")
+def features() -> list[Tensor]:
+    """What might be seen of the walks' pictures."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(20, 3, 4, 4), (20, 5, 2, 2)]
+    return [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -33,24 +34,26 @@ class Fixed(nn.Module):
         self.log_depth = nn.Parameter(log_depth)
         self.log_scale = log_scale
 
-    def forward(self, latents: Tensor, rays: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, latents: Tensor, rays: Tensor, hint: Tensor, told: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         return self.log_depth, torch.full_like(self.log_depth, self.log_scale)
 
 
 @pytest.fixture(scope="session")
-def views(latent_walks):
-    return views_of(latent_walks, seed=0)
+def views(latent_walks, features):
+    return views_of(latent_walks, features, seed=0)
 
 
 @pytest.fixture
 def batch(views):
-    latents, rays, hints, depth = batches(views, 6)(generator())
-    depth[:, 0] = 0.0
-    return latents, rays, hints, depth
+    made = batches(views, 6)(generator())
+    made.depth[:, 0] = 0.0
+    return made
 
 
 def truth(batch, factor: float = 1.0) -> Tensor:
-    return (factor * batch[3].clamp(min=1e-3)).log()
+    return (factor * batch.depth.clamp(min=1e-3)).log()
 
 
 def loss_of(batch, log_depth: Tensor, log_scale: float = 0.0) -> float:
@@ -58,14 +61,19 @@ def loss_of(batch, log_depth: Tensor, log_scale: float = 0.0) -> float:
 
 
 def test_a_batch_is_latents_rays_and_depth_of_the_same_views(views):
-    latents, rays, hints, depth = batches(views, 6)(generator())
+    batch = batches(views, 6)(generator())
+    latents, rays, hints, depth = batch.latents, batch.rays, batch.hints, batch.depth
     assert latents.shape == (6, tiny.CHANNELS, 6, 8) and latents.dtype == torch.float32
     assert rays.shape == (6, 2, 6, 8) and depth.shape == hints.shape == (6, 6, 8)
-    for one, ray, cells in zip(latents, rays, depth, strict=True):
+    assert batch.is_seen.any() and not batch.is_seen.all()
+    told = zip(batch.half, batch.quarter, batch.is_seen, strict=True)
+    for one, ray, cells, (half, quarter, is_seen) in zip(latents, rays, depth, told, strict=True):
         row = int((views.latents.float() == one).flatten(1).all(1).nonzero()[0])
         factor = cells / views.depth[row]  # one for the whole view
         assert factor[cells > 0].std() < 1e-4
         assert torch.equal(views.rays[row], ray)
+        assert torch.equal(half, views.half[row].float() * is_seen)
+        assert torch.equal(quarter, views.quarter[row].float() * is_seen)
 
 
 def test_the_truth_costs_least_and_confidence_in_it_pays(batch):
@@ -84,15 +92,15 @@ def test_the_loss_of_a_known_error(batch):
 def test_absrel_is_reported(batch):
     _, figures = depth_loss(Fixed(truth(batch, 1.1)), batch, generator())
     assert figures["absrel"] == pytest.approx(0.1, rel=1e-3)
-    _, _, hints, _ = batch
-    hints[:, 0] = 1.0  # now every view has one, on cells without depth
+    batch.hints[:, 0] = 1.0  # now every view has one, on cells without depth
     _, figures = depth_loss(Fixed(truth(batch, 1.1)), batch, generator())
     assert figures["absrel_beside_hint"] == pytest.approx(0.1, rel=1e-3)
 
 
 def test_half_of_the_views_get_a_hint_that_sets_their_scale(views):
     """Where the hint shows a surface, the depth asked for is the hint's, but for fine structure."""
-    _, _, hints, depth = batches(views, 8)(generator(3))
+    batch = batches(views, 8)(generator(3))
+    hints, depth = batch.hints, batch.depth
     assert [bool(hint.any()) for hint in hints] == [True] * 4 + [False] * 4
     for shown, asked in zip(hints[:4], depth[:4], strict=True):
         both = (shown > 0) & (asked > 0)
@@ -137,18 +145,21 @@ def test_an_absurd_cell_stops_pulling(batch):
     assert head.log_depth.grad is not None and not head.log_depth.grad.any()
 
 
-def test_the_head_sees_noisy_latents(batch):
+def test_latents_without_a_picture_are_noisy(batch):
     seen = []
 
     class Looking(Fixed):
-        def forward(self, latents: Tensor, rays: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(
+            self, latents: Tensor, rays: Tensor, hint: Tensor, told: tuple[Tensor, Tensor]
+        ) -> tuple[Tensor, Tensor]:
             seen.append(latents)
-            return super().forward(latents, rays, hint)
+            return super().forward(latents, rays, hint, told)
 
     for seed in (0, 1):
         depth_loss(Looking(truth(batch)), batch, generator(seed))
-    change = (seen[0] - batch[0]).std((1, 2, 3))
-    assert (change > 0).all() and change.max() < 0.3 and not torch.equal(*seen)
+    change = (seen[0] - batch.latents).std((1, 2, 3))
+    assert torch.equal(change > 0, ~batch.is_seen)
+    assert change.max() < 0.3 and not torch.equal(*seen)
 
 
 def test_training_improves_depth(views, tmp_path):
@@ -162,5 +173,5 @@ def test_training_improves_depth(views, tmp_path):
     )
     head, progress = train_depth(cfg, views, tmp_path, tiny.DEPTH)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert progress.step == 40 and head.cfg == tiny.DEPTH
+    assert progress.step == 40 and head.cfg == replace(tiny.DEPTH, sees=(3, 5))
     assert log[-1]["loss"] < log[0]["loss"] - 0.1 and log[-1]["absrel"] < log[0]["absrel"]

@@ -55,13 +55,13 @@ def tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def test_every_stage_makes_the_same_batches_there(
-    walks: Walks, latent_walks: LatentWalks, tmp_path: Path
+    walks: Walks, latent_walks: LatentWalks, features: list[Tensor], tmp_path: Path
 ):
     np.save(tmp_path / "crops.npy", np.random.default_rng(0).integers(0, 256, (2, 3, 48, 64), "u1"))
     coder, seen = tiny.modules()[0], (latent_walks, latent_walks.depth)
     makes: list[Make] = [
         codec.batches(walks, 2, Pictures(tmp_path / "crops.npy")),
-        depth.batches(views_of(latent_walks, 0), 4),
+        depth.batches(views_of(latent_walks, features, 0), 4),
         motion.batches([motion.as_seen(walks)], 2),
         mover.batches(walks, *seen, 2),
         denoiser.batches(coder, *seen, 2),

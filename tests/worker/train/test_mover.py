@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from worker.photographic import Features
+from worker.photographic import pretrained
 from worker.train.loop import RunConfig
 from worker.train.mover import (
     LAST_BLOCKS,
@@ -55,7 +55,7 @@ def test_a_batch_shows_the_targets_from_a_memory_of_their_walk(make, walks):
 def test_the_loss_pulls_at_the_mover_alone_and_at_judged_pixels_alone(make):
     codec = looking_finer(tiny.modules()[0]).requires_grad_(False)
     codec.mover.requires_grad_(True)
-    batch, look = make(generator(2)), Features("lite1", LAST_BLOCKS)
+    batch, look = make(generator(2)), pretrained("lite1", LAST_BLOCKS)
     loss, figures = mover_loss(codec, look, batch)
     loss.backward()
     assert all(one.grad is None for one in codec.decoder.parameters())
@@ -77,7 +77,7 @@ def test_training_improves_the_mover_and_leaves_the_rest(walks, latent_walks, tm
     for name, value in before.state_dict().items():
         if not name.startswith("mover"):
             assert torch.equal(codec.state_dict()[name], value), name
-    batch, look = batches(*inputs, 8)(generator(9)), Features("lite1", LAST_BLOCKS)
+    batch, look = batches(*inputs, 8)(generator(9)), pretrained("lite1", LAST_BLOCKS)
     old, new = (
         mover_loss(one, look, batch)[1]["distance"] for one in (looking_finer(before), codec)
     )
