@@ -98,11 +98,12 @@ def test_the_next_surface_agrees_too(token_format):
     assert_same(replace(found, behind=None), read(points, cameras))
 
 
-def test_a_surface_without_tokens():
+@pytest.mark.parametrize("mode", ["nearest", "layers"])
+def test_surfaces_without_tokens(mode):
     points, cameras = remembered(2), looking(1)
     assert_same(
-        read(points, cameras, with_tokens=False),
-        seen_by_torch(points, cameras, "nearest", with_tokens=False),
+        read(points, cameras, mode=mode, with_tokens=False),
+        seen_by_torch(points, cameras, mode, with_tokens=False),
     )
 
 
