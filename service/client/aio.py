@@ -93,8 +93,7 @@ class AsyncMirage:
         self, share: str, frame: int | None = None, seed: int | None = None
     ) -> AsyncWorld:
         """Make a world that somebody shared with you (its `credential`) one of your own."""
-        ask = {"share": share, "frame": frame, "seed": seed}
-        body = {name: value for name, value in ask.items() if value is not None}
+        body = _given(share=share, frame=frame, seed=seed)
         made = await self.json("POST", "/v1/forks", json=body, params={"wait_s": FORK_S})
         if made["result"] is None:
             raise ServiceError(
@@ -156,15 +155,13 @@ class AsyncWorld:
         self, format: str = "ply", axes: str | None = None, max_points: int | None = None
     ) -> bytes:
         """What the world remembers as a file of coloured points: `ply` (in any axes) or `glb`."""
-        asked = {"format": format, "axes": axes, "max_points": max_points}
-        query = {name: value for name, value in asked.items() if value is not None}
+        query = _given(format=format, axes=axes, max_points=max_points)
         return (await self.mirage.call("GET", f"{self.path}/memory/points", params=query)).content
 
     async def export(self, path: str | Path, snapshot: str | None = None) -> None:
         """The whole world as one file, as it is now or as `snapshot`; `import_world` opens it."""
-        query = {} if snapshot is None else {"snapshot": snapshot}
         call = ("GET", f"{self.path}/export")
-        await self.mirage.call(*call, params=query, save_to=Path(path))
+        await self.mirage.call(*call, params=_given(snapshot=snapshot), save_to=Path(path))
 
     async def share(self, may: str = "look", lifetime_s: int = 86_400) -> Json:
         """A link for others: its `credential`, shown once, is their key to `look` at or `walk` in
@@ -231,21 +228,20 @@ class AsyncWorld:
         self, frame: int | None = None, seed: int | None = None, snapshot: str | None = None
     ) -> AsyncWorld:
         """Another world with this one's past: as it stands, up to `frame`, or as `snapshot`."""
-        ask = {"frame": frame, "seed": seed, "snapshot": snapshot}
-        result = await self._branch("fork", ask)
+        result = await self._branch("fork", frame=frame, seed=seed, snapshot=snapshot)
         return await self.mirage.world(str(result["session"]))
 
     async def rewind(self, frame: int | None = None, snapshot: str | None = None) -> Json:
         """Undo: what comes after `frame`, or `snapshot`, is forgotten; says the new branch and
         num_frames.
         """
-        return await self._branch("rewind", {"frame": frame, "snapshot": snapshot})
+        return await self._branch("rewind", frame=frame, snapshot=snapshot)
 
     async def snapshot(self, name: str, replace: bool = False) -> Json:
         """Name the state that everything asked for so far leads to; `replace`: a name that stands
         for another one stands for this from now on.
         """
-        return await self._branch("snapshot", {"name": name, "replace": replace})
+        return await self._branch("snapshot", name=name, replace=replace)
 
     async def snapshots(self) -> list[Json]:
         """All names given, oldest first."""
@@ -278,9 +274,8 @@ class AsyncWorld:
         url = f"{self.mirage.url.replace('http', 'ws', 1)}{self.path}/stream"
         return Stream(url, self.mirage.headers, after, options)
 
-    async def _branch(self, verb: str, ask: Json) -> Json:
-        body = {name: value for name, value in ask.items() if value is not None}
-        asked = await self.mirage.json("POST", f"{self.path}:{verb}", json=body)
+    async def _branch(self, verb: str, **ask: Any) -> Json:
+        asked = await self.mirage.json("POST", f"{self.path}:{verb}", json=_given(**ask))
         done = await AsyncGeneration(self, asked).wait()
         if done["result"] is None:
             raise ServiceError(problem_document(cancelled(verb)))
@@ -356,6 +351,11 @@ class AsyncGeneration:
     def _raise_if_failed(self) -> None:
         if self.info["state"] == "failed":
             raise ServiceError(self.info["error"] or {"detail": "the request failed"})
+
+
+def _given(**values: Any) -> Json:
+    """Those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _files(**given: File | None) -> dict[str, tuple[str, bytes]]:

@@ -34,7 +34,7 @@ async def save(answer: httpx.Response, path: Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            async for chunk in answer.aiter_raw(CHUNK):
+            async for chunk in answer.aiter_bytes(CHUNK):
                 await asyncio.to_thread(file.write, chunk)
         partial.replace(path)
     finally:

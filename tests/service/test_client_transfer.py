@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from uploads_made import png
 
 from bench.noop import start_worker
-from service.client import AsyncMirage, ServiceError
+from service.client import AsyncMirage, AsyncWorld, ServiceError
 from service.settings import Settings
 
 
@@ -81,3 +82,13 @@ async def test_a_world_that_is_no_file_is_told(tmp_path: Path) -> None:
     async with AsyncMirage("http://nowhere") as mirage:
         with pytest.raises(FileNotFoundError, match="lost"):
             await mirage.import_world(tmp_path / "lost.tar")
+
+
+async def test_a_file_is_what_was_sent_however_it_came(tmp_path: Path) -> None:
+    """A proxy may have compressed it on the way."""
+    packed = httpx.Response(
+        200, content=gzip.compress(b"a world"), headers={"Content-Encoding": "gzip"}
+    )
+    async with AsyncMirage("http://x", transport=httpx.MockTransport(lambda _: packed)) as mirage:
+        await AsyncWorld(mirage, {"id": "s1"}).export(tmp_path / "world.tar")
+    assert await asyncio.to_thread((tmp_path / "world.tar").read_bytes) == b"a world"

@@ -20,7 +20,7 @@ from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
 from worker.photographic import Features, FeaturesConfig
 from worker.placed import Placed
-from worker.weights import load_module, read_card
+from worker.weights import WeightsError, load_module, read_card
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,18 @@ def redrawn(codec: Codec, front: Placed, finer: Placed | None) -> Tensor:
     return chunks
 
 
+def eyes_of(folder: Path) -> Features:
+    """What the depth head of a folder sees pictures with; WeightsError if it was another's."""
+    eyes, found = load_module(folder / "features.safetensors", Features, FeaturesConfig)
+    wanted = read_card(folder / "depth.safetensors").get("features")
+    if found != wanted:
+        raise WeightsError(
+            f"{folder / 'features.safetensors'} has SHA-256 {found}, but the depth head was "
+            f"trained with {wanted}: take both files from one place, or run `make train`"
+        )
+    return eyes
+
+
 def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBackbone:
     """Load the shipped weights (or those in `folder`) onto `device`."""
     codec, codec_id = load_module(folder / "codec.safetensors", Codec, CodecConfig)
@@ -121,9 +133,7 @@ def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBack
     depth_head, depth_id = load_module(folder / "depth.safetensors", DepthHead, DepthConfig)
     weights = f"mini@{codec_id[:8]}{denoiser_id[:8]}{depth_id[:8]}"
     modules = (codec.to(device), denoiser.to(device), depth_head.to(device))
-    eyes = None
-    if depth_head.cfg.sees:
-        eyes = load_module(folder / "features.safetensors", Features, FeaturesConfig)[0].to(device)
+    eyes = eyes_of(folder).to(device) if depth_head.cfg.sees else None
     motion_head = None  # folders of before there was one: only clients' masks count then
     if (folder / "motion.safetensors").exists():
         motion_head, motion_id = load_module(

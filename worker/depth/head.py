@@ -4,8 +4,7 @@ A U-Net over the latent grid whose coarsest level attends to the whole picture: 
 layout of the room, edges from the cells. Where the memory shows a surface, its depth is given as a
 hint, so that new surfaces join old ones without a step and scale does not drift. Of a picture that
 was really seen it may be told what a network trained on photographs sees (worker/depth/seen.py).
-Trained on the
-Laplace likelihood of log depth, so that confidence is calibrated by construction.
+Trained on the Laplace likelihood of log depth, so that confidence is calibrated by construction.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def keep_new(
 ) -> tuple[Tensor, Tensor]:
     """(k,) cells to add, in frame order, and (T, h, w) bool those that replace what is there."""
     verdict = _verdict(cells, points, seen, observed, better_ratio)
-    keep, replaces = verdict.worth & cells.valid, verdict.worth & cells.valid & verdict.replaces
+    keep = verdict.worth & cells.valid
+    replaces = keep & verdict.replaces
     if observed:
         keep |= seam(cells, seen)
     pending = Points(0, points.grid, str(keep.device), offset=points.offset)
@@ -72,7 +73,7 @@ def keep_new(
     kept = (
         pending.ids_of(pending.alive.nonzero()[:, 0]) if len(pending) else pending["depth"].long()
     )
-    return kept, replaces
+    return kept, keep & replaces
 
 
 def added(

@@ -38,9 +38,7 @@ class DepthViews:
     depth: Tensor  # (n, h, w) float32 z-depth in metres, 0 where unknown
     hint: Tensor  # (n, h, w) float32 z-depth of a memory of other frames, 0 where it shows none
     source: Tensor  # (n, h, w) int8: which of these frames each cell of the hint came from
-    half: (
-        Tensor  # (n, c', h / 2, w / 2) bfloat16 features of the pictures, see worker/depth/seen.py
-    )
+    half: Tensor  # (n, c', h / 2, w / 2) bfloat16, what is seen of the pictures
     quarter: Tensor  # (n, c", h / 4, w / 4) bfloat16
 
     def __len__(self) -> int:

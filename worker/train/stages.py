@@ -117,6 +117,8 @@ class Studio:
         made = card(self, stage, cfg)
         module, progress = STAGES[stage](self, cfg)
         made |= {"steps": progress.step, "minutes": round(progress.elapsed_s / 60, 1)}
+        if stage == "depth":
+            made["features"] = self.saved_eyes()
         save_module(module, self.target(stage), made)
         if stage == "mover":
             self.__dict__.pop("codec", None)  # what was loaded before has the old one
@@ -138,6 +140,8 @@ class Studio:
                 found |= {f"{name}.{key}": value for key, value in cfg.items()}
         if stage == "codec" and self.pictures is not None:
             found["pictures"] = self.pictures.checksum
+        if stage == "depth":
+            found |= {f"features.{key}": value for key, value in vars(self.eyes.cfg).items()}
         return found | {weights: self.checksum_of(weights)[:12] for weights in READ.get(stage, ())}
 
     def checksum_of(self, weights: str) -> str:
@@ -175,9 +179,16 @@ class Studio:
 
     @cached_property
     def eyes(self) -> Features:
-        """What the depth head sees pictures with, which ships beside it."""
+        """What the depth head sees pictures with."""
         cfg = FeaturesConfig()
         return channels_last(pretrained(cfg.size, cfg.last))
+
+    def saved_eyes(self) -> str:
+        """The checksum of their file, which ships beside the depth head and belongs to it."""
+        path = self.weights / "features.safetensors"
+        save_module(self.eyes, path, SEES_WITH)
+        sha256: str = read_card(path)["sha256"]
+        return sha256
 
     @cached_property
     def depth_head(self) -> DepthHead:
@@ -201,9 +212,7 @@ def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 
 def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    trained = train_depth(cfg, studio.depth_views, studio.folder / "depth")
-    save_module(studio.eyes, studio.weights / "features.safetensors", SEES_WITH)
-    return trained
+    return train_depth(cfg, studio.depth_views, studio.folder / "depth")
 
 
 def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:

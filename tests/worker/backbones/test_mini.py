@@ -51,7 +51,12 @@ def test_a_head_that_sees_is_told_of_pictures_that_were_seen(weights, dtype):
     save_module(head, weights / "depth.safetensors", {"stage": "depth"})
     with pytest.raises(WeightsError, match=r"features\.safetensors is missing"):
         create("cpu", weights)
-    save_module(Features(FeaturesConfig()), weights / "features.safetensors", {})
+    eyes = weights / "features.safetensors"
+    save_module(Features(FeaturesConfig()), eyes, {})
+    with pytest.raises(WeightsError, match="but the depth head was trained with None"):
+        create("cpu", weights)
+    told = {"stage": "depth", "features": checksum(eyes)}
+    save_module(head, weights / "depth.safetensors", told)
     backbone = create("cpu", weights, MiniConfig(dtype=dtype))
     images, views, none = tiny.pictures(2), orbit(2, tiny.HEIGHT, tiny.WIDTH), torch.zeros(2, *GRID)
     with torch.inference_mode():

@@ -7,7 +7,8 @@ import torch
 from boxes import ROOM, camera, orbit, recentred, room_depth, sees, surface
 from token_grids import CHANNELS, GRID, tokens
 
-from worker.geometry import Cameras, cat_cameras
+from worker.geometry import Cameras, cat_cameras, lift
+from worker.memory.fusion import keep_new
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 
 TABLE = ((0.3, 0.6, 0.4), (0.5, 0.5, 0.3))
@@ -148,6 +149,16 @@ def test_frames_of_one_write_do_not_repeat_each_other():
     view = camera((0.0, 0.0, -1.5), (0.0, 0.3, 2.0))
     twice = view[torch.tensor([0, 0, 0])]
     assert remember(twice).stats().num_points == remember(view).stats().num_points
+
+
+def test_only_what_is_added_replaces():
+    """The second of two equal looks adds nothing, so it takes nobody's place."""
+    far, near = camera((0.0, 0.0, -2.0), (0.0, 0.3, 2.0)), camera((0.0, 0.0, 0.5), (0.0, 0.3, 2.0))
+    memory, views = remember(far), near[torch.tensor([0, 0])].resized(*GRID)
+    lifted = lift(room_depth(views), views, GRID)
+    cells = memory._cells(lifted, tokens(2), views, None, True)
+    _, replaces = keep_new(cells, memory._points, memory._see(views), True, 2.0)
+    assert replaces[0].any() and not replaces[1].any()
 
 
 def test_masked_cells_are_not_written():
