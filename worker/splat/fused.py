@@ -78,7 +78,7 @@ def _axis(source, fx, fy, cx, cy, target, offset, i: tl.constexpr):
 
 
 @triton.jit
-def _place(depth, cell, slant, pose, lens, view_pose, view_lens, offset, width):
+def _place(depth, cell, slant, pose, lens, view_pose, view_lens, offset, grid_width):
     """u, v, z and spans in one view of points of a frame; `pose` and `lens` may differ by point."""
     sx, sy = tl.load(lens), tl.load(lens + 1)
     cx, cy = tl.load(lens + 2), tl.load(lens + 3)
@@ -88,8 +88,8 @@ def _place(depth, cell, slant, pose, lens, view_pose, view_lens, offset, width):
     pitch = (1.0 / (0.5 * (sx + sy))).to(tl.float32)
     fx, fy = tl.load(view_lens).to(tl.float32), tl.load(view_lens + 1).to(tl.float32)
     cu, cv = tl.load(view_lens + 2).to(tl.float32), tl.load(view_lens + 3).to(tl.float32)
-    line = cell // width
-    column, row = (cell - line * width).to(tl.float32), line.to(tl.float32)
+    line = cell // grid_width
+    column, row = (cell - line * grid_width).to(tl.float32), line.to(tl.float32)
     dx = (column * x0 + row * x1) + x2
     dy = (column * y0 + row * y1) + y2
     dz = (column * z0 + row * z1) + z2
@@ -145,13 +145,15 @@ def scan(
     num_views,
     height,
     width,
+    grid_width,
     PASS: tl.constexpr,
     BEHIND: tl.constexpr,
     OFFSET: tl.constexpr,
     CELL: tl.constexpr,
 ):
     """One pass over a block of one session's rows for one of its views; BEHIND: only what lies
-    beyond the surface whose nearest depths `hidden` holds, without rims.
+    beyond the surface whose nearest depths `hidden` holds, without rims. Views may have other
+    sizes than the frames' grid, which is grid_width wide.
     """
     session, view, block = tl.program_id(2), tl.program_id(1), tl.program_id(0)
     if block >= tl.load(table + session * _WIDTH + _NUM):
@@ -172,7 +174,7 @@ def scan(
     cell = tl.load(_column(table, session, _CELL, CELL) + row, mask=inside, other=0).to(tl.int32)
     slant = tl.load(_column(table, session, _SLANT, tl.uint8) + row, mask=inside, other=0)
     u, v, z, span_u, span_v = _place(
-        depth, cell, slant, pose, lens, view_pose, view_lens, OFFSET, width
+        depth, cell, slant, pose, lens, view_pose, view_lens, OFFSET, grid_width
     )
     seen = inside & (z > _NEAR) & (u >= -_MARGIN) & (u < width + _MARGIN)
     seen &= (v >= -_MARGIN) & (v < height + _MARGIN)
@@ -240,6 +242,7 @@ def gather(
     num_views,
     height,
     width,
+    grid_width,
     OFFSET: tl.constexpr,
     CELL: tl.constexpr,
     INT8: tl.constexpr,
@@ -273,7 +276,7 @@ def gather(
         view_poses + number * 16,
         view_lenses + number * 4,
         OFFSET,
-        width,
+        grid_width,
     )
     line = at // width
     du = u - ((at - line * width).to(tl.float32) + 0.5)

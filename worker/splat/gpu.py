@@ -37,6 +37,7 @@ class Batch:
     channels: int
     is_int8: bool
     offset: float
+    width: int  # of the frames' grid
     cell: tl.dtype
 
     def __len__(self) -> int:
@@ -61,6 +62,7 @@ def batch_of(sessions: Sequence[Points]) -> Batch:
         channels=one["tokens"].shape[1],
         is_int8=one.token_format == "int8",
         offset=one.offset,
+        width=one.grid[1],
         cell=tl.int16 if one["cell"].dtype == torch.int16 else tl.int32,
     )
 
@@ -68,7 +70,7 @@ def batch_of(sessions: Sequence[Points]) -> Batch:
 def read(
     batch: Batch, cameras: Cameras, mode: Mode = "nearest", with_tokens: bool = True
 ) -> Surface:
-    """What cameras (s, t), at the latent grid's size, see: fields of (s * t, ...)."""
+    """What cameras (s, t) see, of any size: fields of (s * t, ...)."""
     front, nearest = _read(batch, cameras, None, with_tokens)
     if mode != "layers":
         return front
@@ -100,6 +102,7 @@ def _read(
                 num_views,
                 h,
                 w,
+                batch.width,
                 PASS=number,
                 BEHIND=hidden is not None,
                 **rules,
@@ -112,6 +115,7 @@ def _read(
         num_views,
         h,
         w,
+        batch.width,
         INT8=batch.is_int8,
         CHANNELS=channels,
         PADDED=triton.next_power_of_2(max(channels, 1)),

@@ -99,6 +99,13 @@ def test_the_next_surface_agrees_too(token_format):
 
 
 @pytest.mark.parametrize("mode", ["nearest", "layers"])
+@pytest.mark.parametrize("grid", [(12, 18), (3, 4)])
+def test_views_finer_and_coarser_than_the_grid(mode, grid):
+    points, views = remembered(4), orbit(5, 48, 72)[1:4].resized(*grid).to(DEVICE)
+    assert_same(read(points, views, mode=mode), seen_by_torch(points, views, mode))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "layers"])
 def test_surfaces_without_tokens(mode):
     points, cameras = remembered(2), looking(1)
     assert_same(
@@ -180,7 +187,7 @@ TYPES = {"table": "*i64", "view_poses": "*fp64", "view_lenses": "*fp64", "front"
 TYPES["hidden"] = "*i32"
 TYPES |= dict.fromkeys(("rank", "first", "indices"), "*i64")
 TYPES |= dict.fromkeys(("numbers", "shown"), "*fp32")
-TYPES |= dict.fromkeys(("num_views", "height", "width"), "i32")
+TYPES |= dict.fromkeys(("num_views", "height", "width", "grid_width"), "i32")
 shape = {"CHANNELS": 48, "PADDED": 64, "TILE": 32, "INT8": True}
 for kernel, own in ((splat_triton.scan, {"PASS": 2, "BEHIND": True}), (splat_triton.gather, shape)):
     names = kernel.arg_names
