@@ -4,7 +4,8 @@ once.
 `python -m bench.step --json out/step.json`: sessions walk a held-out scene with the shipped
 weights; medians over chunks after a warm-up, of the way out (`imagined`) and of the way back
 (`remembered`). `bottleneck` names the stage that takes longest; `floor_ms_per_frame` is what the
-networks' multiplications alone would take at this machine's measured bfloat16 matrix rate.
+networks' multiplications alone would take at this machine's measured matrix rate, in the number
+format that they run in (worker/precision.py).
 `observations`: what one takes, with depth and without, once there are as many as are looked at
 together.
 """
@@ -30,6 +31,7 @@ from worker.eval.protocols import make_loop
 from worker.geometry import Cameras
 from worker.layers import num_parameters
 from worker.pixels import to_uint8
+from worker.precision import fast_dtype
 from worker.scenes.scene import HELD_OUT_SEED
 from worker.world import WINDOW, World
 
@@ -49,7 +51,7 @@ def main() -> None:
             "processor": platform.processor() or platform.machine(),
             "threads": args.threads,
             "torch": torch.__version__,
-            "bfloat16_gflops": round(matrix_rate() / 1e9),
+            "gflops": round(matrix_rate(fast_dtype("cpu")) / 1e9),
         },
         "settings": describe(backbone, engine, args.chunk),
     }
@@ -58,7 +60,7 @@ def main() -> None:
     report["observations"] = {
         name: observing(engine, has_depth) for name, has_depth in OBSERVATIONS.items()
     }
-    rate = report["machine"]["bfloat16_gflops"] * 1e9
+    rate = report["machine"]["gflops"] * 1e9
     flops = flops_per_frame(engine, args.chunk)
     report["floor_ms_per_frame"] = {way: 1e3 * value / rate for way, value in flops.items()}
     args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,7 @@ def describe(backbone: object, engine: Engine, chunk: int) -> dict[str, object]:
         "frame": f"{engine.cfg.width} x {engine.cfg.height}",
         "parameters": {type(module).__name__: num_parameters(module) for module in modules},
         "denoising_steps": backbone.cfg.num_steps,
-        "dtype": str(backbone.cfg.dtype).removeprefix("torch."),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
         "frames_per_chunk": chunk,
     }
 
@@ -145,9 +147,9 @@ def flops_per_frame(engine: Engine, chunk: int) -> dict[str, float]:
     return found
 
 
-def matrix_rate(size: int = 2048) -> float:
-    """Measured floating point operations per second of a bfloat16 matrix product."""
-    a = torch.randn(size, size).bfloat16()
+def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """Measured floating point operations per second of a matrix product."""
+    a = torch.randn(size, size).to(dtype)
     times = []
     for _ in range(5):
         started = time.perf_counter()

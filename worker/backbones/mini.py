@@ -20,13 +20,14 @@ from worker.geometry import Cameras
 from worker.layers import channels_last, module_dtype
 from worker.photographic import Features, FeaturesConfig
 from worker.placed import Placed
+from worker.precision import autocast, fast_dtype
 from worker.weights import WeightsError, load_module, read_card
 
 
 @dataclass(frozen=True)
 class MiniConfig:
     num_steps: int = 1  # Euler steps per chunk; the last stage of training is for one
-    dtype: torch.dtype = torch.bfloat16
+    dtype: torch.dtype | None = None  # that networks run in; None = the device's fast one
 
 
 class MiniBackbone:
@@ -46,6 +47,7 @@ class MiniBackbone:
         continues: frozenset[str] = frozenset(),
     ) -> None:
         self.cfg, self.weights, self.continues = cfg, weights, continues
+        self.dtype = cfg.dtype or fast_dtype(next(codec.parameters()).device.type)
         self.channels = codec.cfg.channels
         self.look = codec.look
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
@@ -53,10 +55,10 @@ class MiniBackbone:
         self.eyes = None if eyes is None else channels_last(eyes)
         for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
             module.eval().requires_grad_(False)
-            channels_last(module.to(cfg.dtype))
+            channels_last(module.to(self.dtype))
 
     def encode(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.cfg.dtype).contiguous(memory_format=torch.channels_last)
+        pixels = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return self.codec.encode(pixels).float()
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class MiniBackbone:
         condition = moved(self.codec, condition)
 
         def predict(x: Tensor, level: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, self.cfg.dtype, self.cfg.dtype != torch.float32):
+            with autocast(x.device.type, self.dtype):
                 clean: Tensor = self.denoiser(x, level, condition)
             return clean.float()
 
@@ -79,7 +81,7 @@ class MiniBackbone:
         rays = view_rays(cameras.resized(*latents.shape[-2:])).to(latents.device)
         told: tuple[Tensor, ...] = ()
         if self.eyes is not None and pictures is not None:
-            told = seen(self.eyes, pictures.to(latents.device), self.cfg.dtype)
+            told = seen(self.eyes, pictures.to(latents.device), self.dtype)
         return to_depth(*self.depth_head(self._cast(latents), rays, hint, told))
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:

@@ -25,6 +25,7 @@ from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout, joined
 from worker.placed import Placed
+from worker.precision import autocast
 from worker.train.data import Walks, window
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.pictures import Pictures
@@ -106,13 +107,13 @@ def codec_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     images, seen = batch.images, batch.readout
     b, k = len(images), images.shape[1] - 1
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device.type):
         encoded = codec.encode(torch.cat([images[:, :-1].flatten(0, 1), batch.pictures])).float()
     penalty = encoded.square().mean()
     noise = torch.randn(encoded.shape, generator=generator).to(encoded.device)
     noisy = encoded + LATENT_NOISE * noise
     views = noisy[: b * k].unflatten(0, (b, k))
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device.type):
         tokens = fetched(views, seen.tokens)
         front = Placed(tokens, seen.coverage, seen.depth, seen.offset, seen.span)
         moved = codec.move(front).float()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from worker.layers import channels_last, conv
 from worker.photographic import pretrained
+from worker.precision import autocast
 
 KNOWN_WEIGHT = 0.3  # of a vote about what was really seen
 WIDTHS = (24, 40, 112)  # channels of EfficientNet-Lite1 at strides 4, 8 and 16
@@ -50,7 +51,7 @@ class Critic(nn.Module):
         """What the votes are made from: (n, c, H / s, W / s) of its own, then of photographs at
         strides 4, 8 and 16.
         """
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with autocast(images.device.type):
             pixels = images.contiguous(memory_format=torch.channels_last)
             return [self.texture(pixels), *self.features(pixels)]
 
@@ -59,7 +60,7 @@ class Critic(nn.Module):
         each size of patch as much as the others, 1 in all.
         """
         votes, weights = [], []
-        with torch.autocast(invented.device.type, torch.bfloat16):
+        with autocast(invented.device.type):
             for head, features in zip(self.heads, seen, strict=True):
                 there = pooled(invented.float(), features)
                 votes.append(head(torch.cat([features, there.to(features.dtype)], 1)).flatten(1))

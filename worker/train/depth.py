@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker.depth.head import DepthConfig, DepthHead
 from worker.layers import channels_last
+from worker.precision import autocast
 from worker.train.depth_views import MAX_CONTEXT, DepthViews
 from worker.train.loop import Progress, Run, RunConfig
 
@@ -91,7 +92,7 @@ def depth_loss(
     noise = (amount * torch.randn(latents.shape, generator=generator)).to(latents.device)
     latents = latents + noise * ~batch.is_seen[:, None, None, None]
     # Among so few cells the flash kernel's way back takes eight times as long on a CPU.
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast(latents.device.type, torch.bfloat16):
+    with sdpa_kernel(SDPBackend.MATH), autocast(latents.device.type):
         log_depth, log_scale = head(latents, batch.rays, hints, (batch.half, batch.quarter))
     valid = depth > 0
     apart = (log_depth - depth.clamp(min=1e-3).log()).clamp(-MAX_RATIO_LOG, MAX_RATIO_LOG)

@@ -85,7 +85,7 @@ def features_of(eyes: Features, walks: Walks | Mirrored, device: str = "cpu") ->
     eyes, frames, found = eyes.to(device), torch.arange(walks.cfg.num_frames)[None], []
     for scene in range(walks.cfg.num_scenes):
         pictures = walks.images(torch.tensor([scene]), frames)[0].to(device)
-        parts = seen(eyes, pictures, torch.bfloat16)
+        parts = seen(eyes, pictures)
         found.append([part.bfloat16().cpu() for part in parts])
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 

@@ -24,6 +24,7 @@ from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
 from worker.placed import FINER, in_parts
+from worker.precision import autocast
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
 from worker.world import MOTION_WINDOW, SHRINK
@@ -195,7 +196,7 @@ def make_batch(sets: Sequence[Scenes], batch_size: int, generator: torch.Generat
 
 
 def motion_loss(head: MotionHead, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    with torch.autocast(batch.pictures.device.type, torch.bfloat16):
+    with autocast(batch.pictures.device.type):
         logits = head(batch.pictures, batch.depth, batch.cameras, batch.others, batch.known)
     target = batch.moving
     weight = 1 + (MOVING_WEIGHT - 1) * target

@@ -26,7 +26,7 @@ def test_features_are_of_the_pictures_in_order(walks):
     half, quarter = features_of(eyes, walks)
     assert half.shape == (20, 112, 4, 4) and quarter.shape == (20, 320, 2, 2)
     picture = walks.images(torch.tensor([1]), torch.tensor([[3]]))[0]
-    alone = seen(eyes, picture, torch.bfloat16)
+    alone = seen(eyes, picture)
     torch.testing.assert_close(half[13], alone[0][0].bfloat16(), rtol=0.1, atol=0.1)
     torch.testing.assert_close(quarter[13], alone[1][0].bfloat16(), rtol=0.1, atol=0.1)
     assert 0.9 < float(half.float().square().mean()) < 1.1
