@@ -71,6 +71,7 @@ def scene(num_points: int, device: str, grid: tuple[int, int] = GRID, seed: int 
         ],
         quality=quality,
         slant=torch.randint(0, 32, size, generator=generator, dtype=torch.uint8),
+        relief=torch.zeros(num_points, 0, dtype=torch.int8),
         removed=ids[:0],
         struck=ids[:0],
         struck_quality=quality[:0],

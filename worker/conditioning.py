@@ -11,7 +11,7 @@ from torch import Tensor
 from worker.backbones.base import Condition
 from worker.geometry import Cameras, stack_cameras
 from worker.memory.base import Readout
-from worker.placed import Placed
+from worker.placed import Placed, middle_of
 from worker.world import World
 
 NAMES = ("tokens", "coverage", "depth", "offset", "span")
@@ -55,7 +55,9 @@ def stacked(readouts: Sequence[Readout]) -> tuple[Placed, Placed | None]:
 def _placed(layers: Sequence[Readout]) -> Placed:
     behind = [layer.behind for layer in layers if layer.behind is not None]
     columns = {name: torch.stack([getattr(layer, name) for layer in layers]) for name in NAMES}
-    return Placed(**columns, behind=_placed(behind) if behind else None)
+    parts = [layer.part for layer in layers if layer.part is not None]
+    within = middle_of(torch.stack(parts)) if parts else None
+    return Placed(**columns, within=within, behind=_placed(behind) if behind else None)
 
 
 def chunk_noise(world: World, like: Tensor) -> Tensor:

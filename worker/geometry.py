@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from worker.placed import FINER
+
 Convention = Literal["centre", "reference"]
 
 EDGE_RATIO = 1 / 16  # neighbouring depths that differ by more belong to two surfaces
@@ -244,6 +246,34 @@ def pool_depth(depth: Tensor, grid: tuple[int, int], mask: Tensor | None = None)
     chosen = (surface == large.float().argmax(-1, keepdim=True)) & found
     inverse = torch.where(chosen, 1 / ordered, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
     return torch.where(large.any(-1), 1 / inverse, 0.0)
+
+
+def relief(depth: Tensor, cells: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(T, h, w, NUM_PARTS) float32: the depths of each cell's parts over that of its central ray,
+    given the map (T, H', W') that both come from and what `lift` made of it; 1 where unknown.
+
+    A map without that detail says how surfaces slant: the smaller of the two one-sided gradients of
+    inverse depth, none where they differ in sign.
+    """
+    h, w = cells.shape[1:]
+    if depth.shape[1] >= FINER * h and depth.shape[2] >= FINER * w:
+        parts = _cell_pixels(pool_depth(depth, (FINER * h, FINER * w), mask), (h, w))
+        return torch.where((parts > 0) & (cells > 0)[..., None], parts / cells[..., None], 1.0)
+    inverse = torch.where(cells > 0, 1 / cells, torch.nan)
+    aside = (torch.arange(FINER, device=cells.device) + 0.5) / FINER - 0.5
+    down, right = (_slope(inverse, axis)[..., None, None] for axis in (1, 2))
+    change = (down * aside[:, None] + right * aside) * cells[..., None, None]
+    return 1 / (1 + change.nan_to_num()).clamp(min=0.25).flatten(-2)
+
+
+def _slope(inverse: Tensor, axis: int) -> Tensor:
+    """(T, h, w) change per cell of what may be NaN, 0 at edges and beside what is unknown."""
+    n = inverse.shape[axis]
+    edge = torch.full_like(inverse.narrow(axis, 0, 1), torch.nan)
+    step = inverse.diff(dim=axis, prepend=edge, append=edge)
+    before, after = step.narrow(axis, 0, n), step.narrow(axis, 1, n)
+    smaller = torch.where(before.abs() < after.abs(), before, after)
+    return torch.where(before * after > 0, smaller, 0.0)
 
 
 def masked_cells(mask: Tensor, grid: tuple[int, int]) -> Tensor:

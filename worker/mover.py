@@ -10,21 +10,25 @@ offset, so that a filter per phase is one linear layer away.
 One token per cell is not all that the memory knows: of the points that a cell's view could see a
 fifth share their cell with another one, and at the edge of a surface the token shows its own old
 background over the one that lies behind. So the mover also looks at a readout of twice the
-resolution, and at the next surface behind each of its cells.
+resolution, and at the next surface behind each of its cells. There every part of a token lies where
+its own depth puts it, so a linear layer per part draws what of the token that part shows.
 
 Axis legend: n views, c channels, h w latent grid.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from worker.layers import Stack, conv
-from worker.placed import FINER, Placed
+from worker.placed import FINER, NUM_PARTS, Placed, part_at
 
 NUM_PHASES = 9
 NUM_PLANES = 6  # coverage, depth, offset and span in u and v
+NUM_OWN_PLANES = 4  # of a part: where it lies in its token and from the cell's centre, in u and v
 
 
 class Mover(nn.Module):
@@ -42,8 +46,9 @@ class Mover(nn.Module):
         )
         self.fine = None
         if fine_width:
+            self.parts = conv(channels, NUM_PARTS * channels, 1)
             self.fine = nn.Sequential(
-                conv(2 * planes, fine_width, 1),
+                conv(2 * (planes + channels * NUM_PHASES + NUM_OWN_PLANES), fine_width, 1),
                 nn.SiLU(),
                 conv(fine_width, fine_width),
                 nn.SiLU(),
@@ -58,11 +63,32 @@ class Mover(nn.Module):
         if self.fine is not None:
             if finer is None or finer.behind is None:
                 raise ValueError("this mover looks at a finer readout with what lies behind, too")
-            x = x + self.fine(torch.cat([planes_of(finer), planes_of(finer.behind)], dim=1))
+            both = [self.planes_of_parts(layer) for layer in (finer, finer.behind)]
+            x = x + self.fine(torch.cat(both, dim=1))
         for layer in rest:
             x = layer(x)
         repair: Tensor = x.to(front.tokens.dtype)
         return front.tokens + repair
+
+    def planes_of_parts(self, layer: Placed) -> Tensor:
+        """(n, 2 * NUM_PHASES * c + NUM_PLANES + NUM_OWN_PLANES, h, w): the tokens by where their
+        middles would be, and what they show of themselves by where that is.
+        """
+        if layer.within is None:
+            raise ValueError("this mover looks at parts of tokens; got a readout of whole ones")
+        known = (layer.coverage > 0).to(layer.tokens.dtype)[:, None]
+        within = layer.within.to(layer.tokens.dtype) * known
+        middle = layer.offset - FINER * within
+        whole = replace(layer, offset=middle, span=FINER * layer.span)
+        own = phases(self.shown(layer.tokens, part_at(layer.within)) * known, layer.offset)
+        x = torch.cat([planes_of(whole), own, within, layer.offset], dim=1).to(layer.tokens.dtype)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def shown(self, tokens: Tensor, part: Tensor) -> Tensor:
+        """(n, c, h, w): what these parts (n, h, w) of tokens (n, c, h, w) show."""
+        every = self.parts(tokens).unflatten(1, (NUM_PARTS, -1))
+        chosen: Tensor = every.gather(1, part[:, None, None].expand_as(every[:, :1]))[:, 0]
+        return chosen
 
 
 def planes_of(layer: Placed) -> Tensor:

@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 FINER = 2  # a finer readout has so many times as many cells, each way
+NUM_PARTS = FINER**2  # of a cell, row by row
 
 
 def in_parts(maps: Tensor) -> Tensor:
     """(n, h, w) -> (n, FINER h, FINER w): each cell's value for all of its parts."""
     return maps.repeat_interleave(FINER, -2).repeat_interleave(FINER, -1)
+
+
+def middle_of(part: Tensor) -> Tensor:
+    """(..., h, w) int64 -> (..., 2, h, w): where these parts of cells lie in u and v, in cells."""
+    place = torch.stack([part % FINER, torch.div(part, FINER, rounding_mode="floor")], dim=-3)
+    return (place + 0.5) / FINER - 0.5
+
+
+def part_at(middle: Tensor) -> Tensor:
+    """The inverse of `middle_of`."""
+    column, row = ((middle + 0.5) * FINER).long().unbind(-3)
+    return row * FINER + column
 
 
 @dataclass(frozen=True)
@@ -22,14 +36,19 @@ class Placed:
     depth: Tensor  # (..., h, w) z-depth in metres, 0 where nothing is covered
     offset: Tensor  # (..., 2, h, w) cells in u, v from each cell's centre to where its token lies
     span: Tensor  # (..., 2, h, w) cells in u, v that the token's patch spans; 0 if uncovered
+    within: Tensor | None = (
+        None  # (..., 2, h, w) what a cell shows of its token: the part that lies
+    )
+    # so far from the token's middle in u, v, in the token's cells; None where it is the whole
     behind: Placed | None = None  # the next surface in each cell
 
     def flatten(self) -> Placed:
         """The same with its two leading dimensions as one."""
         parts = (self.tokens, self.coverage, self.depth, self.offset, self.span)
         tokens, coverage, depth, offset, span = (value.flatten(0, 1) for value in parts)
+        within = None if self.within is None else self.within.flatten(0, 1)
         behind = None if self.behind is None else self.behind.flatten()
-        return Placed(tokens, coverage, depth, offset, span, behind)
+        return Placed(tokens, coverage, depth, offset, span, within, behind)
 
     def with_tokens(self, change: Callable[[Tensor], Tensor]) -> Placed:
         behind = None if self.behind is None else self.behind.with_tokens(change)

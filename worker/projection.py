@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from worker.geometry import Cameras, Convention
+from worker.placed import FINER, NUM_PARTS
 
 NEAR_M = 0.05
 MAX_SPAN = 4.0  # cells; beyond it a point is too coarse to close the surface
@@ -26,6 +27,7 @@ BLOCK = 512  # rows of one frame that share bounds and are looked at together
 SLANT_STEPS = 64  # per cell: the resolution of a stored recession
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
 QUALITY_ZERO = 95 << 2  # code 0 is 2^-32
+RELIEF_STEPS = 2048.0  # squared steps of a stored relief that double the depth
 CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 
 
@@ -116,6 +118,17 @@ class FramePatches:
         a, b, c = (recedes * d for d in ray)
         return Local(x, y, z, size, (a, b, c))
 
+    def in_parts(self, relief: Tensor) -> FramePatches:
+        """The parts (n * NUM_PARTS) of these cells, given their stored depths (n, NUM_PARTS)."""
+        part, width = torch.arange(NUM_PARTS, device=relief.device), self.frames.width
+        row, column = (self.cell.long() // width)[:, None], (self.cell.long() % width)[:, None]
+        row, column = FINER * row + part // FINER, FINER * column + part % FINER
+        depth = self.depth[:, None] * relief_of(relief)
+        slant, frame = (one.repeat_interleave(NUM_PARTS) for one in (self.slant, self.frame))
+        finer = self.frames.resized(FINER * self.frames.height, FINER * width)
+        cell = (row * finer.width + column).flatten()
+        return FramePatches(cell, depth.flatten(), slant, frame, finer, self.offset)
+
     def positions(self) -> Tensor:
         """(n, 3) float64 metres in the world."""
         column, row = self.cell % self.frames.width, self.cell // self.frames.width
@@ -161,6 +174,19 @@ def quality_code(quality: Tensor) -> Tensor:
 def quality_of(code: Tensor) -> Tensor:
     """float32, the least quality of this code."""
     return ((code.int() + QUALITY_ZERO) << QUALITY_BITS).view(torch.float32)
+
+
+def relief_code(ratio: Tensor) -> Tensor:
+    """int8 of a part's depth over its point's, finer the closer to 1; up to 8.9 times, or down."""
+    apart = torch.maximum(ratio, 1 / ratio) - 1
+    steps = (apart * RELIEF_STEPS).sqrt().round().clamp(max=127)
+    return torch.where(ratio < 1, -steps, steps).to(torch.int8)
+
+
+def relief_of(code: Tensor) -> Tensor:
+    """float32, the ratio of this code."""
+    factor = 1 + code.float().square() / RELIEF_STEPS
+    return torch.where(code < 0, 1 / factor, factor)
 
 
 def project(patches: Patches, cameras: Cameras, convention: Convention = "centre") -> Hits:

@@ -30,6 +30,7 @@ class Found(NamedTuple):
 
     depth: Tensor  # (m, h, w) z-depth in metres, 0 where the pictures contradict each other
     confidence: Tensor  # (m, h, w)
+    closer: Tensor  # (m, FINER h, FINER w) the depth of the parts of cells; of one alone as `depth`
 
 
 def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
@@ -38,7 +39,7 @@ def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
     depth = torch.cat([guess.depth for guess in guesses_of(sights)])
     confidence = torch.cat([guess.confidence for guess in guesses_of(sights)])
     if len(guessed) == 1:
-        return Found(depth, confidence)
+        return Found(depth, confidence, depth)
     pictures = torch.cat([sight.picture(backbone) for sight in guessed])
     cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
     return Found(*sweep_depths(pictures, cameras, depth, confidence, NUM_REVISED))
@@ -59,7 +60,7 @@ def place(
     hidden = torch.cat([guess.hidden for guess in guesses_of(some)])
     written = memory.write(
         torch.cat([sight.latents for sight in some]),
-        found.depth[newest],
+        found.closer[newest],
         cat_cameras([sight.camera for sight in some]),
         sources,
         confidence=found.confidence[newest],

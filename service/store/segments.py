@@ -36,7 +36,7 @@ SEGMENT_ID = re.compile(r"(\d{8})-[\w.]{1,64}-([0-9a-f]{64})", re.ASCII)
 Kind = Annotated[str, Field(pattern=r"^(init|observe|generate|live)$")]  # of request
 PLANES = ("coverage", "depth")  # (t, h, w) on the latent grid
 DTYPES = {  # in safetensors' words and numpy's
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1",
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "|i1", "U8": "|u1",
     "BF16": "<u2",  # its bits: numpy has no such type
 }  # fmt: skip
 # What a table of anything but the expected shape raises, one nested too deep among them

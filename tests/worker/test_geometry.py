@@ -7,7 +7,8 @@ import pytest
 import torch
 from boxes import camera, recentred, room_depth
 
-from worker.geometry import Cameras, cat_cameras, intrinsics_from_fov, lift, look_at
+from worker.geometry import Cameras, cat_cameras, intrinsics_from_fov, lift, look_at, relief
+from worker.projection import relief_code, relief_of
 
 GRID = (16, 24)
 
@@ -62,6 +63,38 @@ def test_slant_is_the_depth_that_a_cell_spans():
     between = torch.minimum(spans[:, :, 1:], spans[:, :, :-1])
     assert (neighbours / between - 1).abs().max() < 0.2
     assert lift(torch.full((1, 128, 192), 2.0), view, GRID).recession.max() < 1e-4
+
+
+@pytest.mark.parametrize("normal", [(0.0, 0.0, 1.0), (0.3, 0.0, 1.0), (0.4, -0.6, 1.0)])
+@pytest.mark.parametrize("is_coarse", [False, True])
+def test_the_parts_of_cells_lie_on_their_plane(normal, is_coarse):
+    view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    depth = plane_depth(view, normal, 3.0)
+    lifted, finer = lift(depth, view, GRID), lift(depth, view, (2 * GRID[0], 2 * GRID[1]))
+    parts = lifted.depth[..., None] * relief(lifted.depth if is_coarse else depth, lifted.depth)
+    parts = parts.view(1, *GRID, 2, 2).transpose(2, 3).reshape(finer.depth.shape)
+    inner = (0, slice(2, -2), slice(2, -2)) if is_coarse else ...
+    torch.testing.assert_close(parts[inner], finer.depth[inner], rtol=1e-5, atol=0)
+
+
+def test_parts_beyond_an_edge_lie_where_they_were_measured():
+    depth = torch.full((1, 16, 16), 2.0)
+    depth[:, :, 4:8], depth[:, :4, 8:] = 5.0, 0.0
+    cells = lift(depth, camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), 16, 16), (2, 2)).depth
+    assert cells.tolist() == [[[2.0, 2.0], [2.0, 2.0]]]
+    found = relief(depth, cells)
+    expected = torch.tensor([[1.0, 2.5, 1.0, 2.5], [1.0, 1.0, 1.0, 1.0]])
+    torch.testing.assert_close(found[0, 0], expected)
+    coarse = torch.tensor([[[2.0, 2.0, 0.0, 5.0, 5.1]]])
+    assert (relief(coarse, coarse) == 1).all()
+
+
+def test_a_stored_relief_is_as_fine_as_it_is_flat():
+    ratio = torch.tensor([1 / 20, 0.2, 0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0, 5.0, 20.0])
+    kept = relief_of(relief_code(ratio))
+    off = (kept / ratio).log().abs()
+    assert off[1:-1].max() < 0.012 and off[3:8].max() < 0.004 and kept[5] == 1
+    assert kept[0] > 1 / 9 and kept[-1] < 9
 
 
 def test_a_seam_of_nothing_and_a_wall_leaves_no_floaters():

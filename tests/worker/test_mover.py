@@ -10,7 +10,7 @@ import torch
 
 from worker.codec import Codec
 from worker.mover import phases, tent
-from worker.placed import Placed
+from worker.placed import Placed, middle_of, part_at
 from worker.train.mover import looking_finer
 
 
@@ -45,8 +45,13 @@ def placed(grid: tuple[int, int], seed: int, cover: float = 0.5) -> Placed:
     return Placed(tokens, coverage, 2 * coverage, 0.3 * pair, pair)
 
 
+def in_parts(seed: int, cover: float = 0.5) -> Placed:
+    part = torch.randint(0, 4, (1, 12, 16), generator=torch.Generator().manual_seed(seed))
+    return replace(placed((12, 16), seed, cover), within=middle_of(part))
+
+
 def finer(seed: int) -> Placed:
-    return replace(placed((12, 16), seed), behind=placed((12, 16), seed + 1, 0.1))
+    return replace(in_parts(seed), behind=in_parts(seed + 1, 0.1))
 
 
 def fine_codec() -> Codec:
@@ -82,6 +87,28 @@ def test_what_is_behind_matters_only_where_there_is_something():
     assert torch.equal(codec.move(front, replace(near, behind=told)), moved)
     told = replace(near.behind, tokens=torch.where(hidden, near.behind.tokens, 7.0))
     assert not torch.allclose(codec.move(front, replace(near, behind=told)), moved)
+
+
+def test_each_part_of_a_token_is_drawn_by_its_own_layer():
+    codec, near = fine_codec(), finer(2)
+    part = part_at(near.within)
+    before = codec.mover.shown(near.tokens, part)
+    with torch.no_grad():
+        codec.mover.parts.weight[2 * tiny.CHANNELS : 3 * tiny.CHANNELS] += 1
+    changed = (codec.mover.shown(near.tokens, part) != before).any(1)
+    assert torch.equal(changed, part == 2)
+
+
+def test_parts_lie_about_the_middle_of_their_cell():
+    part = torch.arange(4).view(1, 2, 2)
+    expected = [[[-0.25, 0.25], [-0.25, 0.25]], [[-0.25, -0.25], [0.25, 0.25]]]
+    assert middle_of(part)[0].tolist() == expected and torch.equal(part_at(middle_of(part)), part)
+
+
+def test_a_mover_that_looks_at_parts_refuses_whole_tokens():
+    whole = placed((12, 16), 2)
+    with pytest.raises(ValueError, match="got a readout of whole ones"):
+        fine_codec().move(placed((6, 8), 1), replace(whole, behind=whole))
 
 
 @pytest.mark.parametrize("given", [None, placed((12, 16), 2)])

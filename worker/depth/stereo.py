@@ -59,17 +59,21 @@ def sweep_depths(
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
     num_fine: int | None = None,  # the last pictures, whose depth must be good; None = all
-) -> tuple[Tensor, Tensor]:
-    """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
+    the depth of the parts of cells, (n, FINER h, FINER w).
+    """
     prior, pictures = prior.clamp(min=NEAR_M), images.float()
     grid = (prior.shape[1], prior.shape[2])
     rough = swept(without_mean(pictures), cameras, prior, confidence)
     first = 0 if num_fine is None else max(0, len(prior) - num_fine)
     parts = swept(pictures, cameras, in_parts(rough), in_parts(confidence), rough, first)
+    closer = torch.cat([in_parts(rough[:first]), parts])
     depth = torch.cat([rough[:first], pool_depth(parts, grid)])
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
-    return torch.where(kept, depth, 0.0), torch.where(agreeing > 0, 1.0, confidence)
+    sure = torch.where(agreeing > 0, 1.0, confidence)
+    return torch.where(kept, depth, 0.0), sure, torch.where(in_parts(kept), closer, 0.0)
 
 
 def swept(

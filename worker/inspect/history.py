@@ -23,6 +23,7 @@ from service.errors import SegmentCorrupt
 from service.store.segments import parse_segment
 from worker.geometry import Cameras, cat_cameras
 from worker.memory import Delta, Memory, create_memory
+from worker.memory.latent import LatentMemoryConfig
 from worker.serving.snapshot import unpack_segment
 from worker.world import Increment
 
@@ -145,9 +146,8 @@ def _grid(name: str, increment: Increment) -> tuple[int, int]:
 
 
 def _empty(name: str, grid: tuple[int, int], increment: Increment) -> Memory:
-    return create_memory(
-        "null" if name == "null" else "latent", increment.delta.tokens.shape[1], grid
-    )
+    channels, cfg = increment.delta.tokens.shape[1], LatentMemoryConfig(has_relief=name != "rgb")
+    return create_memory("null" if name == "null" else "latent", channels, grid, cfg=cfg)
 
 
 def _sources(

@@ -38,6 +38,7 @@ class Readout:
         Tensor  # (T, 2, h, w) float32 cells in u, v from the cell's centre to the winner's, or 0
     )
     span: Tensor  # (T, 2, h, w) float32 cells in u, v that the winner's patch spans, 0 if uncovered
+    part: Tensor | None = None  # of `finer` alone: (T, h, w) int64 which part of the winner's patch
     finer: Readout | None = None  # in `fine` mode: the same views at FINER times the resolution
     behind: Readout | None = None  # of `finer` alone: the next surface behind each cell's
 
@@ -62,6 +63,7 @@ class Delta:
     tokens: Tensor  # (n, C) bfloat16
     quality: Tensor  # (n,) uint8, see worker.projection.quality_code
     slant: Tensor  # (n,) uint8, how far the surface recedes, in steps of 1 / SLANT_STEPS cells
+    relief: Tensor  # (n, NUM_PARTS) int8 depths of cells' parts, see relief_code; (n, 0): unknown
     removed: Tensor  # (m,) int64 ids, ascending: superseded, carved away or evicted
     struck: Tensor  # (k,) int64 ids, ascending, of points that were contradicted for the first time
     struck_quality: Tensor  # (k,) uint8, what they are worth now
@@ -129,10 +131,11 @@ def empty_readout(
         return nothing
     finer = (grid[0] * FINER, grid[1] * FINER)
     blank = empty_readout(num_views, channels, finer, device)
+    blank = replace(blank, part=torch.zeros_like(blank.winner))
     return replace(nothing, finer=replace(blank, behind=blank))
 
 
-def empty_delta(channels: int, device: str = "cpu") -> Delta:
+def empty_delta(channels: int, device: str = "cpu", num_parts: int = 0) -> Delta:
     def column(dtype: torch.dtype, *shape: int) -> Tensor:
         return torch.zeros(0, *shape, dtype=dtype, device=device)
 
@@ -143,6 +146,7 @@ def empty_delta(channels: int, device: str = "cpu") -> Delta:
         tokens=column(torch.bfloat16, channels),
         quality=code,
         slant=code,
+        relief=column(torch.int8, num_parts),
         removed=ids,
         struck=ids,
         struck_quality=code,

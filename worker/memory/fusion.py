@@ -36,6 +36,7 @@ class Cells:
     quality: Tensor  # (T, h, w) uint8, see Delta
     valid: Tensor  # (T, h, w) bool
     views: Cameras  # (T,) at the grid's size
+    relief: Tensor | None = None  # (T, h, w, NUM_PARTS) int8, see Delta
 
     @property
     def extent(self) -> Tensor:
@@ -43,7 +44,7 @@ class Cells:
         return self.size * stretch(self.slant)
 
     def __getitem__(self, item: slice) -> Cells:
-        return Cells(*(value[item] for value in vars(self).values()))
+        return Cells(**{k: v[item] for k, v in vars(self).items() if v is not None})
 
 
 def keep_new(
@@ -84,12 +85,16 @@ def added(
     nothing = kept[:0]
     if tokens is None:
         tokens = torch.zeros(len(kept), 0, dtype=torch.bfloat16, device=kept.device)
+    relief = torch.zeros(len(kept), 0, dtype=torch.int8, device=kept.device)
+    if cells.relief is not None:
+        relief = cells.relief.flatten(0, 2)[kept]
     return Delta(
         ids=kept + serial * num_cells,
         depth=cells.depth.flatten()[kept],
         tokens=tokens,
         quality=cells.quality.flatten()[kept],
         slant=cells.slant.flatten()[kept],
+        relief=relief,
         removed=nothing,
         struck=nothing,
         struck_quality=nothing.to(torch.uint8),

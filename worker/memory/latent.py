@@ -11,6 +11,9 @@ worth at once and dies the second time; what looks different from what an observ
 its worth too, and the next one takes its place. Past its budget the memory gives up its least
 valuable points.
 
+Geometry is finer than tokens: each point also keeps the depths of the four parts of its cell, and a
+`fine` read puts every part where it lies.
+
 Repeats are found by projection, at the cost of a read of two surfaces (what stands before a point
 may hide it by its footprint alone), rather than by a spatial index that must be kept up to date.
 
@@ -25,7 +28,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from worker.geometry import Cameras, Convention, Lifted, lift, stack_cameras
+from worker.geometry import Cameras, Convention, Lifted, lift, relief, stack_cameras
 from worker.memory.appearance import contradicted
 from worker.memory.base import (
     Delta,
@@ -40,7 +43,8 @@ from worker.memory.fusion import Cells, added, keep_new
 from worker.memory.points import Points, TokenFormat, stretch
 from worker.memory.sight import finer_than, is_fused, part_of, readout_of, see, see_together
 from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
-from worker.projection import SLANT_STEPS, quality_code
+from worker.placed import NUM_PARTS
+from worker.projection import SLANT_STEPS, quality_code, relief_code
 from worker.splat.cpu import Surface
 from worker.splat.plain import Mode
 
@@ -57,6 +61,7 @@ class LatentMemoryConfig:
     better_ratio: float = 2.0  # of qualities, from which a repeat replaces the old point
     observed_gain: float = 1024.0  # the quality of what was observed over what was generated
     corrects_appearance: bool = True  # what two observations contradict is replaced
+    has_relief: bool = True  # depths of each cell's parts, for finer looks
     token_format: TokenFormat = "bfloat16"
     convention: Convention = "centre"
 
@@ -80,7 +85,9 @@ class LatentMemory:
         self._channels, self._grid, self._device = channels, grid, device
         self._cfg = cfg or LatentMemoryConfig()
         offset = 0.5 if self._cfg.convention == "centre" else 0.0
-        self._points = Points(channels, grid, device, self._cfg.token_format, offset)
+        has_relief = self._cfg.has_relief and self._cfg.convention == "centre"
+        parts = NUM_PARTS if has_relief else 0
+        self._points = Points(channels, grid, device, self._cfg.token_format, offset, parts)
         self._lost = {"superseded": 0, "carved": 0, "evicted": 0}
 
     @torch.inference_mode()  # as buffers made in inference mode can't be changed outside of it
@@ -103,6 +110,8 @@ class LatentMemory:
         lifted = lift(depth, cameras, self._grid, mask, convention=self._cfg.convention)
         views = cameras.resized(*self._grid)
         cells = self._cells(lifted, tokens, views, confidence, observed)
+        if self._points.num_parts:
+            cells = replace(cells, relief=relief_code(relief(depth, lifted.depth, mask)))
         seen = readout if readout and not observed else self._see(views)
         if not observed:
             cells = replace(cells, valid=cells.valid & (seen.coverage == 0))
@@ -138,7 +147,8 @@ class LatentMemory:
                 chosen &= cells[number].flatten().to(rows.device)[points["cell"][rows].long()]
             gone |= chosen
         rows = rows[gone]
-        delta = replace(empty_delta(self._channels, self._device), removed=points.ids_of(rows))
+        nothing = empty_delta(self._channels, self._device, points.num_parts)
+        delta = replace(nothing, removed=points.ids_of(rows))
         self.apply(delta)
         return delta
 
@@ -161,7 +171,8 @@ class LatentMemory:
         if mode != "fine":
             return readout_of(see(self._points, views.resized(*self._grid), mode, form))
         front = readout_of(see(self._points, views.resized(*self._grid), "nearest", form))
-        finer = see(self._points, views.resized(*finer_than(self._grid)), "layers", form)
+        closer = views.resized(*finer_than(self._grid))
+        finer = see(self._points, closer, "layers", form, in_parts=True)
         return replace(front, finer=readout_of(finer))
 
     @property
@@ -286,7 +297,10 @@ def read_together(
     for other memories or modes, or sessions that differ in number of cameras or in format.
     """
     latent = [one for one in memories if isinstance(one, LatentMemory) and one.on_gpu]
-    forms = {(one._cfg.token_format, one._cfg.convention, one._grid) for one in latent}
+    forms = {
+        (one._cfg.token_format, one._cfg.convention, one._grid, one._points.num_parts)
+        for one in latent
+    }
     num_views = {len(views) for views in cameras}
     if len(latent) < len(memories) or len(forms) != 1 or len(num_views) != 1:
         return None
@@ -295,16 +309,17 @@ def read_together(
         return None
     (count,) = num_views
 
-    def seen(grid: tuple[int, int], look: Mode) -> list[Readout]:
+    def seen(grid: tuple[int, int], look: Mode, in_parts: bool = False) -> list[Readout]:
         views = stack_cameras([part.resized(*grid) for part in cameras]).to(one._device)
-        whole = readout_of(see_together([memory._points for memory in latent], views, look))
+        points = [memory._points for memory in latent]
+        whole = readout_of(see_together(points, views, look, in_parts=in_parts))
         at = range(0, count * len(latent), count)
         return [part_of(whole, slice(first, first + count)) for first in at]
 
     fronts = seen(one._grid, "nearest")
     if mode != "fine":
         return fronts
-    finer = seen(finer_than(one._grid), "layers")
+    finer = seen(finer_than(one._grid), "layers", in_parts=one._points.num_parts > 0)
     return [replace(front, finer=fine) for front, fine in zip(fronts, finer, strict=True)]
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from worker.memory.base import Delta
+from worker.memory.points import in_full
 
-POINTS = ("ids", "depth", "tokens", "quality", "slant")
+POINTS = ("ids", "depth", "tokens", "quality", "slant", "relief")
 FRAMES = ("serials", "source", "intrinsics", "world_from_camera")
 
 
@@ -23,6 +24,8 @@ def merged(deltas: Sequence[Delta]) -> list[Delta]:
     """At most two deltas that make of an empty memory what these make of it, in their order."""
     if len(deltas) < 2:
         return list(deltas)
+    parts = max(delta.relief.shape[1] for delta in deltas)
+    deltas = [replace(delta, relief=in_full(delta.relief, parts)) for delta in deltas]
     every = {one.name: torch.cat([getattr(x, one.name) for x in deltas]) for one in fields(Delta)}
     kept = ~torch.isin(every["ids"], every["removed"])
     struck, struck_quality = _last(every["struck"], every["struck_quality"])

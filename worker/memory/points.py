@@ -2,7 +2,8 @@
 
 A point is a cell and a depth in the frame that saw it; position, size and direction follow from
 that frame's camera, which is stored once per frame. With its token (bfloat16, or int8 with a scale
-of its own), quality, recession and strikes a point of C channels takes 2 C + 9 bytes (or C + 13).
+of its own), quality, recession, strikes and the depths of its cell's four parts relative to its own
+a point of C channels takes 2 C + 13 bytes (or C + 17).
 
 Rows are only appended, so row order is id order and ties break the same way after any history. Rows
 of one frame lie together, in blocks with bounds, so that a reader skips what no camera sees. A
@@ -48,8 +49,9 @@ class Points:
         device: str,
         token_format: TokenFormat = "bfloat16",
         offset: float = 0.5,  # of a cell's ray: 0.5 = through its centre
+        num_parts: int = 0,  # of a cell whose depth is known: NUM_PARTS or none
     ) -> None:
-        self.grid, self.offset = grid, offset
+        self.grid, self.offset, self.num_parts = grid, offset, num_parts
         self.num_cells = grid[0] * grid[1]
         self.token_format = token_format
 
@@ -62,6 +64,7 @@ class Points:
             "slant": column(torch.uint8),
             "quality": column(torch.uint8),
             "strikes": column(torch.uint8),
+            "relief": column(torch.int8, num_parts),
             "tokens": column(getattr(torch, token_format), channels),
         }
         if token_format == "int8":
@@ -138,8 +141,8 @@ class Points:
     def num_sources(self) -> int:
         return len(self.frames["source"][self.frames["num_live"] > 0].unique())
 
-    def patches(self, rows: Tensor | None = None) -> FramePatches:
-        """These rows, or all, as cameras see them."""
+    def patches(self, rows: Tensor | None = None, in_parts: bool = False) -> FramePatches:
+        """These rows, or all, as cameras see them; in parts, those of a row follow one another."""
         if rows is None:
             count = self.frames["num_rows"]
             frame = torch.repeat_interleave(count, output_size=len(self.rows))
@@ -147,7 +150,11 @@ class Points:
         else:
             frame = self.frame_of(rows)
             cell, depth, slant = (self.rows[name][rows] for name in ("cell", "depth", "slant"))
-        return FramePatches(cell, depth, slant, frame, self.cameras, self.offset)
+        whole = FramePatches(cell, depth, slant, frame, self.cameras, self.offset)
+        if not in_parts:
+            return whole
+        relief = self.rows["relief"]
+        return whole.in_parts(relief if rows is None else relief[rows])
 
     def frame_of(self, rows: Tensor) -> Tensor:
         """int64 index into `frames` of each row."""
@@ -200,6 +207,7 @@ class Points:
             "slant": delta.slant,
             "quality": delta.quality,
             "strikes": torch.zeros_like(delta.quality),
+            "relief": in_full(delta.relief, self.num_parts),
             "tokens": delta.tokens,
         }
         if self.token_format == "int8":
@@ -271,11 +279,14 @@ class Points:
         low = torch.full((len(frame), 3), torch.inf, dtype=torch.float64, device=frame.device)
         high = -low
         for rows in torch.arange(first_row, len(self.rows), device=frame.device).split(CHUNK):
-            apart = self.patches(rows).positions()
-            apart -= self.frames["world_from_camera"][self.frame_of(rows), :3, 3]
+            eye = self.frames["world_from_camera"][self.frame_of(rows), None, :3, 3]
+            apart = self.patches(rows).positions()[:, None] - eye
+            if self.num_parts:
+                parts = self.patches(rows, in_parts=True).positions()
+                apart = torch.cat([apart, parts.unflatten(0, (-1, self.num_parts)) - eye], dim=1)
             into = block[rows - first_row, None].expand(-1, 3)
-            low.scatter_reduce_(0, into, apart, "amin")
-            high.scatter_reduce_(0, into, apart, "amax")
+            low.scatter_reduce_(0, into, apart.amin(1), "amin")
+            high.scatter_reduce_(0, into, apart.amax(1), "amax")
         low, high = (low - ROUNDING * low.abs()).float(), (high + ROUNDING * high.abs()).float()
         self.blocks.append(
             {"start": start, "length": size, "frame": frame, "low": low, "high": high}
@@ -292,6 +303,13 @@ class Points:
         self.frames.put("start", slice(None), count.cumsum(0) - count)
         self.blocks.clear()
         self._add_blocks(0, 0)
+
+
+def in_full(relief: Tensor, num_parts: int) -> Tensor:
+    """(n, num_parts): what is unknown is flat, as a code of 0 says."""
+    if relief.shape[1] == num_parts:
+        return relief
+    return relief.new_zeros(len(relief), num_parts)
 
 
 def quantised(tokens: Tensor) -> tuple[Tensor, Tensor]:

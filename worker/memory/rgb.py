@@ -23,7 +23,7 @@ from worker.geometry import EDGE_RATIO, MIN_SHARE, Cameras, pool_depth
 from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.pixels import from_uint8
-from worker.placed import FINER
+from worker.placed import FINER, NUM_PARTS
 from worker.splat.plain import RIM_COVERAGE
 
 SURE_SHARE = 0.5  # of a cell's pixels that must be known for the cell to be
@@ -61,7 +61,11 @@ class RgbMemory:
         share, cap = codec.stride**2, cfg.max_bytes
         cap = None if cap is None else cap * share
         cfg = replace(
-            cfg, max_points=cfg.max_points * share, max_bytes=cap, corrects_appearance=False
+            cfg,
+            max_points=cfg.max_points * share,
+            max_bytes=cap,
+            corrects_appearance=False,
+            has_relief=False,
         )
         self._pixels = LatentMemory(COLOURS, self._size, device, cfg)
 
@@ -155,7 +159,7 @@ class RgbMemory:
 
 
 def magnified(readout: Readout) -> Readout:
-    """FINER times as many cells that show the same centred tokens, and nothing behind them."""
+    """FINER times as many cells, each a part of the same centred token, and nothing behind them."""
 
     def spread(value: Tensor) -> Tensor:
         return value.repeat_interleave(FINER, -1).repeat_interleave(FINER, -2)
@@ -163,13 +167,12 @@ def magnified(readout: Readout) -> Readout:
     columns = {name: value for name, value in vars(readout).items() if value is not None}
     shown: dict[str, Any] = {name: spread(value) for name, value in columns.items()}
     num_views, channels, h, w = shown["tokens"].shape
-    nearer = (FINER - 1) / 2 - torch.arange(FINER, device=readout.tokens.device)  # 0.5, -0.5
-    offset = torch.stack([nearer.repeat(h, w // FINER), nearer.repeat(w, h // FINER).T])
-    known = shown["coverage"][:, None] > 0
-    shown["offset"] = torch.where(known, offset, 0.0)
-    shown["span"] = FINER * shown["span"]
-    device = str(readout.tokens.device)
-    behind = empty_readout(num_views, channels, (h, w), device)
+    device = readout.tokens.device
+    parts = torch.arange(NUM_PARTS, device=device).view(FINER, FINER)
+    part = parts.repeat(h // FINER, w // FINER)
+    shown["part"] = torch.where(shown["coverage"] > 0, part, 0)
+    behind = empty_readout(num_views, channels, (h, w), str(device))
+    behind = replace(behind, part=torch.zeros_like(behind.winner))
     return Readout(**shown, behind=behind)
 
 

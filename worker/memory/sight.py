@@ -10,7 +10,7 @@ Axis legend: T cameras, h w the latent grid, C channels, n points.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,19 +33,22 @@ HAS_TRITON = find_spec("triton") is not None
 
 def see(
     points: Points,
-    cameras: Cameras,  # (T,) at the grid's size
+    cameras: Cameras,  # (T,)
     mode: Mode,
     convention: Convention = "centre",
     with_tokens: bool = True,
+    in_parts: bool = False,
 ) -> Surface:
-    """What the cameras see; without tokens the surfaces alone, of `nearest` or `layers`."""
-    device = cameras.intrinsics.device.type
+    """What the cameras see; without tokens the surfaces alone, of `nearest` or `layers`. In parts
+    (not `soft`), those of every cell whose depths are known are looked at one by one.
+    """
+    device, in_parts = cameras.intrinsics.device.type, in_parts and points.num_parts > 0
     if device == "cuda" and is_fused(mode, convention):
-        return see_together([points], cameras.reshape(1, -1), mode, with_tokens)
+        return see_together([points], cameras.reshape(1, -1), mode, with_tokens, in_parts)
     if device == "cpu" and convention == "centre":
         tokens = stored(points) if with_tokens else None
-        return splat_cpu.read(*columns(points), cameras, mode, tokens)
-    return seen_by_torch(points, cameras, mode, convention, with_tokens)
+        return splat_cpu.read(*columns(points, in_parts), cameras, mode, tokens)
+    return seen_by_torch(points, cameras, mode, convention, with_tokens, in_parts)
 
 
 def is_fused(mode: Mode, convention: Convention) -> bool:
@@ -54,26 +57,32 @@ def is_fused(mode: Mode, convention: Convention) -> bool:
 
 
 def see_together(
-    sessions: Sequence[Points], cameras: Cameras, mode: Mode, with_tokens: bool = True
+    sessions: Sequence[Points],
+    cameras: Cameras,
+    mode: Mode,
+    with_tokens: bool = True,
+    in_parts: bool = False,
 ) -> Surface:
     """What cameras (s, T) see of as many sessions on a GPU: fields of (s * T, ...)."""
     from worker.splat import gpu as splat_gpu  # imports Triton
 
-    return splat_gpu.read(splat_gpu.batch_of(sessions), cameras, mode, with_tokens)
+    return splat_gpu.read(splat_gpu.batch_of(sessions), cameras, mode, with_tokens, in_parts)
 
 
-def columns(points: Points) -> tuple[Rows, Blocks, Frames]:
+def columns(points: Points, in_parts: bool = False) -> tuple[Rows, Blocks, Frames]:
     """The points as the compiled kernels take them."""
     rows, blocks, frames = points.rows, points.blocks, points.frames
+    lens = frames.array("intrinsics")
     return (
         Rows(*(rows.array(name) for name in Rows._fields)),
         Blocks(*(blocks.array(name) for name in Blocks._fields)),
         Frames(
             frames.array("world_from_camera"),
-            frames.array("intrinsics"),
+            lens * FINER if in_parts else lens,
             frames.array("source"),
             points.offset,
             points.grid[1],
+            points.num_parts if in_parts else 1,
         ),
     )
 
@@ -92,23 +101,28 @@ def seen_by_torch(
     mode: Mode,
     convention: Convention = "centre",
     with_tokens: bool = True,
+    in_parts: bool = False,
 ) -> Surface:
-    patches = points.patches()
+    patches, parts = points.patches(in_parts=in_parts), points.num_parts if in_parts else 1
     source = points.frames["source"][patches.frame]
-    seen = splat(patches, points["quality"], source, cameras, mode, convention)
-    return _surface(points, seen, source, with_tokens)
+    quality = points["quality"].repeat_interleave(parts)
+    seen = splat(patches, quality, source, cameras, mode, convention)
+    return _surface(points, seen, source[::parts], with_tokens, parts)
 
 
-def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> Surface:
+def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool, parts: int) -> Surface:
     behind = None
     if seen.behind is not None:
-        behind = _surface(points, seen.behind, source, with_tokens)
+        behind = _surface(points, seen.behind, source, with_tokens, parts)
     covered = seen.winner >= 0
-    row = seen.winner.clamp(min=0)
+    first = seen.winner.clamp(min=0)
+    row = torch.div(first, parts, rounding_mode="floor")
     num_views, h, w = row.shape
     if with_tokens:
         scale = points["scale"] if "scale" in points.rows else None
-        tokens = accumulate(seen, points["tokens"], scale=scale)
+        point = torch.div(seen.fragments.point, parts, rounding_mode="floor")
+        shown = replace(seen, fragments=replace(seen.fragments, point=point))
+        tokens = accumulate(shown, points["tokens"], scale=scale)
     else:
         tokens = torch.zeros(num_views, 0, h, w, device=row.device)
 
@@ -120,7 +134,7 @@ def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> 
         )
 
     return Surface(
-        winner=seen.winner,
+        winner=torch.where(covered, row, -1),
         source=of_winner(source.long(), -1),
         coverage=seen.coverage,
         depth=seen.depth,
@@ -128,6 +142,7 @@ def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool) -> 
         offset=seen.offset,
         span=seen.span,
         tokens=tokens,
+        part=first % parts if parts > 1 else None,
         behind=behind,
     )
 

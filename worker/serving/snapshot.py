@@ -36,6 +36,7 @@ from worker.world import Guess, Increment
 WEBP_EFFORT = 2  # of 0..6: 4 is a tenth smaller and twice as slow
 DELTA = "delta."
 DELTA_NAMES = {one.name: DELTA + one.name for one in fields(Delta)}
+RELIEF = DELTA_NAMES["relief"]
 GUESS_NAMES = {one.name: "guess." + one.name for one in fields(Guess)}
 DTYPES = {
     torch.float64: "F64",
@@ -45,6 +46,7 @@ DTYPES = {
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
+    torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
@@ -138,6 +140,8 @@ def unpack_segment(data: bytes, device: str = "cpu") -> tuple[SegmentHeader, Inc
     header, _ = parse_segment(data)
     try:
         tensors = safetensors.torch.load(data)
+        if RELIEF not in tensors:  # of before it was kept
+            tensors[RELIEF] = torch.zeros(len(tensors[DELTA_NAMES["ids"]]), 0, dtype=torch.int8)
         delta = {name: tensors[key].to(device) for name, key in DELTA_NAMES.items()}
         latents = tensors["latents"].to(device)
         views = (tensors["intrinsics"], tensors["world_from_camera"])

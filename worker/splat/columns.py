@@ -20,6 +20,7 @@ class Rows(NamedTuple):
     depth: Array  # (n,) float32
     cell: Array  # (n,) int16 or int32, row * width + column in the point's frame
     slant: Array  # (n,) uint8
+    relief: Array  # (n, parts) int8, see relief_code
     quality: Array  # (n,) uint8
 
 
@@ -35,10 +36,11 @@ class Blocks(NamedTuple):
 
 class Frames(NamedTuple):
     pose: Array  # (f, 4, 4) float64 world_from_camera
-    intrinsics: Array  # (f, 4) float64 at the grid's size
+    intrinsics: Array  # (f, 4) float64 at the size of the grid, or of its parts
     source: Array  # (f,) int32
     offset: float  # of a cell's ray: 0.5 = through its centre
     width: int  # of the frames' grid
+    parts: int = 1  # that each cell is looked at in: NUM_PARTS, or 1 as a whole
 
 
 class Views(NamedTuple):

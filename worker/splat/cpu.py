@@ -50,6 +50,7 @@ class Surface:
     offset: Tensor  # (t, 2, h, w) float32, see Splat
     span: Tensor  # (t, 2, h, w) float32
     tokens: Tensor  # (t, c, h, w) float32, c = 0 where none were asked for
+    part: Tensor | None = None  # (t, h, w) int64 of the winner, where cells are looked at in parts
     behind: Surface | None = None  # the next surface in each cell, where mode is `layers`
 
 
@@ -60,6 +61,7 @@ class Shown:
     numbers: Array  # (t, 7, h * w) float32 coverage, quality, depth, offset (2), span (2)
     winner: Array  # (t, h * w) int64
     source: Array  # (t, h * w) int64
+    part: Array  # (t, h * w) int64, or (t, 0) where cells are looked at as a whole
     tokens: Array  # (t, c, h * w) float32
 
     def __getitem__(self, views: slice) -> Shown:
@@ -76,23 +78,23 @@ def views_of(cameras: Cameras) -> Views:
 
 
 def visible_pairs(blocks: Blocks, frames: Frames, views: Views) -> Array:
-    """(p, 2) int32 blocks and the views that may see them."""
-    pairs = np.empty((len(blocks.start) * len(views.pose), 2), np.int32)
-    return pairs[: kernels.cull(blocks, frames, views, pairs)]
+    """(p, 2) int32 blocks, in parts their numbers and parts as one, and views that may see them."""
+    pairs: Array = kernels.visible(blocks, frames, views)
+    return pairs
 
 
 def read(
     rows: Rows,
     blocks: Blocks,
     frames: Frames,
-    cameras: Cameras,  # (t,) at the latent grid's size
-    mode: Mode,
+    cameras: Cameras,  # (t,)
+    mode: Mode,  # of points in parts not `soft`
     tokens: Stored | None = None,
 ) -> Surface:
     points, views = (rows, blocks, frames), views_of(cameras)
     t, size = len(views.pose), views.height * views.width
     tokens = NO_TOKENS if tokens is None else tokens
-    layers = [room_for(t, size, tokens) for _ in range(2 if mode == "layers" else 1)]
+    layers = [room_for(t, size, tokens, frames.parts) for _ in range(2 if mode == "layers" else 1)]
     threads = torch.get_num_threads()
     share = t // threads if threads > 1 else 0
 
@@ -111,11 +113,12 @@ def read(
     return replace(front, behind=behind[0]) if behind else front
 
 
-def room_for(num_views: int, size: int, tokens: Stored) -> Shown:
+def room_for(num_views: int, size: int, tokens: Stored, parts: int) -> Shown:
     return Shown(
         np.empty((num_views, 7, size), np.float32),
         np.empty((num_views, size), np.int64),
         np.empty((num_views, size), np.int64),
+        np.empty((num_views, size if parts > 1 else 0), np.int64),
         np.empty((num_views, tokens[0].shape[1], size), np.float32),
     )
 
@@ -131,10 +134,11 @@ def _show(
 ) -> Array:
     """Fill `shown` with one surface; returns its limits."""
     rows, blocks, frames = points
-    num_cells, winner, source = shown.winner.size, shown.winner.ravel(), shown.source.ravel()
+    winner, source, part = (one.ravel() for one in (shown.winner, shown.source, shown.part))
+    num_cells = len(winner)
     is_small = threads == 1 or len(blocks.start) * len(views.pose) < 2 * MIN_PAIRS
     if is_small and mode != "soft":
-        out = (shown.numbers, winner, source, shown.tokens)
+        out = (shown.numbers, winner, source, part, shown.tokens)
         limit: Array = kernels.show(rows, blocks, frames, views, RATIO, hidden, tokens, *out)
         return limit
     parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
@@ -154,7 +158,9 @@ def _show(
 
     _each(choose, len(parts))
     kernels.merge(rank, distance, best, place)
-    kernels.describe(rank[0], best[0], place[0], limit, shown.numbers, winner, source)
+    kernels.describe(
+        rank[0], best[0], place[0], limit, frames.parts, shown.numbers, winner, source, part
+    )
     if mode != "soft":
         _nearest(tokens, winner, shown.tokens, threads)
         return limit
@@ -182,6 +188,7 @@ def _surface(shown: Shown, h: int, w: int) -> Surface:
         offset=offset,
         span=span,
         tokens=torch.from_numpy(shown.tokens).view(t, c, h, w),
+        part=torch.from_numpy(shown.part).view(t, h, w) if shown.part.size else None,
     )
 
 

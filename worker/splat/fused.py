@@ -12,6 +12,9 @@ sessions' tables alone, so a read can be captured in a CUDA graph.
 Divisions are rounded, products and sums never fused (`enable_fp_fusion`), poses meet in float64: as
 in the torch twin, which tests compare with, on a GPU or in Triton's interpreter.
 
+Points may be looked at in parts, those of every cell whose depths are known: a block then takes one
+program per part.
+
 Axis legend: s sessions, b blocks of a session, t cameras, h w the latent grid, c channels.
 """
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from worker.placed import FINER
 from worker.projection import (
     BLOCK,
     FILL,
@@ -27,6 +31,7 @@ from worker.projection import (
     NEAR_M,
     QUALITY_BITS,
     QUALITY_ZERO,
+    RELIEF_STEPS,
     SLANT_STEPS,
 )
 from worker.splat.plain import FRONT_RATIO, LAST, NO_SOURCE, NOTHING, RIM_COVERAGE, TIGHT
@@ -35,6 +40,7 @@ C = tl.constexpr
 _BLOCK, _BLOCK_BITS = C(BLOCK), C(BLOCK.bit_length() - 1)
 _FILL, _TIGHT, _SPAN, _NEAR = C(FILL), C(TIGHT), C(MAX_SPAN), C(NEAR_M)
 _MARGIN, _STEP = C(0.5 * (FILL * MAX_SPAN - 1)), C(1 / SLANT_STEPS)
+_FINER, _RELIEF_STEP = C(FINER), C(1 / RELIEF_STEPS)
 _FRONT, _LAST, _RIM = C(1 + FRONT_RATIO), C(LAST), C(RIM_COVERAGE)
 _NOTHING, _NO_SOURCE = C(NOTHING), C(NO_SOURCE)
 _QUALITY_BITS, _QUALITY_ZERO = C(QUALITY_BITS), C(QUALITY_ZERO)
@@ -46,14 +52,14 @@ _CULL_NEAR, _CULL_MARGIN, _CULL_SLACK = (
 
 # A session's row of the table: where its columns lie, then how many blocks it has.
 COLUMNS = (
-    "cell", "depth", "slant", "quality", "tokens", "scale",
+    "cell", "depth", "slant", "relief", "quality", "tokens", "scale",
     "start", "length", "frame", "low", "high",
     "world_from_camera", "intrinsics", "source",
 )  # fmt: skip
 WIDTH = len(COLUMNS) + 1
 _WIDTH = C(WIDTH)
-_CELL, _DEPTH, _SLANT, _QUALITY, _TOKENS, _SCALE = (C(i) for i in range(6))
-_START, _LENGTH, _FRAME, _LOW, _HIGH, _POSE, _LENS, _SOURCE, _NUM = (C(i) for i in range(6, 15))
+_CELL, _DEPTH, _SLANT, _RELIEF, _QUALITY, _TOKENS, _SCALE = (C(i) for i in range(7))
+_START, _LENGTH, _FRAME, _LOW, _HIGH, _POSE, _LENS, _SOURCE, _NUM = (C(i) for i in range(7, 16))
 
 
 @triton.jit
@@ -78,10 +84,39 @@ def _axis(source, fx, fy, cx, cy, target, offset, i: tl.constexpr):
 
 
 @triton.jit
-def _place(depth, cell, slant, pose, lens, view_pose, view_lens, offset, grid_width):
-    """u, v, z and spans in one view of points of a frame; `pose` and `lens` may differ by point."""
+def _depth(table, session, row, part, mask, PARTS: tl.constexpr):
+    """Of points, or of one part of each."""
+    depth = tl.load(_column(table, session, _DEPTH, tl.float32) + row, mask=mask, other=1.0)
+    if PARTS > 1:
+        column = _column(table, session, _RELIEF, tl.int8) + row * PARTS + part
+        code = tl.load(column, mask=mask, other=0).to(tl.float32)
+        factor = 1.0 + (code * code) * _RELIEF_STEP
+        one = tl.full(factor.shape, 1.0, tl.float32)
+        depth = depth * tl.where(code < 0, tl.div_rn(one, factor), factor)
+    return depth
+
+
+@triton.jit
+def _place(
+    depth,
+    cell,
+    part,
+    slant,
+    pose,
+    lens,
+    view_pose,
+    view_lens,
+    offset,
+    grid_width,
+    PARTS: tl.constexpr,
+):
+    """u, v, z and spans in one view of points of a frame, or of one part of each; `pose` and `lens`
+    may differ by point.
+    """
     sx, sy = tl.load(lens), tl.load(lens + 1)
     cx, cy = tl.load(lens + 2), tl.load(lens + 3)
+    if PARTS > 1:
+        sx, sy, cx, cy = sx * _FINER, sy * _FINER, cx * _FINER, cy * _FINER
     x0, x1, x2, x3 = _axis(pose, sx, sy, cx, cy, view_pose, offset, 0)
     y0, y1, y2, y3 = _axis(pose, sx, sy, cx, cy, view_pose, offset, 1)
     z0, z1, z2, z3 = _axis(pose, sx, sy, cx, cy, view_pose, offset, 2)
@@ -89,7 +124,10 @@ def _place(depth, cell, slant, pose, lens, view_pose, view_lens, offset, grid_wi
     fx, fy = tl.load(view_lens).to(tl.float32), tl.load(view_lens + 1).to(tl.float32)
     cu, cv = tl.load(view_lens + 2).to(tl.float32), tl.load(view_lens + 3).to(tl.float32)
     line = cell // grid_width
-    column, row = (cell - line * grid_width).to(tl.float32), line.to(tl.float32)
+    across = cell - line * grid_width
+    if PARTS > 1:
+        line, across = line * _FINER + part // _FINER, across * _FINER + part % _FINER
+    column, row = across.to(tl.float32), line.to(tl.float32)
     dx = (column * x0 + row * x1) + x2
     dy = (column * y0 + row * y1) + y2
     dz = (column * z0 + row * z1) + z2
@@ -150,12 +188,15 @@ def scan(
     BEHIND: tl.constexpr,
     OFFSET: tl.constexpr,
     CELL: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
-    """One pass over a block of one session's rows for one of its views; BEHIND: only what lies
+    """One pass over a block of one session's rows, or over one part of each, for one of its views;
+    BEHIND: only what lies
     beyond the surface whose nearest depths `hidden` holds, without rims. Views may have other
     sizes than the frames' grid, which is grid_width wide.
     """
-    session, view, block = tl.program_id(2), tl.program_id(1), tl.program_id(0)
+    session, view = tl.program_id(2), tl.program_id(1)
+    block, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
     if block >= tl.load(table + session * _WIDTH + _NUM):
         return
     number = session * num_views + view
@@ -170,11 +211,11 @@ def scan(
     k = tl.arange(0, _BLOCK)
     inside = k < tl.load(_column(table, session, _LENGTH, tl.int32) + block)
     row = tl.load(_column(table, session, _START, tl.int64) + block) + k
-    depth = tl.load(_column(table, session, _DEPTH, tl.float32) + row, mask=inside, other=1.0)
+    depth = _depth(table, session, row, part, inside, PARTS)
     cell = tl.load(_column(table, session, _CELL, CELL) + row, mask=inside, other=0).to(tl.int32)
     slant = tl.load(_column(table, session, _SLANT, tl.uint8) + row, mask=inside, other=0)
     u, v, z, span_u, span_v = _place(
-        depth, cell, slant, pose, lens, view_pose, view_lens, OFFSET, grid_width
+        depth, cell, part, slant, pose, lens, view_pose, view_lens, OFFSET, grid_width, PARTS
     )
     seen = inside & (z > _NEAR) & (u >= -_MARGIN) & (u < width + _MARGIN)
     seen &= (v >= -_MARGIN) & (v < height + _MARGIN)
@@ -222,7 +263,8 @@ def scan(
                     tl.atomic_min(rank + at, mine, mask=active & (mine < best), sem="relaxed")
                 else:
                     apart = (du * du + dv * dv).to(tl.int32, bitcast=True).to(tl.int64)
-                    entry = (apart << 32) | ((block.to(tl.int64) << _BLOCK_BITS) | k)
+                    which = ((block.to(tl.int64) << _BLOCK_BITS) | k) * PARTS + part
+                    entry = (apart << 32) | which
                     active &= mine == best
                     active &= entry < tl.load(first + at, mask=active, other=0)
                     tl.atomic_min(first + at, entry, mask=active, sem="relaxed")
@@ -245,6 +287,7 @@ def gather(
     grid_width,
     OFFSET: tl.constexpr,
     CELL: tl.constexpr,
+    PARTS: tl.constexpr,
     INT8: tl.constexpr,
     CHANNELS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -260,16 +303,18 @@ def gather(
     best = tl.load(rank + cell, mask=inside, other=_NOTHING)
     covered = best != _NOTHING
     entry = tl.load(first + cell, mask=covered, other=0) & 0xFFFFFFFF
+    part, entry = (entry % PARTS).to(tl.int32), entry // PARTS
     block, k = entry >> _BLOCK_BITS, entry & (_BLOCK - 1)
     frame = tl.load(_column(table, session, _FRAME, tl.int32) + block, mask=covered, other=0)
     start = tl.load(_column(table, session, _START, tl.int64) + block, mask=covered, other=0)
     row = start + k
-    depth = tl.load(_column(table, session, _DEPTH, tl.float32) + row, mask=covered, other=1.0)
+    depth = _depth(table, session, row, part, covered, PARTS)
     seat = tl.load(_column(table, session, _CELL, CELL) + row, mask=covered, other=0).to(tl.int32)
     slant = tl.load(_column(table, session, _SLANT, tl.uint8) + row, mask=covered, other=0)
     u, v, z, span_u, span_v = _place(
         depth,
         seat,
+        part,
         slant,
         _column(table, session, _POSE, tl.float64) + frame * 16,
         _column(table, session, _LENS, tl.float64) + frame * 4,
@@ -277,6 +322,7 @@ def gather(
         view_lenses + number * 4,
         OFFSET,
         grid_width,
+        PARTS,
     )
     line = at // width
     du = u - ((at - line * width).to(tl.float32) + 0.5)
@@ -294,8 +340,11 @@ def gather(
     tl.store(out + 5 * size, tl.where(covered, span_u, 0.0), mask=inside)
     tl.store(out + 6 * size, tl.where(covered, span_v, 0.0), mask=inside)
     source = _NO_SOURCE - (best & _NO_SOURCE)
-    tl.store(indices + 2 * number * size + at, tl.where(covered, row, -1), mask=inside)
-    tl.store(indices + (2 * number + 1) * size + at, tl.where(covered, source, -1), mask=inside)
+    out = indices + (2 if PARTS == 1 else 3) * number * size + at
+    tl.store(out, tl.where(covered, row, -1), mask=inside)
+    tl.store(out + size, tl.where(covered, source, -1), mask=inside)
+    if PARTS > 1:
+        tl.store(out + 2 * size, tl.where(covered, part, 0).to(tl.int64), mask=inside)
     if CHANNELS > 0:
         c = tl.arange(0, PADDED)
         known = covered[:, None] & (c < CHANNELS)[None, :]

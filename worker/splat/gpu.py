@@ -38,6 +38,7 @@ class Batch:
     is_int8: bool
     offset: float
     width: int  # of the frames' grid
+    num_parts: int  # of a cell whose depths are known, or 0
     cell: tl.dtype
 
     def __len__(self) -> int:
@@ -47,7 +48,9 @@ class Batch:
 def batch_of(sessions: Sequence[Points]) -> Batch:
     """The sessions' points, all on one device."""
     one = sessions[0]
-    forms = {(points.grid, points.token_format, points.offset) for points in sessions}
+    forms = {
+        (points.grid, points.token_format, points.offset, points.num_parts) for points in sessions
+    }
     if len(forms) > 1:
         raise ValueError(f"sessions of different grids or formats can't be read together: {forms}")
     rows, held = [], list[Tensor]()
@@ -63,22 +66,28 @@ def batch_of(sessions: Sequence[Points]) -> Batch:
         is_int8=one.token_format == "int8",
         offset=one.offset,
         width=one.grid[1],
+        num_parts=one.num_parts,
         cell=tl.int16 if one["cell"].dtype == torch.int16 else tl.int32,
     )
 
 
 def read(
-    batch: Batch, cameras: Cameras, mode: Mode = "nearest", with_tokens: bool = True
+    batch: Batch,
+    cameras: Cameras,
+    mode: Mode = "nearest",
+    with_tokens: bool = True,
+    in_parts: bool = False,
 ) -> Surface:
     """What cameras (s, t) see, of any size: fields of (s * t, ...)."""
-    front, nearest = _read(batch, cameras, None, with_tokens)
+    parts = batch.num_parts if in_parts else 1
+    front, nearest = _read(batch, cameras, None, with_tokens, parts)
     if mode != "layers":
         return front
-    return replace(front, behind=_read(batch, cameras, nearest, with_tokens)[0])
+    return replace(front, behind=_read(batch, cameras, nearest, with_tokens, parts)[0])
 
 
 def _read(
-    batch: Batch, cameras: Cameras, hidden: Tensor | None, with_tokens: bool
+    batch: Batch, cameras: Cameras, hidden: Tensor | None, with_tokens: bool, parts: int
 ) -> tuple[Surface, Tensor]:
     """One surface and its nearest depths (s * t, h * w) as bits, which hide it from the next."""
     num_sessions, num_views = cameras.shape
@@ -90,13 +99,13 @@ def _read(
     rank = torch.full((num, size), NOTHING, dtype=torch.int64, device=device)
     first = torch.full_like(rank, NOTHING)
     numbers = torch.empty(num, 7, h, w, device=device)
-    indices = torch.empty(num, 2, h, w, dtype=torch.int64, device=device)
+    indices = torch.empty(num, 3 if parts > 1 else 2, h, w, dtype=torch.int64, device=device)
     tokens = torch.empty(num, channels, h, w, device=device)
     minima = (batch.table, *views, front, rank, first)
-    rules = {"OFFSET": batch.offset, "CELL": batch.cell, "enable_fp_fusion": False}
+    rules = {"OFFSET": batch.offset, "CELL": batch.cell, "PARTS": parts, "enable_fp_fusion": False}
     if batch.max_blocks:
         for number in range(3):
-            kernels.scan[batch.max_blocks, num_views, num_sessions](
+            kernels.scan[batch.max_blocks * parts, num_views, num_sessions](
                 *minima,
                 front if hidden is None else hidden,
                 num_views,
@@ -123,9 +132,10 @@ def _read(
         **rules,
     )
     coverage, quality, depth = (numbers[:, i] for i in range(3))
-    winner, source = indices.unbind(1)
+    winner, source = indices[:, 0], indices[:, 1]
+    part = indices[:, 2] if parts > 1 else None
     offset, span = numbers[:, 3:5], numbers[:, 5:7]
-    seen = Surface(winner, source, coverage, depth, quality, offset, span, tokens)
+    seen = Surface(winner, source, coverage, depth, quality, offset, span, tokens, part)
     return seen, front
 
 

@@ -16,6 +16,9 @@ lowers one of a few spare ones, not one and the same, or each would wait for the
 lies in one piece and a readout holds each channel of all cells in one piece, so tokens are turned
 in tiles: whole cache lines are written, one after the other, whatever the size of the grid.
 
+Points may be looked at in parts, those of every cell whose depths are known: a block then is taken
+once per part.
+
 Compiled by numba without contraction of products and sums, so that every rounding is that of the
 plain torch twin. All that calls one another is in one file, as cached machine code (see
 worker/splat/compiled.py) is told apart by the file of its outermost function.
@@ -27,7 +30,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.projection import BLOCK, FILL, MAX_SPAN, NEAR_M, QUALITY_BITS, QUALITY_ZERO, SLANT_STEPS
+from worker.placed import FINER
+from worker.projection import (
+    BLOCK,
+    FILL,
+    MAX_SPAN,
+    NEAR_M,
+    QUALITY_BITS,
+    QUALITY_ZERO,
+    RELIEF_STEPS,
+    SLANT_STEPS,
+)
 from worker.splat.compiled import compiled, inlined
 
 F, I32, I64 = np.float32, np.int32, np.int64
@@ -43,6 +56,8 @@ NOTHING = I64(np.iinfo(np.int64).max)
 NO_SOURCE = I64(0x7FFFFFFF)
 TOKEN_ONE = F(1 << 24)
 QUALITIES = (np.arange(QUALITY_ZERO, QUALITY_ZERO + 256, dtype=np.int32) << QUALITY_BITS).view(F)
+STEPS = np.square(np.arange(-128, 128, dtype=F)) / F(RELIEF_STEPS)
+RELIEFS = np.where(np.arange(-128, 128) < 0, ONE / (ONE + STEPS), ONE + STEPS)  # by code + 128
 STRETCHES = np.sqrt(ONE + np.square(np.arange(256, dtype=F) * STEP))
 SPARE = 64  # cells beyond the last one, for what covers none
 TILE = 128  # cells whose tokens are turned together: writes of whole lines, one after the other
@@ -69,8 +84,10 @@ def relate(frames, frame, views, view, out):
 
 
 @inlined
-def unpack(rows, start, count, frames, frame, flat):
-    """(5, count) column, row, depth, size and recession in metres: alike for all views."""
+def unpack(rows, start, count, frames, frame, part, flat):
+    """(5, count) column, row, depth, size and recession in metres, of the points or of one of their
+    parts: alike for all views.
+    """
     pitch = F(1.0 / (0.5 * (frames.intrinsics[frame, 0] + frames.intrinsics[frame, 1])))
     width = F(frames.width)
     inverse = ONE / width
@@ -83,6 +100,15 @@ def unpack(rows, start, count, frames, frame, flat):
         size = depth[k] * pitch
         columns[k], lines[k], depths[k] = at - line * width, line, depth[k]
         sizes[k], recedes[k] = size, (F(slant[k]) * STEP) * size
+    if frames.parts > 1:
+        right, down, finer = F(part % FINER), F(part // FINER), F(FINER)
+        relief = rows.relief[start : start + count]
+        for k in range(count):
+            nearer = depths[k] * RELIEFS[I64(relief[k, part]) + 128]
+            size = nearer * pitch
+            columns[k], lines[k] = columns[k] * finer + right, lines[k] * finer + down
+            depths[k], sizes[k] = nearer, size
+            recedes[k] = (F(slant[k]) * STEP) * size
 
 
 @inlined
@@ -223,12 +249,15 @@ def scratch():
 
 
 @inlined
-def look(rows, blocks, frames, views, block, view, unpacked, room):
-    """Fill the room with a block in a view; returns what `settle` does."""
+def look(rows, blocks, frames, views, number, view, unpacked, room):
+    """Fill the room with a block, or one part of all its points, in a view; returns what `settle`
+    does.
+    """
     matrix, flat, local, box = room
+    block, part = number // frames.parts, number % frames.parts
     count, frame = blocks.length[block], blocks.frame[block]
-    if block != unpacked:
-        unpack(rows, blocks.start[block], count, frames, frame, flat)
+    if number != unpacked:
+        unpack(rows, blocks.start[block], count, frames, frame, part, flat)
     relate(frames, frame, views, view, matrix)
     project(flat, count, views, view, matrix, local)
     return settle(local, count, views.height, views.width, box)
@@ -273,6 +302,23 @@ def cull(blocks, frames, views, pairs):
 
 
 @compiled
+def visible(blocks, frames, views):
+    """(p, 2) pairs of a block and a view that may see it; in parts, of the block's number and the
+    part as one.
+    """
+    pairs, parts = np.empty((len(blocks.start) * len(views.pose), 2), I32), frames.parts
+    pairs = pairs[: cull(blocks, frames, views, pairs)]
+    if parts == 1:
+        return pairs
+    every = np.empty((len(pairs) * parts, 2), I32)
+    for i in range(len(pairs)):
+        for part in range(parts):
+            every[i * parts + part, 0] = pairs[i, 0] * parts + part
+            every[i * parts + part, 1] = pairs[i, 1]
+    return every
+
+
+@compiled
 def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
     """Lower front (t * h * w + SPARE,) to the smallest depth, rims behind everything; beyond the
     limits of another surface if they are given as `hidden`.
@@ -281,9 +327,10 @@ def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
     large, some, room, unpacked = np.empty(BLOCK, I32), np.empty(BLOCK, I32), scratch(), I32(-1)
     _, _, local, box = room
-    for block, view in pairs:
-        columns, lines = look(rows, blocks, frames, views, block, view, unpacked, room)
-        count, base, unpacked = blocks.length[block], I32(view * h * w), block
+    for number, view in pairs:
+        columns, lines = look(rows, blocks, frames, views, number, view, unpacked, room)
+        count, base = blocks.length[number // frames.parts], I32(view * h * w)
+        unpacked = number
         num_large = larger(box, count, large) if columns > 2 or lines > 2 else 0
         for i in range(lines):
             for j in range(columns):
@@ -318,15 +365,18 @@ def limits(front, ratio):
 
 @compiled
 def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distance, winner, place):
-    """Per cell the best point on the front surface, and where it lies."""
+    """Per cell the best point on the front surface, and where it lies; in parts, the number of the
+    point's and the part as one.
+    """
     h, w, nowhere = I32(views.height), I32(views.width), I32(len(limit) - SPARE)
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
     large, some, room, unpacked = np.empty(BLOCK, I32), np.empty(BLOCK, I32), scratch(), I32(-1)
     near = np.empty(BLOCK, I32)
     _, _, local, box = room
-    for block, view in pairs:
-        columns, lines = look(rows, blocks, frames, views, block, view, unpacked, room)
-        count, base, unpacked = blocks.length[block], I32(view * h * w), block
+    for number, view in pairs:
+        columns, lines = look(rows, blocks, frames, views, number, view, unpacked, room)
+        block, part, unpacked = number // frames.parts, number % frames.parts, number
+        count, base = blocks.length[block], I32(view * h * w)
         start, newest = blocks.start[block], NO_SOURCE - I64(frames.source[blocks.frame[block]])
         num_large = larger(box, count, large) if columns > 2 or lines > 2 else 0
         for i in range(lines):
@@ -350,7 +400,7 @@ def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distanc
                         continue
                     du = local[0, k] - (F(box[0, k] + I32(j)) + HALF)
                     dv = local[1, k] - (F(box[1, k] + I32(i)) + HALF)
-                    apart, row = du * du + dv * dv, start + k
+                    apart, row = du * du + dv * dv, (start + k) * frames.parts + part
                     if mine == best and (
                         apart > distance[at] or (apart == distance[at] and row > winner[at])
                     ):
@@ -367,7 +417,7 @@ def tents(rows, blocks, frames, views, pairs, limit, rank, total):
     room, unpacked = scratch(), I32(-1)
     _, _, local, box = room
     fragments, num = np.empty((max(1024, 2 * len(limit)), 3), np.int32), 0
-    for block, view in pairs:
+    for block, view in pairs:  # of whole points
         look(rows, blocks, frames, views, block, view, unpacked, room)
         count, base, unpacked = blocks.length[block], I32(view * h * w), block
         start, newest = blocks.start[block], NO_SOURCE - I64(frames.source[blocks.frame[block]])
@@ -415,19 +465,24 @@ def chosen(local, box, k, base, w, limit, rank, mine):
 
 @compiled
 def merge(rank, distance, winner, place):
-    """Fold the threads' tables (p, t * h * w), in order of rows, into the first."""
+    """Fold the threads' tables (p, t * h * w) into the first."""
     for part in range(1, len(rank)):
         for cell in range(rank.shape[1]):
             mine, apart = rank[part, cell], distance[part, cell]
-            if mine < rank[0, cell] or (mine == rank[0, cell] and apart < distance[0, cell]):
+            if mine > rank[0, cell] or mine == NOTHING:
+                continue
+            row, first = winner[part, cell], winner[0, cell]
+            if mine < rank[0, cell] or (apart, row) < (distance[0, cell], first):
                 rank[0, cell], distance[0, cell] = mine, apart
-                winner[0, cell] = winner[part, cell]
+                winner[0, cell] = row
                 place[0, cell] = place[part, cell]
 
 
 @compiled
-def describe(rank, winner, place, limit, numbers, winners, sources):
-    """Coverage, quality, depth, offset, span (t, 7, h * w) and winner, source (t * h * w,)."""
+def describe(rank, winner, place, limit, parts, numbers, winners, sources, shares):
+    """Coverage, quality, depth, offset, span (t, 7, h * w) and winner, source (t * h * w,), and in
+    parts which one (t * h * w,).
+    """
     size = numbers.shape[2]
     for cell in range(len(rank)):
         view, at = cell // size, cell % size
@@ -435,12 +490,16 @@ def describe(rank, winner, place, limit, numbers, winners, sources):
             for i in range(7):
                 numbers[view, i, at] = F(0)
             winners[cell], sources[cell] = -1, -1
+            if parts > 1:
+                shares[cell] = 0
             continue
         numbers[view, 0, at] = F(0.5) if limit[cell] >= LAST * NEAR else F(1)
         numbers[view, 1, at] = QUALITIES[I64(255) - (rank[cell] >> 32)]
         for i in range(5):
             numbers[view, 2 + i, at] = place[cell, i]
-        winners[cell], sources[cell] = winner[cell], NO_SOURCE - (rank[cell] & NO_SOURCE)
+        winners[cell], sources[cell] = winner[cell] // parts, NO_SOURCE - (rank[cell] & NO_SOURCE)
+        if parts > 1:
+            shares[cell] = winner[cell] % parts
 
 
 @inlined
@@ -534,19 +593,20 @@ def turn(tile, view, at, out):
 
 
 @compiled
-def show(rows, blocks, frames, views, ratio, hidden, tokens, numbers, winners, sources, shown):
+def show(
+    rows, blocks, frames, views, ratio, hidden, tokens, numbers, winners, sources, shares, shown
+):
     """A whole `nearest` read of one surface on one thread, in one call that holds nobody up;
     returns its limits, which hide it from the next.
     """
-    pairs = np.empty((len(blocks.start) * len(views.pose), 2), I32)
-    pairs, num_cells = pairs[: cull(blocks, frames, views, pairs)], len(winners)
+    pairs, num_cells = visible(blocks, frames, views), len(winners)
     front = np.full((1, num_cells + SPARE), F(np.inf), F)
     nearest_depths(rows, blocks, frames, views, pairs, hidden, front[0])
     limit = limits(front, ratio)
     rank, distance = np.full(num_cells, NOTHING, I64), np.empty(num_cells, F)
     winner, place = np.empty(num_cells, I64), np.empty((num_cells, 5), F)
     best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distance, winner, place)
-    describe(rank, winner, place, limit, numbers, winners, sources)
+    describe(rank, winner, place, limit, frames.parts, numbers, winners, sources, shares)
     if shown.shape[1]:
         gather(tokens, winners, 0, num_cells, shown)
     return limit

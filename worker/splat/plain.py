@@ -13,7 +13,8 @@ for winners only.
 `soft` mode spreads the chosen frame's points with a tent kernel instead of taking one: sub-cell
 accurate, and frames are chosen, never averaged. `layers` is `nearest` together with the next
 surface behind, found by the same rules among the points beyond the front one. `splat` returns
-sparse fragments, `accumulate` applies them to tokens.
+sparse fragments, `accumulate` applies them to tokens. Parts of points (`FramePatches.in_parts`) are
+patches like any other.
 
 Axis legend: n points, t cameras, h w the latent grid, m fragments.
 """

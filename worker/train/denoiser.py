@@ -28,6 +28,7 @@ from worker.geometry import stack_cameras
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Delta, Memory, ReadMode, Readout
+from worker.precision import autocast
 from worker.train.codec import difference
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
@@ -107,7 +108,7 @@ def remember(
     memory = create_memory("latent", channels, (h, w), "cpu")
     deltas = []
     for frame in part.context:
-        depth = (predicted if part.predicted else walks.depth)[part.scene, frame]
+        depth = (predicted if part.predicted else walks.closer)[part.scene, frame].float()
         if part.wrong_scale:
             depth = depth * torch.exp(0.04 * torch.randn((), generator=generator))
         tokens = walks.latents[part.scene, frame].float()
@@ -151,7 +152,7 @@ def batch_of(
     readouts = [show(walks, *one, codec.look) for one in zip(parts, memories, strict=True)]
     condition = conditioned(walks, parts, readouts)
     known = condition.front.coverage > 0
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         condition = moved(codec, condition)
     return Batch(condition, *truth(walks, parts), known)
 
@@ -193,7 +194,7 @@ def denoised(
     coverage = condition.front.coverage
     noisy = interpolate(condition.front.tokens, coverage, noise, target, t)
     level = noise_level(coverage, t[:, None, None, None])
-    with torch.autocast(target.device.type, torch.bfloat16):
+    with autocast(target.device.type):
         clean: Tensor = denoiser(noisy, level, condition)
     return clean.float()
 
@@ -230,7 +231,7 @@ def pixels_of(cells: Tensor) -> Tensor:
 
 def decode(codec: Codec, latents: Tensor) -> Tensor:
     """(b, t, c, h, w) -> (b * t, 3, H, W)."""
-    with torch.autocast(latents.device.type, torch.bfloat16):
+    with autocast(latents.device.type):
         images = codec.decode(latents.flatten(0, 1))
     return images.float()
 

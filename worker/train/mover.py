@@ -2,12 +2,12 @@
 
 The codec's own stage moves tokens out of two views; at work a memory fuses many. So per sample a
 real memory is written from up to MAX_CONTEXT frames of a walk (every third, as observations come,
-or any), with true depth, depth of a wrong scale or the depth head's own, all observed or, after
-the first, as generated ones that fill what is uncovered. The mover, which has looked at one token
-per cell so far, is shown the finer readout as well. Encoder and decoder stay as they are. The loss
-is taken on decoded pictures, wherever something is remembered and nothing moves: their distance
-from the true ones, and for some that of what a network trained on photographs sees in them, as the
-mean of all that may be right is a blur.
+or any), with true depth of the parts of cells, the same at a wrong scale or the depth head's own
+per cell, all observed or, after the first, as generated ones that fill what is uncovered. The
+mover, which has looked at one token per cell so far, is shown the finer readout as well. Encoder
+and decoder stay as they are. The loss is taken on decoded pictures, wherever something is
+remembered and nothing moves: their distance from the true ones, and for some that of what a network
+trained on photographs sees in them, as the mean of all that may be right is a blur.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from worker.memory import create_memory
 from worker.memory.base import Readout
 from worker.photographic import Features, pretrained
 from worker.placed import Placed
+from worker.precision import autocast
 from worker.train.codec import difference
 from worker.train.critic import apart
 from worker.train.data import Walks
@@ -102,7 +103,7 @@ def shown(walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Ge
     """What a memory of the plan's context shows to its targets."""
     channels, h, w = walks.latents.shape[2:]
     memory = create_memory("latent", channels, (h, w), "cpu")
-    depths = (predicted if part.predicted else walks.depth)[part.scene]
+    depths = (predicted if part.predicted else walks.closer)[part.scene].float()
     for i, frame in enumerate(part.context):
         scale = torch.exp(part.scale_noise * torch.randn((), generator=generator))
         tokens = walks.latents[part.scene, frame].float()
@@ -147,13 +148,13 @@ def mover_loss(codec: Codec, look: Features, batch: Batch) -> tuple[Tensor, dict
     with a share of what their pixels do.
     """
     images, judged, some = batch.images, batch.judged.float(), slice(NUM_LOOKED_AT)
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device.type):
         moved = codec.move(batch.front, batch.finer).float()
         decoded = codec.decode(moved).float()
     fake = decoded.detach().requires_grad_()
     distance = (difference(fake, images) * judged).sum() / judged.sum().clamp(min=1)
     (pull,) = torch.autograd.grad(distance, fake)
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device.type):
         seen = look(fake[some].contiguous(memory_format=torch.channels_last))
         with torch.no_grad():
             wanted = look(images[some].contiguous(memory_format=torch.channels_last))

@@ -67,11 +67,16 @@ def sure(share: float = 0.6) -> Tensor:
 def test_the_scale_that_one_picture_leaves_open_is_found(factor: float) -> None:
     views = sideways(0.0, 0.2, 0.4)
     pictures, truth = painted(views)
-    found, confidence = sweep_depths(pictures, views, factor * truth, sure().expand_as(truth))
+    found, confidence, closer = sweep_depths(
+        pictures, views, factor * truth, sure().expand_as(truth)
+    )
     error = apart(found, truth)
     assert error.median() < 0.02 and (error < 0.1).float().mean() > 0.9
     assert (found > 0).float().mean() > 0.9
     assert (confidence[found > 0] == 1).float().mean() > 0.9
+    error = apart(closer, pool_depth(room_depth(views, BOX), (2 * GRID[0], 2 * GRID[1])))
+    assert error.median() < 0.02 and (error < 0.1).float().mean() > 0.9
+    assert ((pool_depth(closer, GRID) > 0) == (found > 0)).all()
 
 
 def test_a_box_is_seen_that_the_prior_did_not_know() -> None:
@@ -79,7 +84,7 @@ def test_a_box_is_seen_that_the_prior_did_not_know() -> None:
     pictures, truth = painted(views)
     empty = pool_depth(room_depth(views), GRID)
     box = truth < 0.9 * empty
-    found, _ = sweep_depths(pictures, views, empty, sure().expand_as(truth))
+    found, *_ = sweep_depths(pictures, views, empty, sure().expand_as(truth))
     error = ((found - truth) / truth).abs()[box & (found > 0)]
     assert box.float().mean() > 0.05
     assert (error < 0.1).float().mean() > 0.8 and (found > 0)[box].float().mean() > 0.7
@@ -89,7 +94,7 @@ def test_exposure_says_nothing_of_depth() -> None:
     views = sideways(0.0, 0.2, 0.4)
     pictures, truth = painted(views, contrast=0.7)
     brighter = pictures + torch.tensor([0.0, 0.25, -0.2])[:, None, None, None]
-    found, _ = sweep_depths(brighter, views, 0.8 * truth, sure().expand_as(truth))
+    found, *_ = sweep_depths(brighter, views, 0.8 * truth, sure().expand_as(truth))
     assert apart(found, truth).median() < 0.02
 
 
@@ -97,7 +102,7 @@ def test_what_has_no_texture_takes_the_scale_of_what_has() -> None:
     views = sideways(0.0, 0.2, 0.4)
     pictures, truth = painted(views)
     pictures[..., 40:88, 64:128] = 0.3  # blank in all three
-    found, _ = sweep_depths(pictures, views, 0.8 * truth, sure().expand_as(truth))
+    found, *_ = sweep_depths(pictures, views, 0.8 * truth, sure().expand_as(truth))
     middle = (slice(None), slice(6, 10), slice(10, 14))
     assert (found[middle] > 0).float().mean() > 0.7
     assert apart(found[middle], truth[middle]).median() < 0.1
@@ -107,7 +112,7 @@ def test_a_camera_that_turns_leaves_the_prior_and_drops_nothing() -> None:
     views = turning(0.0, 0.1, 0.2)
     pictures, truth = painted(views)
     prior = truth * torch.linspace(0.8, 1.2, len(truth))[:, None, None]  # scales that disagree
-    found, _ = sweep_depths(pictures, views, prior, sure().expand_as(truth))
+    found, *_ = sweep_depths(pictures, views, prior, sure().expand_as(truth))
     assert (found > 0).all()
     assert (found / prior).log().abs().median() < 0.05
 
@@ -158,7 +163,7 @@ def test_the_second_sweep_knows_where_an_edge_is() -> None:
     box = (truth < 0.9 * prior).float()[:, None]
     beside = (F.max_pool2d(box, 3, 1, 1) > -F.max_pool2d(-box, 3, 1, 1))[:, 0]
     rough = swept(without_mean(pictures), views, prior, share)
-    found, _ = sweep_depths(pictures, views, prior, share)
+    found, *_ = sweep_depths(pictures, views, prior, share)
     wrong = ((rough / truth).log().abs() > 0.03)[beside].float().mean()
     assert ((found / truth).log().abs() > 0.03)[beside & (found > 0)].float().mean() < 0.6 * wrong
     assert (found > 0)[beside].float().mean() > 0.9
@@ -192,8 +197,8 @@ def test_only_the_last_pictures_are_looked_at_closely() -> None:
     views = sideways(0.0, 0.2, 0.4)
     pictures, truth = painted(views)
     share = sure().expand_as(truth)
-    every, _ = sweep_depths(pictures, views, 0.8 * truth, share)
-    some, _ = sweep_depths(pictures, views, 0.8 * truth, share, num_fine=2)
+    every, *_ = sweep_depths(pictures, views, 0.8 * truth, share)
+    some, *_ = sweep_depths(pictures, views, 0.8 * truth, share, num_fine=2)
     both = (every > 0) & (some > 0)
     assert torch.equal(every[1:][both[1:]], some[1:][both[1:]])
     assert not torch.equal(every[0][both[0]], some[0][both[0]])

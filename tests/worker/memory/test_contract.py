@@ -11,6 +11,7 @@ from torch import Tensor
 from worker.eval.baselines import BASELINES
 from worker.geometry import Cameras
 from worker.memory import MEMORIES, Delta, Memory, Readout, create_memory, read_many
+from worker.placed import NUM_PARTS
 
 GRID, CHANNELS = (16, 24), 6
 
@@ -78,7 +79,8 @@ def test_a_finer_look_shows_twice_the_cells_and_what_lies_behind(memory, written
     for one in (front, behind):
         assert one.tokens.shape == (5, CHANNELS, 2 * h, 2 * w) and one.finer is None
         assert one.offset.shape == one.span.shape == (5, 2, 2 * h, 2 * w)
-        assert one.depth.shape == one.coverage.shape == (5, 2 * h, 2 * w)
+        assert one.depth.shape == one.coverage.shape == one.part.shape == (5, 2 * h, 2 * w)
+        assert one.part.dtype == torch.int64 and ((one.part >= 0) & (one.part < NUM_PARTS)).all()
         empty = one.coverage == 0
         assert not one.depth[empty].any() and (one.depth[~empty] > 0).all()
     there = behind.coverage > 0
@@ -127,6 +129,7 @@ def test_a_delta_is_complete_and_typed(memory):
         "tokens": torch.bfloat16,
         "quality": torch.uint8,
         "slant": torch.uint8,
+        "relief": torch.int8,
     }
     changes = {"removed": torch.int64, "struck": torch.int64, "struck_quality": torch.uint8}
     frames = {

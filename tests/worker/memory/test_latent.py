@@ -296,3 +296,26 @@ def test_repeated_deltas_are_refused():
     delta = memory.write(tokens(1), room_depth(view), view, [1], observed=True)
     with pytest.raises(ValueError, match="applied twice"):
         memory.apply(delta)
+
+
+def test_a_finer_look_knows_edges_that_lie_within_cells():
+    """What is seen from beside of a room with things in it, of which some views were observed."""
+    views = cat_cameras([camera((x, 0.0, -1.8), (0.2, 0.3, 2.0)) for x in (-0.3, 0.0, 0.3)])
+    aside = camera((0.12, 0.1, -1.7), (0.2, 0.3, 2.0))
+    truth = room_depth(aside.resized(2 * GRID[0], 2 * GRID[1]), THINGS)
+    wrong = {}
+    for has_relief in (True, False):
+        memory = LatentMemory(CHANNELS, GRID, cfg=LatentMemoryConfig(has_relief=has_relief))
+        memory.write(tokens(3), room_depth(views, THINGS), views, range(3), observed=True)
+        shown = memory.read(aside, "fine").finer
+        off = (shown.depth / truth - 1).abs() > 0.05
+        wrong[has_relief] = float(off[shown.coverage == 1].float().mean())
+    assert wrong[True] < 0.6 * wrong[False] and wrong[False] > 0.02
+
+
+def test_relief_takes_four_bytes_per_point():
+    sizes = [
+        remember(orbit(1), cfg=LatentMemoryConfig(has_relief=has_relief)).stats().num_bytes
+        for has_relief in (True, False)
+    ]
+    assert sizes[0] - sizes[1] == 4 * GRID[0] * GRID[1]

@@ -145,7 +145,7 @@ def test_enlarged_depth_is_exact_on_planes_and_sharp_at_edges():
     assert enlarged(torch.ones(1, 100, 12, dtype=torch.bool), SIZE).shape == (1, 100, 96)
 
 
-def test_a_finer_look_shows_the_same_centred_tokens(memory):
+def test_a_finer_look_shows_parts_of_the_same_centred_tokens(memory):
     cameras = views(2)
     write(memory, cameras, pictures(2), observed=True)
     readout = memory.read(cameras, "fine")
@@ -154,7 +154,7 @@ def test_a_finer_look_shows_the_same_centred_tokens(memory):
         for j in (0, 1):
             assert torch.equal(finer.tokens[..., i::2, j::2], readout.tokens)
             known = finer.coverage[:, i::2, j::2] > 0
-            offset = finer.offset[..., i::2, j::2].movedim(1, -1)[known]
-            assert (offset == torch.tensor([0.5 - j, 0.5 - i])).all() and len(offset)
-    assert torch.equal(finer.span[..., ::2, ::2], 2 * readout.span)
+            part = finer.part[..., i::2, j::2][known]
+            assert (part == 2 * i + j).all() and len(part)
+    assert torch.equal(finer.span[..., ::2, ::2], readout.span) and not finer.offset.any()
     assert not finer.behind.coverage.any()

@@ -8,8 +8,9 @@ from torch import Tensor
 from worker.geometry import Cameras
 from worker.memory.fusion import Cells, added
 from worker.memory.points import Points, TokenFormat
-from worker.memory.sight import columns, see, seen_by_torch
+from worker.memory.sight import columns, finer_than, see, seen_by_torch
 from worker.memory.verdicts import Evidence, _scene, judge, judged_by_torch
+from worker.placed import NUM_PARTS
 from worker.splat.cpu import Surface, views_of, visible_pairs
 
 GRID, CHANNELS, NUM_FRAMES = (12, 16), 5, 40
@@ -22,14 +23,16 @@ def memory_of(order: list[int], form: TokenFormat = "bfloat16", far_m: float = 0
     depth = 0.2 + 4 * torch.rand(shape, generator=generator)
     slant = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     quality = torch.randint(120, 132, shape, generator=generator, dtype=torch.uint8)
+    relief = torch.randint(-60, 60, (*shape, NUM_PARTS), generator=generator, dtype=torch.int8)
     tokens = torch.randn(NUM_FRAMES, GRID[0] * GRID[1], CHANNELS, generator=generator).bfloat16()
     views, points = (
         moved(orbit(NUM_FRAMES).resized(*GRID), far_m),
-        Points(CHANNELS, GRID, "cpu", form),
+        Points(CHANNELS, GRID, "cpu", form, num_parts=NUM_PARTS),
     )
     for serial, i in enumerate(order):
         one = slice(i, i + 1)
-        cells = Cells(depth[one], depth[one], slant[one], quality[one], depth[one] > 0, views[one])
+        known = (depth[one], depth[one], slant[one], quality[one], depth[one] > 0, views[one])
+        cells = Cells(*known, relief[one])
         kept = torch.arange(GRID[0] * GRID[1])
         points.append(added(cells, kept, serial, i, tokens[i]))
         points.remove(
@@ -50,7 +53,9 @@ def points() -> Points:
 def same(a: Surface, b: Surface) -> bool:
     if (a.behind is None) != (b.behind is None):
         return False
-    columns = [name for name in vars(b) if name != "behind"]
+    if (a.part is None) != (b.part is None):
+        return False
+    columns = [name for name, value in vars(b).items() if isinstance(value, Tensor)]
     alike = all(torch.equal(getattr(a, name), getattr(b, name)) for name in columns)
     return alike and (a.behind is None or same(a.behind, b.behind))
 
@@ -69,6 +74,21 @@ def test_kernels_and_torch_agree_bit_for_bit(points, mode, threads):
             assert same(bare, seen_by_torch(points, views, mode, with_tokens=False))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 16])
+@pytest.mark.parametrize("mode", ["nearest", "layers"])
+def test_they_agree_on_the_parts_of_cells(points, mode, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        views = orbit(4).resized(*finer_than(GRID))
+        found = see(points, views, mode, in_parts=True)
+    finally:
+        torch.set_num_threads(before)
+    assert same(found, seen_by_torch(points, views, mode, in_parts=True))
+    assert found.part.unique().tolist() == [0, 1, 2, 3]
+    assert int(found.winner.max()) < len(points.rows) and see(points, views, mode).part is None
 
 
 def test_int8_tokens_are_read_alike_and_nearly_as_they_were(points):

@@ -108,6 +108,22 @@ def test_a_world_is_the_replay_of_its_segments() -> None:
         assert torch.equal(tensor, restored.memory.state()[name]), name
 
 
+def test_a_world_of_before_parts_of_cells_were_kept_goes_on() -> None:
+    parts, engine = increments(), noop_engine(Seeing())
+    world, restored = engine.open(seed=3), engine.open(seed=3)
+    for part in parts:
+        data = pack_segment(header(part), part, [])
+        tensors = safetensors.torch.load(data)
+        assert tensors.pop("delta.relief").any() or not len(part.delta.ids)
+        told = {"header": header(part).model_dump_json()}
+        engine.replay(restored, unpack_segment(safetensors.torch.save(tensors, told))[1])
+        engine.replay(world, part)
+    flat = restored.memory.state()
+    assert flat.pop("relief").shape[1] == 4 and not restored.memory.state()["relief"].any()
+    assert all(torch.equal(value, world.memory.state()[name]) for name, value in flat.items())
+    assert torch.isfinite(engine.step([restored], [views(0.5)])[0].latents.float()).all()
+
+
 def test_frames_are_read_without_torch() -> None:
     increment = increments()[1]
     images = [encode_image(image.numpy(), "webp", 80) for image in increment.images]

@@ -5,7 +5,7 @@ Triton's interpreter, in small sizes.
 import os
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 GRID, CHANNELS = (6, 9), 5
-COLUMNS = [field.name for field in fields(Surface) if field.name != "behind"]
+COLUMNS = [field.name for field in fields(Surface) if field.default is MISSING]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -63,6 +63,8 @@ def assert_same(found: Surface, expected: Surface) -> None:
     for name in COLUMNS:
         left, right = getattr(found, name), getattr(expected, name)
         assert left.dtype == right.dtype and torch.equal(left, right), name
+    assert (found.part is None) == (expected.part is None)
+    assert found.part is None or torch.equal(found.part, expected.part)
     assert (found.behind is None) == (expected.behind is None)
     if found.behind is not None:
         assert_same(found.behind, expected.behind)
@@ -81,8 +83,7 @@ def test_the_torch_twin_agrees_bit_for_bit(token_format):
     assert len(found.source.unique()) > 2
 
 
-@pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
-def test_the_next_surface_agrees_too(token_format):
+def two_surfaces(token_format: str) -> Points:
     cfg = LatentMemoryConfig(token_format=token_format)
     memory, view = LatentMemory(CHANNELS, GRID, DEVICE, cfg), orbit(5, 48, 72)[1:2]
     far = room_depth(view)
@@ -91,7 +92,12 @@ def test_the_next_surface_agrees_too(token_format):
     for number, depth in enumerate((near, far)):
         tokens = torch.randn(1, CHANNELS, *GRID)
         memory.write(tokens, depth, view, [number], observed=True)
-    points, cameras = memory._points, looking(3)
+    return memory._points
+
+
+@pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
+def test_the_next_surface_agrees_too(token_format):
+    points, cameras = two_surfaces(token_format), looking(3)
     found = read(points, cameras, mode="layers")
     assert_same(found, seen_by_torch(points, cameras, "layers"))
     assert 0 < int(found.behind.coverage.sum()) < found.behind.coverage.numel()
@@ -103,6 +109,17 @@ def test_the_next_surface_agrees_too(token_format):
 def test_views_finer_and_coarser_than_the_grid(mode, grid):
     points, views = remembered(4), orbit(5, 48, 72)[1:4].resized(*grid).to(DEVICE)
     assert_same(read(points, views, mode=mode), seen_by_torch(points, views, mode))
+
+
+@pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
+def test_a_look_at_the_parts_of_cells(token_format):
+    views = orbit(5, 48, 72)[1:4].resized(12, 18).to(DEVICE)
+    for points in (remembered(4, token_format=token_format), two_surfaces(token_format)):
+        found = read(points, views, mode="layers", in_parts=True)
+        assert_same(found, seen_by_torch(points, views, "layers", in_parts=True))
+        assert len(found.part.unique()) == 4
+        assert not torch.equal(found.depth, read(points, views).depth)
+    assert found.behind.coverage.any()
 
 
 @pytest.mark.parametrize("mode", ["nearest", "layers"])
@@ -191,7 +208,7 @@ TYPES |= dict.fromkeys(("num_views", "height", "width", "grid_width"), "i32")
 shape = {"CHANNELS": 48, "PADDED": 64, "TILE": 32, "INT8": True}
 for kernel, own in ((splat_triton.scan, {"PASS": 2, "BEHIND": True}), (splat_triton.gather, shape)):
     names = kernel.arg_names
-    given = {"OFFSET": 0.5, "CELL": tl.int16, **own}
+    given = {"OFFSET": 0.5, "CELL": tl.int16, "PARTS": 4, **own}
     source = ASTSource(
         kernel,
         {name: TYPES.get(name, "constexpr") for name in names},
