@@ -36,10 +36,7 @@ class Placed:
     depth: Tensor  # (..., h, w) z-depth in metres, 0 where nothing is covered
     offset: Tensor  # (..., 2, h, w) cells in u, v from each cell's centre to where its token lies
     span: Tensor  # (..., 2, h, w) cells in u, v that the token's patch spans; 0 if uncovered
-    within: Tensor | None = (
-        None  # (..., 2, h, w) what a cell shows of its token: the part that lies
-    )
-    # so far from the token's middle in u, v, in the token's cells; None where it is the whole
+    within: Tensor | None = None  # (..., 2, h, w) of a token's part: its middle_of; None if whole
     behind: Placed | None = None  # the next surface in each cell
 
     def flatten(self) -> Placed:
