@@ -47,6 +47,8 @@ METHODS = ("latent", "rgb", "null", "last-frame", "readout", "moved")
 PLACED = ("latent", "rgb", "readout", "moved")  # what depends on depth, and so on guessing it
 STEPS = (1, 2, 4, 8, 32)
 
+SAME_DB = 99.0  # stands for an infinite PSNR
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -174,8 +176,11 @@ def score_steps(engine: Engine, loop: Loop, chunk: int) -> Iterator[Score]:
 
 
 def score_drift(engine: Engine, loop: Loop, protocol: Protocol) -> Iterator[Score]:
-    """Each round against the first, and how fast they part, in dB per 64 frames."""
-    again = drift(engine, loop, protocol.rounds, protocol.chunk)
+    """Each round against the first, SAME_DB where no bit differs, and how fast they part, in dB per
+    64 frames.
+    """
+    rounds = drift(engine, loop, protocol.rounds, protocol.chunk)
+    again = [min(value, SAME_DB) for value in rounds]
     for number, value in enumerate(again, start=2):
         yield f"drift.round_{number}", value
     if len(again) > 1:
