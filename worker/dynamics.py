@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.backbones.base import Backbone
+from worker.depth.stereo import SHRINK
 from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory
 from worker.placed import in_parts
@@ -42,7 +43,8 @@ def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | Non
         which = [i for i, sight in enumerate(sights) if sight.guess is not None]
         depth[which] = torch.where(better > 0, better, depth[which])
     latest = slice(-MOTION_WINDOW, None)
-    pictures = torch.cat([sight.picture(backbone) for sight in sights[latest]])
+    whole = torch.cat([sight.picture(backbone) for sight in sights[latest]])
+    pictures = F.avg_pool2d(whole, SHRINK)
     cameras = cat_cameras([sight.camera for sight in sights[latest]])
     moving[latest] = backbone.motion(pictures, depth[latest], cameras) >= SURE
     return moving

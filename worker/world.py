@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from worker.geometry import Cameras, cat_cameras
 from worker.memory.base import Delta, Memory
@@ -24,7 +23,6 @@ MOTION_WINDOW = 4  # of them, looked at for what moves: the motion head knows no
 PARALLAX = 1.5  # cells; pictures that differ by less of both are not kept for the next ones
 TURN = 8.0  # of a norm that is √2 times the angle: 5.7 cells
 PATIENCE = 8  # frames and observations until one with depth is kept nevertheless
-SHRINK = 2  # pictures are compared at a half of their size
 SKY_M = 100.0  # how far away is what has no depth
 
 
@@ -52,7 +50,7 @@ class Sight:
     latents: Tensor  # (1, c, h, w) bfloat16
     camera: Cameras  # (1,)
     source: int  # the number that its points carry
-    _picture: Tensor | None = None  # (1, H / SHRINK, W / SHRINK, 3) uint8, derived
+    _picture: Tensor | None = None  # (1, H, W, 3) uint8, derived
 
     @property
     def closer(self) -> Tensor:
@@ -63,10 +61,9 @@ class Sight:
         return in_parts(self.guess.depth)
 
     def picture(self, decoder: Decoder) -> Tensor:
-        """(1, 3, H / SHRINK, W / SHRINK) in [-1, 1]; decoded once."""
+        """(1, 3, H, W) in [-1, 1]; decoded once."""
         if self._picture is None:
-            small = F.avg_pool2d(decoder.decode(self.latents.float()).float(), SHRINK)
-            self._picture = levels(small)
+            self._picture = levels(decoder.decode(self.latents.float()).float())
         return from_uint8(self._picture)
 
     def is_apart_from(self, other: Sight) -> bool:
@@ -88,7 +85,7 @@ class Sight:
 
     @property
     def picture_bytes(self) -> int:
-        return 3 * (self.camera.height // SHRINK) * (self.camera.width // SHRINK)
+        return 3 * self.camera.height * self.camera.width
 
 
 @dataclass(frozen=True)

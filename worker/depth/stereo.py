@@ -8,12 +8,14 @@ matching (Hirschmueller 2008), which carries the scale of what was matched on to
 texture. Where nothing moves in the picture when depth does (a camera that turns) the prior stays,
 and does no harm.
 
-It is done twice. The first sweep takes the pictures without their local mean, so that exposure says
-nothing, and the better half of the others, as a surface may be hidden in some. The second one knows
-better, from the first one's depth: where another picture would see something nearer it has no say,
-what its surface contradicts costs more, and how much brighter it is was measured on what both see.
-So all others that see a place count, and pictures as they are, whose edges have no halos; in parts
-of cells, so that a cell at an edge takes its nearer surface.
+It is done three times. The first sweep takes the pictures without their local mean, so that
+exposure says nothing, and the better half of the others, as a surface may be hidden in some. The
+second one knows better, from the first one's depth: where another picture would see something
+nearer it has no say, what its surface contradicts costs more, and how much brighter it is was
+measured on what both see. So all others that see a place count, and pictures as they are, whose
+edges have no halos; in parts of cells, so that a cell at an edge takes its nearer surface. The
+third one takes small steps around what the second one found, knows part by part what hides what,
+and looks at the pictures in full.
 
 A cell whose depth the other pictures contradict is given up: better a gap that another picture
 fills than a surface in mid-air. Two depths agree where they show the same spot, so the less the
@@ -32,10 +34,11 @@ from worker.depth.head import spread_of
 from worker.geometry import NEAR_M, Cameras, Look, pool_depth
 from worker.placed import in_parts
 
+SHRINK = 2  # pictures are compared at a half of their size, and at last as they are
 NUM_OTHERS = 3  # that a picture is compared with in the first sweep
 MEAN_PX = 9  # of the square whose mean is taken off
-REACH = 0.8  # factors lie within exp(-REACH) and exp(REACH)
-NUM_FACTORS = 25
+WIDE, NUM_WIDE = 0.8, 25  # factors lie within exp(-WIDE) and exp(WIDE)
+NARROW, NUM_NARROW = 0.12, 9  # those of the last sweep
 WORST = 0.15  # differences (of 2 in all) count up to here: beyond, something else is seen
 WEIGHT = 240.0  # of a difference
 PRIOR_WEIGHT = 0.2  # of the log of a factor in units of the prior's spread
@@ -54,7 +57,7 @@ MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightne
 
 
 def sweep_depths(
-    images: Tensor,  # (n, 3, H', W') in [-1, 1], n >= 2; best at a half of the frames' size
+    images: Tensor,  # (n, 3, H', W') in [-1, 1], n >= 2
     cameras: Cameras,  # (n,) of any size
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
@@ -65,10 +68,14 @@ def sweep_depths(
     """
     prior, pictures = prior.clamp(min=NEAR_M), images.float()
     grid = (prior.shape[1], prior.shape[2])
-    rough = swept(without_mean(pictures), cameras, prior, confidence)
+    wide, narrow = log_factors(WIDE, NUM_WIDE), log_factors(NARROW, NUM_NARROW)
+    small = F.avg_pool2d(pictures, SHRINK)
+    rough = swept(without_mean(small), cameras, prior, confidence, wide)
     first = 0 if num_fine is None else max(0, len(prior) - num_fine)
-    parts = swept(pictures, cameras, in_parts(rough), in_parts(confidence), rough, first)
-    closer = torch.cat([in_parts(rough[:first]), parts])
+    closer, known, trust = in_parts(rough), rough, in_parts(confidence)
+    for shown, factors in ((small, wide), (pictures, narrow)):
+        parts = swept(shown, cameras, closer, trust, factors, known, first)
+        known = closer = torch.cat([closer[:first], parts])
     depth = torch.cat([rough[:first], pool_depth(parts, grid)])
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
@@ -81,11 +88,12 @@ def swept(
     cameras: Cameras,  # (n,)
     prior: Tensor,  # (n, h, w) of any grid
     confidence: Tensor,  # (n, h, w)
+    logs: Tensor,  # (s,) of the factors to try
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
     first: int = 0,  # the first picture whose depth is asked for
 ) -> Tensor:
     """(n - first, h, w) z-depth by one sweep."""
-    logs = torch.linspace(-REACH, REACH, NUM_FACTORS, device=prior.device)
+    logs = logs.to(prior.device)
     most = NUM_OTHERS if known is None else len(prior)
     asked = range(first, len(prior))
     cost = torch.stack([
@@ -95,6 +103,11 @@ def swept(
     prior, confidence = prior[first:], confidence[first:]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
+
+
+def log_factors(reach: float, count: int) -> Tensor:
+    """(count,) evenly between -reach and reach."""
+    return torch.linspace(-reach, reach, count)
 
 
 def beside(one: int, count: int, most: int) -> list[int]:

@@ -319,7 +319,7 @@ def read_together(
     fronts = seen(one._grid, "nearest")
     if mode != "fine":
         return fronts
-    finer = seen(finer_than(one._grid), "layers", in_parts=one._points.num_parts > 0)
+    finer = seen(finer_than(one._grid), "layers", in_parts=True)
     return [replace(front, finer=fine) for front, fine in zip(fronts, finer, strict=True)]
 
 

@@ -79,7 +79,7 @@ def read(
     in_parts: bool = False,
 ) -> Surface:
     """What cameras (s, t) see, of any size: fields of (s * t, ...)."""
-    parts = batch.num_parts if in_parts else 1
+    parts = max(batch.num_parts, 1) if in_parts else 1
     front, nearest = _read(batch, cameras, None, with_tokens, parts)
     if mode != "layers":
         return front

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.codec import STRIDE
+from worker.depth.stereo import SHRINK
 from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
@@ -27,7 +28,7 @@ from worker.placed import FINER, in_parts
 from worker.precision import autocast
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
-from worker.world import MOTION_WINDOW, SHRINK
+from worker.world import MOTION_WINDOW
 
 MOVING_SHARE = 0.25  # of a cell's pixels
 STILL_SHARE = 0.3  # walks without movers per walk with one

@@ -2,12 +2,13 @@
 
 The codec's own stage moves tokens out of two views; at work a memory fuses many. So per sample a
 real memory is written from up to MAX_CONTEXT frames of a walk (every third, as observations come,
-or any), with true depth of the parts of cells, the same at a wrong scale or the depth head's own
-per cell, all observed or, after the first, as generated ones that fill what is uncovered. The
-mover, which has looked at one token per cell so far, is shown the finer readout as well. Encoder
-and decoder stay as they are. The loss is taken on decoded pictures, wherever something is
-remembered and nothing moves: their distance from the true ones, and for some that of what a network
-trained on photographs sees in them, as the mean of all that may be right is a blur.
+or any), with true depth of the parts of cells, the same at a wrong scale, what comparing their
+pictures finds, or the depth head's own per cell; all observed or, after the first, as generated
+ones that fill what is uncovered. The mover, which has looked at one token per cell so far, is shown
+the finer readout as well. Encoder and decoder stay as they are. The loss is taken on decoded
+pictures, wherever something is remembered and nothing moves: their distance from the true ones, and
+for some that of what a network trained on photographs sees in them, as the mean of all that may be
+right is a blur.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from torch import Tensor
 
 from worker.codec import Codec, psnr
 from worker.conditioning import stacked
+from worker.depth.stereo import sweep_depths
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
 from worker.photographic import Features, pretrained
-from worker.placed import Placed
+from worker.placed import Placed, in_parts
 from worker.precision import autocast
 from worker.train.codec import difference
 from worker.train.critic import apart
@@ -44,6 +46,8 @@ LIKENESS = 1.0  # what they pull as a share of what pixels do
 EVERY = 3  # frames, as observations often come
 REGULAR_SHARE = 0.5  # of samples whose context is regular, else at random
 PREDICTED_SHARE = 0.1  # memories with the head's own depth
+COMPARED_SHARE = 0.2  # memories with what comparing pictures makes of that
+TRUST = 0.5  # in the head's own then, of 1
 WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
 GENERATED_SHARE = 0.15  # memories whose frames, but for the first, only fill
 NOISY_SHARE = 0.15  # memories with noisy tokens
@@ -57,6 +61,7 @@ class Plan:
     context: list[int]  # written to the memory, in this order
     targets: list[int]
     predicted: bool
+    compared: bool
     scale_noise: float
     token_noise: float
     generated: bool
@@ -81,29 +86,30 @@ def plan(walks: Walks, generator: torch.Generator) -> Plan:
 
     order = torch.randperm(num_frames, generator=generator).tolist()
     context = sorted(order[: 1 + below(min(MAX_CONTEXT, num_frames - NUM_TARGETS))])
-    if chance(REGULAR_SHARE):
-        context = list(range(below(EVERY), num_frames, EVERY))
-    targets = [frame for frame in order if frame not in context][:NUM_TARGETS]
     kind = float(torch.rand((), generator=generator))
     is_predicted = kind < PREDICTED_SHARE
-    is_wrong = not is_predicted and kind < PREDICTED_SHARE + WRONG_SCALE_SHARE
+    is_compared = not is_predicted and kind < PREDICTED_SHARE + COMPARED_SHARE
+    is_wrong = 1 - kind < WRONG_SCALE_SHARE
+    if is_compared or chance(REGULAR_SHARE):
+        context = list(range(below(EVERY), num_frames, EVERY))
+    targets = [frame for frame in order if frame not in context][:NUM_TARGETS]
     amount = 0.2 * float(torch.rand((), generator=generator))
     return Plan(
         scene=below(walks.cfg.num_scenes),
         context=context[::-1] if chance(0.5) else context,
         targets=targets,
         predicted=is_predicted,
+        compared=is_compared and len(context) > 1,
         scale_noise=0.03 if is_wrong else 0.0,
         token_noise=amount if chance(NOISY_SHARE) else 0.0,
         generated=chance(GENERATED_SHARE),
     )
 
 
-def shown(walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Generator) -> Readout:
-    """What a memory of the plan's context shows to its targets."""
+def shown(walks: LatentWalks, depths: Tensor, part: Plan, generator: torch.Generator) -> Readout:
+    """What a memory of the plan's context, with depths (k, h', w'), shows to its targets."""
     channels, h, w = walks.latents.shape[2:]
     memory = create_memory("latent", channels, (h, w), "cpu")
-    depths = (predicted if part.predicted else walks.closer)[part.scene].float()
     for i, frame in enumerate(part.context):
         scale = torch.exp(part.scale_noise * torch.randn((), generator=generator))
         tokens = walks.latents[part.scene, frame].float()
@@ -111,12 +117,25 @@ def shown(walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Ge
         camera = walks.cameras[part.scene, frame : frame + 1]
         memory.write(
             tokens[None],
-            scale * depths[frame, None],
+            scale * depths[i, None],
             camera,
             [i],
             observed=i == 0 or not part.generated,
         )
     return memory.read(walks.cameras[part.scene, part.targets], "fine")
+
+
+def depths_of(walks: Walks, latents: LatentWalks, predicted: Tensor, part: Plan) -> Tensor:
+    """(k, h', w') float32 of the plan's context, per cell or per part of one."""
+    if not part.compared:
+        source = predicted if part.predicted else latents.closer
+        return source[part.scene, part.context].float()
+    scene, frames = torch.tensor([part.scene]), torch.tensor([part.context])
+    pictures = walks.images(scene, frames)[0]
+    prior = predicted[part.scene, part.context]
+    trust = torch.full_like(prior, TRUST)
+    _, _, found = sweep_depths(pictures, walks.cameras(scene, frames)[0], prior, trust)
+    return found * in_parts(latents.still[part.scene, part.context])
 
 
 def batches(
@@ -133,7 +152,9 @@ def make_batch(
     generator: torch.Generator,
 ) -> Batch:
     parts = [plan(walks, generator) for _ in range(batch_size)]
-    front, finer = stacked([shown(latents, predicted, part, generator) for part in parts])
+    depths = (depths_of(walks, latents, predicted, part) for part in parts)
+    readouts = map(partial(shown, latents, generator=generator), depths, parts)
+    front, finer = stacked(list(readouts))
     assert finer is not None
     front, finer = front.flatten(), finer.flatten()
     scenes = torch.tensor([part.scene for part in parts])

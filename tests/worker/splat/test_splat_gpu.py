@@ -122,6 +122,11 @@ def test_a_look_at_the_parts_of_cells(token_format):
     assert found.behind.coverage.any()
 
 
+def test_cells_whose_parts_nobody_knows_are_looked_at_whole():
+    points, views = remembered(4, has_relief=False), looking(3)
+    assert_same(read(points, views, in_parts=True), read(points, views))
+
+
 @pytest.mark.parametrize("mode", ["nearest", "layers"])
 def test_surfaces_without_tokens(mode):
     points, cameras = remembered(2), looking(1)

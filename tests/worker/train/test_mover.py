@@ -1,5 +1,7 @@
 """Stage 3: memories as they are at work, and a mover that alone gets better."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -11,6 +13,7 @@ from worker.train.mover import (
     MAX_CONTEXT,
     NUM_TARGETS,
     batches,
+    depths_of,
     looking_finer,
     mover_loss,
     plan,
@@ -36,8 +39,22 @@ def test_targets_are_never_in_the_memory_and_contexts_are_of_all_kinds(walks):
     assert lengths == set(range(1, MAX_CONTEXT + 1))
     regular = [part for part in plans if set(torch.tensor(part.context).diff().tolist()) == {3}]
     assert 0.2 < len(regular) / len(plans) < 0.5
-    for name in ("predicted", "scale_noise", "token_noise", "generated"):
+    assert all(part.context[0] % 3 == part.context[1] % 3 for part in plans if part.compared)
+    for name in ("predicted", "compared", "scale_noise", "token_noise", "generated"):
         assert 0 < sum(bool(getattr(part, name)) for part in plans) < 0.4 * len(plans)
+
+
+def test_compared_pictures_say_how_far_their_parts_are(walks, latent_walks):
+    source = generator(3)
+    part = next(part for part in iter(lambda: plan(walks, source), None) if part.compared)
+    guess = 1.3 * latent_walks.depth
+    found = depths_of(walks, latent_walks, guess, part)
+    assert torch.equal(depths_of(walks, latent_walks, guess, replace(part, compared=False)),
+                       latent_walks.closer[part.scene, part.context].float())  # fmt: skip
+    truth = latent_walks.closer[part.scene, part.context].float()
+    both = (found > 0) & (truth > 0)
+    assert both.float().mean() > 0.5
+    assert ((found - truth) / truth)[both].abs().median() < 0.15
 
 
 def test_a_batch_shows_the_targets_from_a_memory_of_their_walk(make, walks):
