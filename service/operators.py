@@ -86,7 +86,8 @@ def _another_store(found: Findings) -> list[str]:
     lines = [
         f"missing: all segments of all sessions ({_first(found.missing)}): this store is empty, or "
         "another one. Name the one that belongs to this Redis with MIRAGE_STORE_URL, "
-        "MIRAGE_DATA_DIR or --data-dir; --json lists all that is missing"
+        "MIRAGE_DATA_DIR or --data-dir. Until then --repair changes nothing; --json lists all that "
+        "is missing"
     ]
     if found.unknown_to_redis:
         others = found.unknown_to_redis

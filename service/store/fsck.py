@@ -4,7 +4,8 @@ Found and told apart: worlds that miss a segment (nothing can bring it back), wo
 has and Redis has not (rebuilt), worlds whose end is not certain (somebody has to choose, or to put
 back what is missing in between: then they are opened), forks that their source does not know
 (registered, else a collection could hurt them), objects that nothing refers to (collected). Without
-`--repair` nothing is changed. Safe beside a running service.
+`--repair` nothing is changed, nor in a store that has nothing of what this Redis names. Safe beside
+a running service.
 """
 
 from __future__ import annotations
@@ -85,9 +86,10 @@ class Fsck:
         return self.findings
 
     async def repair(self) -> Findings:
-        """Check, then mend what can be mended without guessing."""
-        await self.check()
-        found, control = self.findings, self._control
+        """Check, then mend what can be mended without guessing: nothing in another Redis' store."""
+        found, control = await self.check(), self._control
+        if found.misses_all:
+            return found
         for home, forks in found.forks_not_registered.items():
             await control.redis.zadd(keys.forks(home), dict.fromkeys(forks, time.time()))
             found.repaired.append(f"registered {len(forks)} forks of {home}")

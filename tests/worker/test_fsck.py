@@ -291,6 +291,9 @@ async def test_another_store_is_said_once(
     (here / "s1" / "heads" / "h.json.z").write_bytes(b"of another service")
     assert await options_run(cli.parser().parse_args(command)) == 1
     assert "unknown to Redis: 1 sessions of this store (s1)" in capsys.readouterr().out
+    assert await options_run(cli.parser().parse_args([*command, "--repair", "--json"])) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["unknown_to_redis"] == ["s1"] and not found["repaired"] and not found["lost"]
 
 
 def no_room(*_: object) -> None:
