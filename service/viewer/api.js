@@ -76,6 +76,13 @@ export async function listFrames(id, after) {
   }
 }
 
+/** What is said of one frame. */
+export async function getFrame(id, frame) {
+  const [found] = (await json(`${sessionUrl(id)}/frames?after=${frame - 1}&limit=1`)).frames;
+  if (found?.frame !== frame) throw new ApiError("Not there", `Frame ${frame} is no longer kept.`);
+  return found;
+}
+
 /** options: {file | sample, fov_deg, seed, memory}; what is empty is left to the server. */
 export function createSession(options) {
   const form = new FormData();

@@ -1,4 +1,4 @@
-// The slider below the picture: which frame the visitor looks at, the newest one or an earlier one.
+// The slider below the picture: which frame the visitor looks at, the newest one or any earlier one.
 
 import { byId } from "./dom.js";
 
@@ -7,42 +7,37 @@ export class Timeline {
   constructor(visits, picked) {
     this.visits = visits;
     this.slider = byId("moment");
-    this.earlier = null; // index of the visit that is looked at; null = the newest
+    this.frame = null; // number of the earlier frame that is looked at; null = the newest
     this.slider.oninput = () => {
-      const index = Number(this.slider.value);
-      this.earlier = index < this.newest ? index : null;
+      const frame = Number(this.slider.value);
+      this.frame = frame < this.newest ? frame : null;
       picked();
     };
     this.draw();
   }
 
   get newest() {
-    return this.visits.frames.length - 1;
-  }
-
-  /** Number of the earlier frame that is looked at, or null. */
-  get frame() {
-    return this.earlier === null ? null : this.visits.frames[this.earlier];
+    return this.visits.frames.at(-1) ?? -1;
   }
 
   /** Number of the frame to rewind to: the one looked at, or the first visit to this place; null where all is new. */
   get origin() {
-    return this.frame ?? this.visits.firstFrame(this.pose, this.visits.frames[this.newest]);
+    return this.frame ?? this.visits.firstFrame(this.pose, this.newest);
   }
 
   /** Where the frame that is looked at was seen from. */
   get pose() {
-    return this.visits.poses[this.earlier ?? this.newest];
+    return this.visits.poseOf(this.frame ?? this.newest);
   }
 
   follow() {
-    this.earlier = null;
+    this.frame = null;
   }
 
   draw() {
     this.slider.hidden = this.newest < 1;
     this.slider.max = this.newest;
-    this.slider.value = this.earlier ?? this.newest;
-    this.slider.ariaValueText = `frame ${this.visits.frames[this.earlier ?? this.newest]}`;
+    this.slider.value = this.frame ?? this.newest;
+    this.slider.ariaValueText = `frame ${this.slider.value}`;
   }
 }

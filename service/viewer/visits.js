@@ -1,5 +1,7 @@
-// What was seen from where: every frame's number and pose, in order. Answers two questions: which way back, and which
-// frame first showed this place.
+// What was seen from where: the latest frames' numbers and poses, in order, and those of older ones that were looked at.
+// Answers two questions: which way back, and which frame first showed this place.
+
+import { getFrame } from "./api.js";
 
 const MAX_BACK = 240; // poses of one walk back
 const SAME_PLACE_M = 0.02;
@@ -9,6 +11,7 @@ export class Visits {
   constructor() {
     this.frames = [];
     this.poses = [];
+    this.older = new Map(); // frame -> pose
     this.mark = -1; // where the recording began; -1 = not recording
   }
 
@@ -17,11 +20,25 @@ export class Visits {
     this.poses.push(matrix);
   }
 
+  /** Where a frame was seen from; undefined where that is not known. */
+  poseOf(frame) {
+    return this.poses[this.frames.indexOf(frame)] ?? this.older.get(frame);
+  }
+
+  /** Ask where an older frame was seen from, unless that is known. */
+  async ask(sessionId, frame) {
+    if (this.poseOf(frame)) return;
+    const { matrix } = await getFrame(sessionId, frame);
+    if (this.frames.length) this.older.set(frame, matrix);
+    else this.add(frame, matrix); // all that was known came after it
+  }
+
   /** Forget what came after a frame: the world was rewound to it. */
   cut(frame) {
     const count = this.frames.filter((one) => one <= frame).length;
     this.frames.length = count;
     this.poses.length = count;
+    this.older.clear();
     this.mark = Math.min(this.mark, Math.max(0, count - 1));
   }
 

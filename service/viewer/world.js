@@ -14,7 +14,7 @@ import { Visits } from "./visits.js";
 import { isOver, Walk } from "./walk.js";
 
 const REFRESH_MS = 1500;
-const RECALLED_FRAMES = 200; // of an earlier visit
+const RECALLED_FRAMES = 200; // of an earlier visit; those before them when they are looked at
 const FORBIDDEN = "urn:mirage:problem:forbidden";
 
 export class World {
@@ -92,6 +92,7 @@ export class World {
   async #rewound(frame) {
     this.visits.cut(frame);
     this.timeline.follow();
+    await this.visits.ask(this.id, frame);
     this.#stand();
     this.hud.show({ frame });
     await this.#showKept(frame);
@@ -99,6 +100,8 @@ export class World {
 
   /** Stand where the frame that was picked was seen. Who walks on walks on from there. */
   async #lookBack() {
+    const { frame } = this.timeline;
+    if (frame !== null) await this.visits.ask(this.id, frame);
     this.#stand();
     await this.#showKept(this.timeline.frame ?? this.stream.lastFrame);
   }
@@ -137,11 +140,8 @@ export class World {
     if (message.type === "state") this.hud.state({ session: { ...this.session, ...message } });
     if (message.problem === FORBIDDEN) this.#stay();
     else if (message.type === "error" || message.type === "closed") alertUser(message);
-    if (message.type === "closed") this.#end(message.detail);
-  }
-
-  #end(reason) {
-    this.hud.state({ ended: reason });
+    if (message.type !== "closed") return;
+    this.hud.state({ ended: message.detail });
     this.#stay();
   }
 

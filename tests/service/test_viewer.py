@@ -499,6 +499,70 @@ async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: P
     assert seen["shared"] == ["http://here/#s1", True, "http://here/#s1"]
 
 
+LONG_AGO = """
+const decoded = [];
+globalThis.createImageBitmap = async (blob) => {
+  decoded.push(await blob.text());
+  return { width: 4, height: 3, close() {} };
+};
+const at = (x) => [1, 0, 0, x, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+const listed = [];
+globalThis.fetch = async (path, options) => {
+  if (path.includes("/frames/")) return new Response(`kept ${path.split("/").at(-1)}`);
+  if (options?.method === "POST") return answer({ state: "done", result: {} });
+  if (path.includes("/generations")) return answer({ generations: [] });
+  const session = { id: "s1", created_at: 0, num_frames: 1000, state: "idle" };
+  if (!path.includes("/frames?")) return answer(session);
+  const query = new URL(path, "http://here/").searchParams;
+  const first = Number(query.get("after")) + 1;
+  listed.push(first);
+  const numbers = query.has("limit") ? [first] : first < 1000 ? [998, 999] : [];
+  const frames = numbers.filter((one) => one !== 7).map((frame) => ({ frame, matrix: at(frame) }));
+  return answer({ frames, next_after: 999 });
+};
+console.error = () => {};
+location.hash = "#s1";
+await import("./main.js");
+await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
+const socket = WebSocket.last;
+socket.onopen();
+socket.readyState = WebSocket.OPEN;
+const slider = places.moment;
+const pick = (value) => {
+  slider.value = value;
+  slider.oninput();
+};
+const look = () => [decoded.at(-1), `${slider.value} of ${slider.max}`, places.state.textContent];
+const recalled = [listed.length, ...look()];
+pick("5");
+pick("6");
+await until(() => decoded.at(-1) === "kept 6");
+const looked = [...look(), listed.splice(0).slice(-2)];
+pick("998");
+await until(() => decoded.at(-1) === "kept 998");
+pick("6");
+await until(() => decoded.at(-1) === "kept 6");
+const again = listed.length;
+pick("7");
+await until(() => places.alerts.words.includes("Frame 7 is no longer kept"));
+socket.say({ type: "rewound", frame: 4, branch: 1 });
+await until(() => decoded.at(-1) === "kept 4");
+page.fire("keydown", { code: "KeyW" });
+await until(() => socket.sent);
+tell({ recalled, looked, again, rewound: look(), from: socket.sent.matrix[3] });
+"""
+
+
+@needs_node
+async def test_the_slider_leads_to_frames_of_long_ago(tmp_path: Path) -> None:
+    seen = await visit(tmp_path, LONG_AGO)
+    assert seen["recalled"] == [2, "kept 999", "999 of 999", "ready"]
+    assert seen["looked"] == ["kept 6", "6 of 999", "looking back: frame 6", [5, 6]]
+    assert seen["again"] == 0
+    assert seen["rewound"] == ["kept 4", "4 of 4", "ready"]
+    assert seen["from"] == pytest.approx(4, abs=0.5)
+
+
 IMPORTED = """
 const [base, ...words] = process.argv.slice(2);
 fetchFrom(base);
