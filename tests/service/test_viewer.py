@@ -384,13 +384,16 @@ async def test_a_picture_that_comes_late_does_not_replace_a_later_one(tmp_path: 
     assert await visit(tmp_path, OVERTAKEN) == [names, None]
 
 
-LOOKED_BACK = """
+DECODED = """
 const decoded = [];
 globalThis.createImageBitmap = async (blob) => {
   decoded.push(await blob.text());
   return { width: 4, height: 3, close() {} };
 };
 const at = (x) => [1, 0, 0, x, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
+"""
+
+LOOKED_BACK = """
 const frames = [0, 1, 2, 3].map((frame) => ({ frame, matrix: at(frame) }));
 const pages = {
   "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 4, state: "idle" },
@@ -476,7 +479,7 @@ tell({ ...told, ...more, sent, shared });
 
 @needs_node
 async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: Path) -> None:
-    seen = await visit(tmp_path, LOOKED_BACK)
+    seen = await visit(tmp_path, DECODED + LOOKED_BACK)
     newest = {"rewind": False, "state": "ready", "fork": "Fork"}
     assert seen["newest"] == {"picture": "kept 3", "slider": "3 of 3", **newest, "state": "ready"}
     assert seen["picked"] == {
@@ -500,12 +503,6 @@ async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: P
 
 
 LONG_AGO = """
-const decoded = [];
-globalThis.createImageBitmap = async (blob) => {
-  decoded.push(await blob.text());
-  return { width: 4, height: 3, close() {} };
-};
-const at = (x) => [1, 0, 0, x, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
 const listed = [];
 globalThis.fetch = async (path, options) => {
   if (path.includes("/frames/")) return new Response(`kept ${path.split("/").at(-1)}`);
@@ -555,7 +552,7 @@ tell({ recalled, looked, again, rewound: look(), from: socket.sent.matrix[3] });
 
 @needs_node
 async def test_the_slider_leads_to_frames_of_long_ago(tmp_path: Path) -> None:
-    seen = await visit(tmp_path, LONG_AGO)
+    seen = await visit(tmp_path, DECODED + LONG_AGO)
     assert seen["recalled"] == [2, "kept 999", "999 of 999", "ready"]
     assert seen["looked"] == ["kept 6", "6 of 999", "looking back: frame 6", [5, 6]]
     assert seen["again"] == 0
