@@ -393,7 +393,22 @@ globalThis.createImageBitmap = async (blob) => {
 const at = (x) => [1, 0, 0, x, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1];
 """
 
-LOOKED_BACK = """
+ENTERED = """
+console.error = () => {};
+location.hash = "#s1";
+await import("./main.js");
+await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
+const socket = WebSocket.last;
+socket.onopen();
+socket.readyState = WebSocket.OPEN;
+const slider = places.moment;
+const pick = (value) => {
+  slider.value = value;
+  slider.oninput();
+};
+"""
+
+SHORT_WORLD = """
 const frames = [0, 1, 2, 3].map((frame) => ({ frame, matrix: at(frame) }));
 const pages = {
   "v1/sessions/s1": { id: "s1", created_at: 0, num_frames: 4, state: "idle" },
@@ -411,22 +426,13 @@ globalThis.fetch = async (path, options) => {
   return answer({ state, result: { session: "s2" } });
 };
 URL.createObjectURL = URL.revokeObjectURL = () => "";
-console.error = () => {};
-location.hash = "#s1";
-await import("./main.js");
-await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
-const socket = WebSocket.last;
-socket.onopen();
+"""
+
+LOOKS_BACK = """
 const frame = (number, more) => {
   socket.say({ type: "frame", frame: number, matrix: at(number), ...more });
   socket.onmessage({ data: new Blob([`new ${number}`]) });
 };
-const slider = places.moment;
-const pick = (value) => {
-  slider.value = value;
-  slider.oninput();
-};
-socket.readyState = WebSocket.OPEN;
 const walks = async () => {
   socket.sent = null;
   page.fire("keydown", { code: "KeyW" });
@@ -479,7 +485,7 @@ tell({ ...told, ...more, sent, shared });
 
 @needs_node
 async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: Path) -> None:
-    seen = await visit(tmp_path, DECODED + LOOKED_BACK)
+    seen = await visit(tmp_path, DECODED + SHORT_WORLD + ENTERED + LOOKS_BACK)
     newest = {"rewind": False, "state": "ready", "fork": "Fork"}
     assert seen["newest"] == {"picture": "kept 3", "slider": "3 of 3", **newest, "state": "ready"}
     assert seen["picked"] == {
@@ -502,7 +508,7 @@ async def test_a_visitor_looks_back_rewinds_forks_exports_and_shares(tmp_path: P
     assert seen["shared"] == ["http://here/#s1", True, "http://here/#s1"]
 
 
-LONG_AGO = """
+LONG_WORLD = """
 const listed = [];
 globalThis.fetch = async (path, options) => {
   if (path.includes("/frames/")) return new Response(`kept ${path.split("/").at(-1)}`);
@@ -517,18 +523,9 @@ globalThis.fetch = async (path, options) => {
   const frames = numbers.filter((one) => one !== 7).map((frame) => ({ frame, matrix: at(frame) }));
   return answer({ frames, next_after: 999 });
 };
-console.error = () => {};
-location.hash = "#s1";
-await import("./main.js");
-await until(() => places.stop?.onclick && WebSocket.last?.onmessage);
-const socket = WebSocket.last;
-socket.onopen();
-socket.readyState = WebSocket.OPEN;
-const slider = places.moment;
-const pick = (value) => {
-  slider.value = value;
-  slider.oninput();
-};
+"""
+
+LOOKS_LONG_AGO = """
 const look = () => [decoded.at(-1), `${slider.value} of ${slider.max}`, places.state.textContent];
 const recalled = [listed.length, ...look()];
 pick("5");
@@ -552,7 +549,7 @@ tell({ recalled, looked, again, rewound: look(), from: socket.sent.matrix[3] });
 
 @needs_node
 async def test_the_slider_leads_to_frames_of_long_ago(tmp_path: Path) -> None:
-    seen = await visit(tmp_path, DECODED + LONG_AGO)
+    seen = await visit(tmp_path, DECODED + LONG_WORLD + ENTERED + LOOKS_LONG_AGO)
     assert seen["recalled"] == [2, "kept 999", "999 of 999", "ready"]
     assert seen["looked"] == ["kept 6", "6 of 999", "looking back: frame 6", [5, 6]]
     assert seen["again"] == 0

@@ -152,9 +152,9 @@ def make_batch(
     generator: torch.Generator,
 ) -> Batch:
     parts = [plan(walks, generator) for _ in range(batch_size)]
-    depths = (depths_of(walks, latents, predicted, part) for part in parts)
-    readouts = map(partial(shown, latents, generator=generator), depths, parts)
-    front, finer = stacked(list(readouts))
+    depths = [depths_of(walks, latents, predicted, part) for part in parts]
+    readouts = [shown(latents, *one, generator) for one in zip(depths, parts, strict=True)]
+    front, finer = stacked(readouts)
     assert finer is not None
     front, finer = front.flatten(), finer.flatten()
     scenes = torch.tensor([part.scene for part in parts])
