@@ -87,4 +87,5 @@ async def test_every_endpoint_keeps_its_word(
     made = json.loads(report.read_text())["test_cases"]["generated"]
     print(f"{made:,} requests\n{words[-3000:]}")
     assert process.returncode == 0, words[words.find("FAILURES") :]
-    assert made >= (20_000 if FULL else 5)  # a busy machine makes few in its ten seconds
+    # A busy machine makes few in ten seconds; without a limit it is 36 to 42 per example.
+    assert made >= (32 * EXAMPLES if FULL else 5)
