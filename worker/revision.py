@@ -1,7 +1,8 @@
 """Observations without depth, looked at together: what one picture leaves open, later ones tell.
 
-The depth of the latest few is found anew by comparing them (worker/depth/stereo.py), and the points
-that the newest of them added are placed anew, in one change of the memory. So an observation is
+The depth of the latest few is found anew by comparing them (worker/depth/stereo.py), with a second
+guess by the depth head on the way, and the points that the newest of them added are placed anew, in
+one change of the memory. So an observation is
 revised twice, the last time with views from before and after it; then it stays.
 
 Axis legend: n sights, m of them without measured depth, h w the latent grid.
@@ -42,7 +43,13 @@ def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
         return Found(depth, confidence, depth)
     pictures = torch.cat([sight.picture(backbone) for sight in guessed])
     cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
-    return Found(*sweep_depths(pictures, cameras, depth, confidence, NUM_REVISED))
+    newest = slice(-NUM_REVISED, None)
+    latents = torch.cat([sight.latents.float() for sight in guessed[newest]])
+
+    def guess(agreed: Tensor) -> tuple[Tensor, Tensor]:
+        return backbone.depth(latents, cameras[newest], agreed, pictures[newest])
+
+    return Found(*sweep_depths(pictures, cameras, depth, confidence, NUM_REVISED, guess))
 
 
 def place(

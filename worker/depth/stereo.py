@@ -9,13 +9,14 @@ texture. Where nothing moves in the picture when depth does (a camera that turns
 and does no harm.
 
 It is done three times. The first sweep takes the pictures without their local mean, so that
-exposure says nothing, and the better half of the others, as a surface may be hidden in some. The
-second one knows better, from the first one's depth: where another picture would see something
-nearer it has no say, what its surface contradicts costs more, and how much brighter it is was
-measured on what both see. So all others that see a place count, and pictures as they are, whose
-edges have no halos; in parts of cells, so that a cell at an edge takes its nearer surface. The
-third one takes small steps around what the second one found, knows part by part what hides what,
-and looks at the pictures in full.
+exposure says nothing, and the better half of the others, as a surface may be hidden in some. What
+several pictures agree on is told to whoever made the prior, whose second guess carries it on to
+what nobody could compare. The second sweep knows better, from that depth: where another picture
+would see something nearer it has no say, what its surface contradicts costs more, and how much
+brighter it is was measured on what both see. So all others that see a place count, and pictures as
+they are, whose edges have no halos; in parts of cells, so that a cell at an edge takes its nearer
+surface. The third one takes small steps around what the second one found, knows part by part what
+hides what, and looks at the pictures in full.
 
 A cell whose depth the other pictures contradict is given up: better a gap that another picture
 fills than a surface in mid-air. Two depths agree where they show the same spot, so the less the
@@ -25,6 +26,8 @@ Axis legend: n pictures, o others of each, s factors, H W pixels compared, h w c
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,6 +45,7 @@ NARROW, NUM_NARROW = 0.12, 9  # those of the last sweep
 WORST = 0.15  # differences (of 2 in all) count up to here: beyond, something else is seen
 WEIGHT = 240.0  # of a difference
 PRIOR_WEIGHT = 0.2  # of the log of a factor in units of the prior's spread
+MIN_TOLD = 0.05  # share of a picture's cells that must agree with others, to be told
 MIN_SPREAD = 0.1
 STEP_COST, JUMP_COST = 0.6, 3.0  # between neighbours whose factors differ by one, or more
 EDGE = 0.3  # log of the prior's depths, from which on neighbours may be two surfaces
@@ -56,12 +60,18 @@ TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they sa
 MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightness
 
 
+# (m, h, w) z-depth that the last m pictures agree on with others, 0 for none -> z-depth and
+# confidence, (m, h, w) each
+Guess = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 def sweep_depths(
     images: Tensor,  # (n, 3, H', W') in [-1, 1], n >= 2
     cameras: Cameras,  # (n,) of any size
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
     num_fine: int | None = None,  # the last pictures, whose depth must be good; None = all
+    guess: Guess | None = None,  # guesses these pictures' depth once more
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
     the depth of the parts of cells, (n, FINER h, FINER w).
@@ -72,6 +82,8 @@ def sweep_depths(
     small = F.avg_pool2d(pictures, SHRINK)
     rough = swept(without_mean(small), cameras, prior, confidence, wide)
     first = 0 if num_fine is None else max(0, len(prior) - num_fine)
+    if guess is not None:
+        rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid), first)
     closer, known, trust = in_parts(rough), rough, in_parts(confidence)
     for shown, factors in ((small, wide), (pictures, narrow)):
         parts = swept(shown, cameras, closer, trust, factors, known, first)
@@ -81,6 +93,28 @@ def sweep_depths(
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
     sure = torch.where(agreeing > 0, 1.0, confidence)
     return torch.where(kept, depth, 0.0), sure, torch.where(in_parts(kept), closer, 0.0)
+
+
+def guessed_again(
+    guess: Guess,
+    depth: Tensor,  # (n, h, w) by the first sweep
+    confidence: Tensor,  # (n, h, w)
+    views: Cameras,  # (n,) at grid size
+    first: int,  # the first picture that is guessed again
+) -> tuple[Tensor, Tensor]:
+    """Depth (n, h, w), where pictures do not agree guessed anew by who is told where they do, and
+    the confidence of the new guess; pictures that agree on next to nothing stay as they are.
+    """
+    agreeing, _ = witnesses(depth, views)
+    agreed = (agreeing >= NUM_WITNESSES)[first:]
+    told = (agreed.float().mean((1, 2)) >= MIN_TOLD)[:, None, None]
+    if not bool(told.any()):
+        return depth, confidence
+    again, its_confidence = guess(torch.where(agreed, depth[first:], 0.0))
+    depth, confidence = depth.clone(), confidence.clone()
+    depth[first:] = torch.where(told & ~agreed, again, depth[first:])
+    confidence[first:] = torch.where(told, its_confidence, confidence[first:])
+    return depth, confidence
 
 
 def swept(

@@ -112,6 +112,40 @@ def test_what_has_no_texture_takes_the_scale_of_what_has() -> None:
     assert apart(found[middle], truth[middle]).median() < 0.1
 
 
+def test_what_pictures_agree_on_is_told_to_who_guesses_again() -> None:
+    views = sideways(0.0, 0.2, 0.4, 0.6)
+    pictures, truth = painted(views)
+    pictures[2:, :, 64:] = 0.3  # blank below: nothing says how far that is
+    prior, share = truth.clone(), sure().expand_as(truth)
+    prior[:, 8:] *= 1.5
+    told: list[Tensor] = []
+
+    def guess(agreed: Tensor) -> tuple[Tensor, Tensor]:
+        told.append(agreed)
+        return truth[2:], share[2:]
+
+    alone, *_ = sweep_depths(pictures, views, prior, share, num_fine=2)
+    found, *_ = sweep_depths(pictures, views, prior, share, num_fine=2, guess=guess)
+    (agreed,) = told
+    assert agreed.shape == truth[2:].shape and 0.3 < (agreed > 0).float().mean() < 1
+    assert apart(agreed[:, :8], truth[2:, :8]).median() < 0.03
+    errors = [apart(depth[2:, 9:], truth[2:, 9:]).mean() for depth in (alone, found)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_two_pictures_agree_on_too_little_to_guess_again() -> None:
+    views = sideways(0.0, 0.2)
+    pictures, truth = painted(views)
+    share = sure().expand_as(truth)
+    alone = sweep_depths(pictures, views, 0.8 * truth, share)
+
+    def guess(agreed: Tensor) -> tuple[Tensor, Tensor]:
+        raise AssertionError(f"asked with {int((agreed > 0).sum())} cells")
+
+    asked = sweep_depths(pictures, views, 0.8 * truth, share, guess=guess)
+    assert all(map(torch.equal, alone, asked))
+
+
 def test_a_camera_that_turns_leaves_the_prior_and_drops_nothing() -> None:
     views = turning(0.0, 0.1, 0.2)
     pictures, truth = painted(views)
