@@ -74,12 +74,16 @@ class Critic(nn.Module):
         opinion: Tensor = (votes * weights).sum()
         return opinion
 
-    def learn(self, real: Tensor, fake: Tensor, invented: Tensor) -> float:
-        """One step on detached pictures; the hinge loss (2: cannot tell, 0: always can)."""
-        seen = self.look(torch.cat([real, fake]))
-        votes, weights = self.votes(seen, torch.cat([invented, invented]))
+    def learn(self, images: Tensor, looks: list[Tensor], invented: Tensor) -> float:
+        """One step on n true pictures and then n generated ones; the hinge loss (2: cannot tell, 0:
+        always can). What was seen in them counts but for its first part, which is learnt as well.
+        """
+        with autocast(images.device.type):
+            texture = self.texture(images.contiguous(memory_format=torch.channels_last))
+        fixed = [look.detach() for look in looks[1:]]
+        votes, weights = self.votes([texture, *fixed], torch.cat([invented, invented]))
         sign = torch.ones(len(votes), 1, device=votes.device)
-        sign[len(real) :] = -1
+        sign[len(votes) // 2 :] = -1
         loss = 2 * (F.relu(1 - sign * votes) * weights).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

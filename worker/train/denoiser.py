@@ -1,10 +1,11 @@
 """Stage 5: the denoiser, on readouts of real memories that were filled the way they are at work.
 
 Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a
-memory written from some of the other frames: those that came before, as on a way out, or any; often
-the frame before the chunk is the last of them, sometimes there are none at all. Depth is the truth,
-the truth with a wrong scale, or the head's own; tokens are sometimes noisy. What the memory then
-shows is the condition; the loss is taken at a random point of the flow, wherever nothing moves.
+memory written from some of the other frames: those that came before, as on a way out, or any; a few
+or every third; often the frame before the chunk is the last of them, sometimes there are none at
+all. Depth is the truth, the truth with a wrong scale, the head's own, or what comparing pictures
+makes of that; tokens are sometimes noisy. What the memory then shows is the condition; the loss is
+taken at a random point of the flow, wherever nothing moves.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from worker.memory import create_memory
 from worker.memory.base import Delta, Memory, ReadMode, Readout
 from worker.precision import autocast
 from worker.train.codec import difference
+from worker.train.footage import EVERY, Footage, Source, drawn_source
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
@@ -37,9 +39,11 @@ CHUNK = 4
 NUM_STEPS = 4  # the flow is trained at the points where the sampler evaluates it
 NO_MEMORY_SHARE = 0.15
 SHORT_SHARE = 0.25  # chunks of one frame
+REGULAR_SHARE = 0.3  # memories of every EVERY-th frame, the others of a few at random
 WAY_OUT_SHARE = 0.5  # memories that hold what came before the chunk and nothing of what follows
-PREDICTED_SHARE = 0.15  # memories with the head's own depth
-WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
+HEAD_SHARE = 0.15  # memories with the head's own depth
+COMPARED_SHARE = 0.15  # memories with what comparing pictures makes of that
+WRONG_SCALE_SHARE = 0.15  # of those with true depth: frames disagree about scale
 NOISY_SHARE = 0.15  # memories with noisy tokens
 MAX_CONTEXT = 4
 LATENT_WEIGHT = 0.1  # of the flow's distance between latents beside that of pictures
@@ -61,7 +65,7 @@ class Plan:
     recent: int
     targets: list[int]
     context: list[int]  # written to the memory, oldest first
-    predicted: bool
+    depth: Source
     wrong_scale: bool
     noisy: bool
 
@@ -82,33 +86,35 @@ def plan(walks: LatentWalks, length: int, generator: torch.Generator) -> Plan:
     before = range(recent + 1, num_frames) if backwards else range(recent)
     elsewhere = [f for f in range(num_frames) if f not in targets and f != recent]
     others = list(before) if chance(WAY_OUT_SHARE) else elsewhere
+    depth = drawn_source(HEAD_SHARE, COMPARED_SHARE, generator)
     shuffled = [others[i] for i in torch.randperm(len(others), generator=generator).tolist()]
     context = shuffled[: below(MAX_CONTEXT)]
+    if depth == "compared" or chance(REGULAR_SHARE):
+        context = others[below(EVERY) :: EVERY]
     if chance(0.7):  # at work the frame before the chunk is nearly always remembered
         context = [*context, recent]
     if chance(NO_MEMORY_SHARE):
         context = []
-    kind = float(torch.rand((), generator=generator))
     return Plan(
         scene=below(num_scenes),
         recent=recent,
         targets=targets,
         context=context,
-        predicted=kind < PREDICTED_SHARE,
-        wrong_scale=PREDICTED_SHARE <= kind < PREDICTED_SHARE + WRONG_SCALE_SHARE,
+        depth=depth,
+        wrong_scale=depth == "true" and chance(WRONG_SCALE_SHARE),
         noisy=chance(NOISY_SHARE),
     )
 
 
 def remember(
-    walks: LatentWalks, predicted: Tensor, part: Plan, generator: torch.Generator
+    footage: Footage, part: Plan, generator: torch.Generator
 ) -> tuple[Memory, list[Delta]]:
     """A memory of the plan's context frames, and what was written to it."""
+    walks = footage.latents
     channels, h, w = walks.latents.shape[2:]
     memory = create_memory("latent", channels, (h, w), "cpu")
-    deltas = []
-    for frame in part.context:
-        depth = (predicted if part.predicted else walks.closer)[part.scene, frame].float()
+    depths, deltas = footage.depths(part.scene, part.context, part.depth), []
+    for frame, depth in zip(part.context, depths, strict=True):
         if part.wrong_scale:
             depth = depth * torch.exp(0.04 * torch.randn((), generator=generator))
         tokens = walks.latents[part.scene, frame].float()
@@ -125,25 +131,19 @@ def show(walks: LatentWalks, part: Plan, memory: Memory, look: ReadMode = "neare
     return memory.read(walks.cameras[part.scene, part.targets], look)
 
 
-def batches(
-    codec: Codec, walks: LatentWalks, predicted: Tensor, batch_size: int
-) -> Callable[[torch.Generator], Batch]:
-    return partial(make_batch, codec, walks, predicted, batch_size)
+def batches(codec: Codec, footage: Footage, batch_size: int) -> Callable[[torch.Generator], Batch]:
+    return partial(make_batch, codec, footage, batch_size)
 
 
 @torch.no_grad()
 def make_batch(
-    codec: Codec,
-    walks: LatentWalks,
-    predicted: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
+    codec: Codec, footage: Footage, batch_size: int, generator: torch.Generator
 ) -> Batch:
     short = bool(torch.rand((), generator=generator) < SHORT_SHARE)
     length, size = (1, 2 * batch_size) if short else (CHUNK, batch_size)
-    parts = [plan(walks, length, generator) for _ in range(size)]
-    memories = [remember(walks, predicted, part, generator)[0] for part in parts]
-    return batch_of(codec, walks, parts, memories)
+    parts = [plan(footage.latents, length, generator) for _ in range(size)]
+    memories = [remember(footage, part, generator)[0] for part in parts]
+    return batch_of(codec, footage.latents, parts, memories)
 
 
 def batch_of(
@@ -244,8 +244,7 @@ def judging(codec: Codec, device: str) -> Codec:
 def train_denoiser(
     cfg: RunConfig,
     codec: Codec,
-    walks: LatentWalks,
-    predicted: Tensor,
+    footage: Footage,
     folder: Path,
     denoiser_cfg: DenoiserConfig | None = None,
 ) -> tuple[Denoiser, Progress]:
@@ -253,7 +252,7 @@ def train_denoiser(
     denoiser = channels_last(Denoiser(denoiser_cfg or DenoiserConfig()))
     run, judge = Run(cfg, denoiser, folder), judging(codec, cfg.device)
     progress = run.train(
-        batches(codec, walks, predicted, cfg.batch_size),
+        batches(codec, footage, cfg.batch_size),
         lambda batch, g: denoiser_loss(denoiser, judge, batch, g),
     )
     return denoiser, progress

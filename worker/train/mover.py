@@ -23,17 +23,16 @@ from torch import Tensor
 
 from worker.codec import Codec, psnr
 from worker.conditioning import stacked
-from worker.depth.stereo import sweep_depths
 from worker.layers import channels_last
 from worker.memory import create_memory
 from worker.memory.base import Readout
 from worker.photographic import Features, pretrained
-from worker.placed import Placed, in_parts
+from worker.placed import Placed
 from worker.precision import autocast
 from worker.train.codec import difference
 from worker.train.critic import apart
-from worker.train.data import Walks
 from worker.train.denoiser import pixels_of
+from worker.train.footage import EVERY, Footage, Source, drawn_source
 from worker.train.latents import LatentWalks
 from worker.train.loop import Progress, Run, RunConfig
 
@@ -43,12 +42,10 @@ FINE_WIDTH = 64  # of a mover that has not looked at finer readouts before
 LAST_BLOCKS = (3, 6)  # of the network that looks at pictures: strides 4 and 8
 NUM_LOOKED_AT = 2  # pictures of a batch, for speed
 LIKENESS = 1.0  # what they pull as a share of what pixels do
-EVERY = 3  # frames, as observations often come
-REGULAR_SHARE = 0.5  # of samples whose context is regular, else at random
-PREDICTED_SHARE = 0.1  # memories with the head's own depth
+REGULAR_SHARE = 0.5  # of samples whose context is every EVERY-th frame, else at random
+HEAD_SHARE = 0.1  # memories with the head's own depth
 COMPARED_SHARE = 0.2  # memories with what comparing pictures makes of that
-TRUST = 0.5  # in the head's own then, of 1
-WRONG_SCALE_SHARE = 0.1  # memories whose frames disagree about scale
+WRONG_SCALE_SHARE = 0.15  # of those with true depth: frames disagree about scale
 GENERATED_SHARE = 0.15  # memories whose frames, but for the first, only fill
 NOISY_SHARE = 0.15  # memories with noisy tokens
 
@@ -60,8 +57,7 @@ class Plan:
     scene: int
     context: list[int]  # written to the memory, in this order
     targets: list[int]
-    predicted: bool
-    compared: bool
+    depth: Source
     scale_noise: float
     token_noise: float
     generated: bool
@@ -75,8 +71,8 @@ class Batch:
     judged: Tensor  # (n, H, W) bool: remembered, and nothing moves
 
 
-def plan(walks: Walks, generator: torch.Generator) -> Plan:
-    num_frames = walks.cfg.num_frames
+def plan(walks: LatentWalks, generator: torch.Generator) -> Plan:
+    num_scenes, num_frames = walks.latents.shape[:2]
 
     def below(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
@@ -86,20 +82,17 @@ def plan(walks: Walks, generator: torch.Generator) -> Plan:
 
     order = torch.randperm(num_frames, generator=generator).tolist()
     context = sorted(order[: 1 + below(min(MAX_CONTEXT, num_frames - NUM_TARGETS))])
-    kind = float(torch.rand((), generator=generator))
-    is_predicted = kind < PREDICTED_SHARE
-    is_compared = not is_predicted and kind < PREDICTED_SHARE + COMPARED_SHARE
-    is_wrong = 1 - kind < WRONG_SCALE_SHARE
-    if is_compared or chance(REGULAR_SHARE):
+    depth = drawn_source(HEAD_SHARE, COMPARED_SHARE, generator)
+    is_wrong = depth == "true" and chance(WRONG_SCALE_SHARE)
+    if depth == "compared" or chance(REGULAR_SHARE):
         context = list(range(below(EVERY), num_frames, EVERY))
     targets = [frame for frame in order if frame not in context][:NUM_TARGETS]
     amount = 0.2 * float(torch.rand((), generator=generator))
     return Plan(
-        scene=below(walks.cfg.num_scenes),
+        scene=below(num_scenes),
         context=context[::-1] if chance(0.5) else context,
         targets=targets,
-        predicted=is_predicted,
-        compared=is_compared and len(context) > 1,
+        depth=depth,
         scale_noise=0.03 if is_wrong else 0.0,
         token_noise=amount if chance(NOISY_SHARE) else 0.0,
         generated=chance(GENERATED_SHARE),
@@ -125,42 +118,21 @@ def shown(walks: LatentWalks, depths: Tensor, part: Plan, generator: torch.Gener
     return memory.read(walks.cameras[part.scene, part.targets], "fine")
 
 
-def depths_of(walks: Walks, latents: LatentWalks, predicted: Tensor, part: Plan) -> Tensor:
-    """(k, h', w') float32 of the plan's context, per cell or per part of one."""
-    if not part.compared:
-        source = predicted if part.predicted else latents.closer
-        return source[part.scene, part.context].float()
-    scene, frames = torch.tensor([part.scene]), torch.tensor([part.context])
-    pictures = walks.images(scene, frames)[0]
-    prior = predicted[part.scene, part.context]
-    trust = torch.full_like(prior, TRUST)
-    _, _, found = sweep_depths(pictures, walks.cameras(scene, frames)[0], prior, trust)
-    return found * in_parts(latents.still[part.scene, part.context])
+def batches(footage: Footage, batch_size: int) -> Callable[[torch.Generator], Batch]:
+    return partial(make_batch, footage, batch_size)
 
 
-def batches(
-    walks: Walks, latents: LatentWalks, predicted: Tensor, batch_size: int
-) -> Callable[[torch.Generator], Batch]:
-    return partial(make_batch, walks, latents, predicted, batch_size)
-
-
-def make_batch(
-    walks: Walks,
-    latents: LatentWalks,
-    predicted: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-) -> Batch:
-    parts = [plan(walks, generator) for _ in range(batch_size)]
-    depths = [depths_of(walks, latents, predicted, part) for part in parts]
-    readouts = [shown(latents, *one, generator) for one in zip(depths, parts, strict=True)]
+def make_batch(footage: Footage, batch_size: int, generator: torch.Generator) -> Batch:
+    parts = [plan(footage.latents, generator) for _ in range(batch_size)]
+    depths = [footage.depths(part.scene, part.context, part.depth) for part in parts]
+    readouts = [shown(footage.latents, *one, generator) for one in zip(depths, parts, strict=True)]
     front, finer = stacked(readouts)
     assert finer is not None
     front, finer = front.flatten(), finer.flatten()
     scenes = torch.tensor([part.scene for part in parts])
     frames = torch.tensor([part.targets for part in parts])
-    still = ~walks.motion_masks(scenes, frames).flatten(0, 1)
-    images = walks.images(scenes, frames).flatten(0, 1)
+    still = ~footage.walks.motion_masks(scenes, frames).flatten(0, 1)
+    images = footage.walks.images(scenes, frames).flatten(0, 1)
     return Batch(front, finer, images, pixels_of(front.coverage > 0) & still)
 
 
@@ -199,12 +171,7 @@ def looking_finer(codec: Codec) -> Codec:
 
 
 def train_mover(
-    cfg: RunConfig,
-    codec: Codec,
-    walks: Walks,
-    latents: LatentWalks,
-    predicted: Tensor,
-    folder: Path,
+    cfg: RunConfig, codec: Codec, footage: Footage, folder: Path
 ) -> tuple[Codec, Progress]:
     """The codec with a mover that goes on from the one given."""
     torch.manual_seed(cfg.seed)
@@ -212,7 +179,7 @@ def train_mover(
     codec.mover.requires_grad_(True)
     run, look = Run(cfg, codec.mover, folder), pretrained("lite1", LAST_BLOCKS).to(cfg.device)
     progress = run.train(
-        batches(walks, latents, predicted, cfg.batch_size),
+        batches(footage, cfg.batch_size),
         lambda batch, _: mover_loss(codec, look, batch),
     )
     return codec, progress

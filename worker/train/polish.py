@@ -26,7 +26,7 @@ from worker.train.codec import difference
 from worker.train.critic import Critic, apart
 from worker.train.denoiser import Batch, decode, denoised, judging, pixels_of
 from worker.train.denoiser import make_batch as single
-from worker.train.latents import LatentWalks
+from worker.train.footage import Footage
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.rollout import Player, Rollout, begin
 
@@ -39,8 +39,8 @@ class PolishConfig:
     invented_weight: float = 0.5  # of both distances where the model invents
     likeness: float = 1.0  # the pull of features as a share of the pixels'
     realism: float = 2.0  # the critic's
-    rollout_share: float = 0.5  # of the batches
-    first_share: float = 0.7  # of the samples: one step from noise alone, as at work
+    rollout_share: float = 0.4  # of the batches
+    first_share: float = 0.85  # of the samples: one step from noise alone, as at work
 
 
 def polish_loss(
@@ -64,7 +64,7 @@ def polish_loss(
     travels = condition.front.coverage == 0
     weight = batch.known + cfg.invented_weight * travels
     invented = pixels(~batch.known & still)
-    pull, figures = pulled(fake.detach(), real, pixels(weight), invented, critic, cfg)
+    pull, looks, figures = pulled(fake.detach(), real, pixels(weight), invented, critic, cfg)
     aim = torch.where(travels[:, :, None], target, condition.front.tokens)
     judged = (travels | ~batch.known) & still
     error = ((clean - aim).square().mean(2) * judged).sum() / judged.sum().clamp(min=1)
@@ -74,7 +74,8 @@ def polish_loss(
     figures["latent"] = float(error.detach())
     if not quality.isnan():  # some batches know nothing
         figures["known_psnr"] = float(quality)
-    return loss, figures | {"critic": critic.learn(real, fake.detach(), invented)}
+    figures["critic"] = critic.learn(torch.cat([real, fake.detach()]), looks, invented)
+    return loss, figures
 
 
 def pulled(
@@ -84,9 +85,10 @@ def pulled(
     invented: Tensor,  # (n, H, W) bool
     critic: Critic,
     cfg: PolishConfig,
-) -> tuple[Tensor, dict[str, float]]:
-    """The gradient that the pictures should follow, and what it comes from; features and critic
-    pull with a share of what pixels do (as in VQGAN, Esser et al. 2021).
+) -> tuple[Tensor, list[Tensor], dict[str, float]]:
+    """The gradient that the pictures should follow, what the critic saw in the true ones and in
+    these, and what the gradient comes from; features and critic pull with a share of what pixels do
+    (as in VQGAN, Esser et al. 2021).
     """
     fake.requires_grad_()
     distance = (difference(fake, real) * weight).mean()
@@ -100,26 +102,25 @@ def pulled(
         (other,) = torch.autograd.grad(part, fake, retain_graph=True)
         pull = pull + share * size / other.norm().clamp(min=1e-12) * other
     figures = {"distance": float(distance.detach()), "unlike": float(unlike.detach())}
-    return pull, figures
+    return pull, [torch.cat(both) for both in zip(wanted, seen, strict=True)], figures
 
 
 def batches(
-    codec: Codec, walks: LatentWalks, predicted: Tensor, batch_size: int, rollout_share: float
+    codec: Codec, footage: Footage, batch_size: int, rollout_share: float
 ) -> Callable[[torch.Generator], Batch | Rollout]:
-    return partial(make_batch, codec, walks, predicted, batch_size, rollout_share)
+    return partial(make_batch, codec, footage, batch_size, rollout_share)
 
 
 def make_batch(
     codec: Codec,
-    walks: LatentWalks,
-    predicted: Tensor,
+    footage: Footage,
     batch_size: int,
     rollout_share: float,
     generator: torch.Generator,
 ) -> Batch | Rollout:
     if torch.rand((), generator=generator) < rollout_share:
-        return begin(walks, predicted, batch_size, generator)
-    return single(codec, walks, predicted, batch_size, generator)
+        return begin(footage, batch_size, generator)
+    return single(codec, footage, batch_size, generator)
 
 
 def polish(
@@ -127,8 +128,7 @@ def polish(
     denoiser: Denoiser,
     codec: Codec,
     depth_head: DepthHead,
-    walks: LatentWalks,
-    predicted: Tensor,
+    footage: Footage,
     folder: Path,
     polish_cfg: PolishConfig | None = None,
 ) -> Progress:
@@ -137,14 +137,13 @@ def polish(
     chosen = polish_cfg or PolishConfig()
     judge, critic = judging(codec, cfg.device), Critic().to(cfg.device)
     player = Player(codec, denoiser, depth_head, cfg.device)
-    inputs = (codec, walks, predicted, cfg.batch_size)
     run = Run(cfg, denoiser, folder)
 
     def loss_of(
         start: Batch | Rollout, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         if isinstance(start, Rollout):
-            start = player.play(denoiser, walks, start, generator)
+            start = player.play(denoiser, footage.latents, start, generator)
         return polish_loss(denoiser, judge, critic, start, generator, chosen)
 
-    return run.train(batches(*inputs, chosen.rollout_share), loss_of)
+    return run.train(batches(codec, footage, cfg.batch_size, chosen.rollout_share), loss_of)

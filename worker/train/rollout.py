@@ -36,6 +36,7 @@ from worker.train.denoiser import (
     show,
     truth,
 )
+from worker.train.footage import Footage
 from worker.train.latents import LatentWalks
 from worker.train.loop import on_device
 
@@ -51,18 +52,16 @@ class Rollout:
     known: Tensor  # (b, t, h, w) bool: cells of the last chunk that they show
 
 
-def begin(
-    walks: LatentWalks, predicted: Tensor, batch_size: int, generator: torch.Generator
-) -> Rollout:
+def begin(footage: Footage, batch_size: int, generator: torch.Generator) -> Rollout:
     short = bool(torch.rand((), generator=generator) < SHORT_SHARE)
     lead = 1 + int(torch.randint(MAX_LEAD, (), generator=generator)) if short else 1
     length, size = (1, 2 * batch_size) if short else (CHUNK, batch_size)
-    parts = [plan(walks, length * (lead + 1), generator) for _ in range(size)]
+    parts = [plan(footage.latents, length * (lead + 1), generator) for _ in range(size)]
     chunks, written, known = [in_chunks(part, length) for part in parts], [], []
     for part, row in zip(parts, chunks, strict=True):
-        memory, deltas = remember(walks, predicted, part, generator)
+        memory, deltas = remember(footage, part, generator)
         written.append(deltas)
-        known.append(show(walks, row[-1], memory).coverage > 0)
+        known.append(show(footage.latents, row[-1], memory).coverage > 0)
     return Rollout(chunks, written, torch.stack(known))
 
 

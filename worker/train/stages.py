@@ -32,6 +32,7 @@ from worker.train.data import Walks
 from worker.train.denoiser import CHUNK, train_denoiser
 from worker.train.depth import train_depth
 from worker.train.depth_views import DepthViews, features_of, joined, kept, views_of
+from worker.train.footage import Footage
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
@@ -198,6 +199,10 @@ class Studio:
     def predicted(self) -> Tensor:
         return predict_depths(self.depth_head, self.latents, self.device)
 
+    @property
+    def footage(self) -> Footage:
+        return Footage(self.walks, self.latents, self.predicted)
+
 
 def coder_checksum(codec: Codec) -> str:
     digest = hashlib.sha256()
@@ -223,20 +228,17 @@ def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 
 def mover_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    walks = (studio.walks, studio.latents, studio.predicted)
-    return train_mover(cfg, studio.codec, *walks, studio.folder / "mover")
+    return train_mover(cfg, studio.codec, studio.footage, studio.folder / "mover")
 
 
 def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
-    return train_denoiser(
-        cfg, studio.codec, studio.latents, studio.predicted, studio.folder / "denoiser"
-    )
+    return train_denoiser(cfg, studio.codec, studio.footage, studio.folder / "denoiser")
 
 
 def polish_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     denoiser, _ = load_module(studio.target("denoiser"), Denoiser, DenoiserConfig)
     denoiser, folder = channels_last(denoiser), studio.folder / "polish"
-    inputs = (studio.codec, studio.depth_head, studio.latents, studio.predicted, folder)
+    inputs = (studio.codec, studio.depth_head, studio.footage, folder)
     return denoiser, polish(cfg, denoiser, *inputs)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from worker.train.data import DataConfig, Walks
+from worker.train.footage import Footage
 from worker.train.latents import LatentWalks, encode_walks
 
 
@@ -18,6 +19,12 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Walks:
 @pytest.fixture(scope="session")
 def latent_walks(walks: Walks) -> LatentWalks:
     return encode_walks(tiny.modules()[0], walks)
+
+
+@pytest.fixture(scope="session")
+def footage(walks: Walks, latent_walks: LatentWalks) -> Footage:
+    """With a depth head that is always right."""
+    return Footage(walks, latent_walks, latent_walks.depth)
 
 
 @pytest.fixture(scope="session")

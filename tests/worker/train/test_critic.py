@@ -26,7 +26,8 @@ def test_it_learns_to_tell_two_kinds_of_picture_apart():
     critic = Critic(width=8, learning_rate=5e-3)
     flat, noisy = torch.zeros(4, 3, 32, 32), torch.randn(4, 3, 32, 32).clamp(-1, 1)
     everywhere = torch.ones(4, 32, 32)
-    losses = [critic.learn(noisy, flat, everywhere) for _ in range(30)]
+    images = torch.cat([noisy, flat])
+    losses = [critic.learn(images, critic.look(images), everywhere) for _ in range(30)]
     assert losses[0] > 1.5 and losses[-1] < 0.5
     real, fake = (critic.praise(critic.look(images), everywhere) for images in (noisy, flat))
     assert real > fake
@@ -35,7 +36,8 @@ def test_it_learns_to_tell_two_kinds_of_picture_apart():
 def test_what_it_sees_through_stays_as_it_is():
     critic = Critic(width=8)
     before = [parameter.clone() for parameter in critic.features.parameters()]
-    critic.learn(torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1, 32, 32))
+    images = torch.stack([torch.rand(3, 32, 32), torch.zeros(3, 32, 32)])
+    critic.learn(images, critic.look(images), torch.ones(1, 32, 32))
     assert all(map(torch.equal, before, critic.features.parameters()))
     assert not critic.features.network.training
 

@@ -26,12 +26,12 @@ from worker.train.denoiser import (
 from worker.train.loop import RunConfig
 
 CODEC = tiny.modules()[0].requires_grad_(False)
-PLAIN = Plan(0, 3, [4, 5], [2, 3], predicted=False, wrong_scale=False, noisy=False)
+PLAIN = Plan(0, 3, [4, 5], [2, 3], depth="true", wrong_scale=False, noisy=False)
 
 
-def seen_in(walks, depth, part: Plan) -> Readout:
-    memory, _ = remember(walks, depth, part, generator())
-    return show(walks, part, memory)
+def seen_in(footage, part: Plan) -> Readout:
+    memory, _ = remember(footage, part, generator())
+    return show(footage.latents, part, memory)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,9 +39,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture
-def plans(latent_walks):
+def plans(footage):
     source = generator()
-    return [plan(latent_walks, length, source) for length in (1, CHUNK) for _ in range(300)]
+    return [plan(footage.latents, length, source) for length in (1, CHUNK) for _ in range(300)]
 
 
 def test_targets_never_leak_into_the_context(plans):
@@ -80,47 +80,49 @@ def test_memories_are_filled_as_they_are_at_work(plans):
     assert 0.5 < share(lambda part: part.context[-1:] == [part.recent]) < 0.7
     assert 0.5 < share(lambda part: comes_before(part)) < 0.85  # none and one alone count, too
     assert not any(part.recent in part.context[:-1] for part in plans)
-    assert 0.1 < share(lambda part: part.predicted) < 0.2
+    for guessed in ("head", "compared"):
+        assert 0.1 < share(lambda part, depth=guessed: part.depth == depth) < 0.2
     assert 0.05 < share(lambda part: part.wrong_scale) < 0.15
-    assert not any(part.predicted and part.wrong_scale for part in plans)
+    assert not any(part.wrong_scale for part in plans if part.depth != "true")
     assert 0.1 < share(lambda part: part.noisy) < 0.2
 
 
-def test_without_context_nothing_is_remembered(latent_walks):
-    readout = seen_in(latent_walks, latent_walks.depth, replace(PLAIN, context=[]))
+def test_without_context_nothing_is_remembered(footage):
+    readout = seen_in(footage, replace(PLAIN, context=[]))
     assert not readout.coverage.any() and not readout.tokens.any()
 
 
-def test_the_memory_shows_its_context_to_the_targets(latent_walks):
-    seen = seen_in(latent_walks, latent_walks.depth, PLAIN)
+def test_the_memory_shows_its_context_to_the_targets(footage):
+    seen = seen_in(footage, PLAIN)
     assert seen.tokens.shape == (2, tiny.CHANNELS, 6, 8)
     assert seen.coverage.mean() > 0.5
     assert set(seen.source.unique().tolist()) <= {-1, *PLAIN.context}
 
 
-def test_a_remembered_frame_is_itself_again(latent_walks):
+def test_a_remembered_frame_is_itself_again(footage):
     part = replace(PLAIN, context=[3], targets=[3])
-    seen = seen_in(latent_walks, latent_walks.depth, part)
+    seen = seen_in(footage, part)
     covered = (seen.coverage[0] > 0).expand(tiny.CHANNELS, -1, -1)
     assert covered.float().mean() > 0.9
-    expected = latent_walks.latents[0, 3].float()
+    expected = footage.latents.latents[0, 3].float()
     error = (seen.tokens[0] - expected)[covered].abs().median()
     assert float(error) < 0.1 * float(expected.std())
 
 
-@pytest.mark.parametrize("flaw", ["predicted", "wrong_scale", "noisy"])
-def test_flaws_change_what_is_remembered(latent_walks, flaw):
-    predicted = latent_walks.depth * 1.3
-    plain = seen_in(latent_walks, predicted, PLAIN)
-    flawed = seen_in(latent_walks, predicted, replace(PLAIN, **{flaw: True}))
+@pytest.mark.parametrize(
+    "flaw", [{"depth": "head"}, {"depth": "compared"}, {"wrong_scale": True}, {"noisy": True}]
+)
+def test_flaws_change_what_is_remembered(footage, flaw):
+    footage = replace(footage, predicted=footage.latents.depth * 1.3)
+    plain, flawed = seen_in(footage, PLAIN), seen_in(footage, replace(PLAIN, **flaw))
     assert not torch.equal(plain.tokens, flawed.tokens)
-    if flaw == "predicted":
+    if flaw.get("depth") == "head":
         both = (plain.coverage > 0) & (flawed.coverage > 0)
         assert float((flawed.depth / plain.depth)[both].median()) == pytest.approx(1.3, abs=0.1)
 
 
-def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(latent_walks):
-    make = batches(CODEC, latent_walks, latent_walks.depth, batch_size=2)
+def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(footage):
+    make = batches(CODEC, footage, batch_size=2)
     shapes = set()
     for seed in range(12):
         batch = make(generator(seed))
@@ -135,10 +137,10 @@ def test_batches_come_as_chunks_or_as_twice_as_many_single_frames(latent_walks):
     assert shapes == {(2, CHUNK), (4, 1)}
 
 
-def test_latents_and_cameras_of_a_batch_belong_together(latent_walks):
-    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+def test_latents_and_cameras_of_a_batch_belong_together(footage):
+    batch = batches(CODEC, footage, 2)(generator(1))
     condition, target = batch.condition, batch.target
-    poses = latent_walks.cameras.world_from_camera.flatten(0, 1)
+    poses = footage.latents.cameras.world_from_camera.flatten(0, 1)
     views = [
         (condition.cameras.world_from_camera, target),
         (condition.recent_cameras.world_from_camera, condition.recent),
@@ -146,7 +148,7 @@ def test_latents_and_cameras_of_a_batch_belong_together(latent_walks):
     for cameras, latents in views:
         for pose, latent in zip(cameras.flatten(0, 1), latents.flatten(0, 1), strict=True):
             row = int((poses == pose).all(-1).all(-1).nonzero()[0])
-            assert torch.equal(latent_walks.latents.flatten(0, 1)[row].float(), latent)
+            assert torch.equal(footage.latents.latents.flatten(0, 1)[row].float(), latent)
 
 
 class Saying(nn.Module):
@@ -161,8 +163,8 @@ class Saying(nn.Module):
         return self.answer
 
 
-def test_the_truth_costs_nothing_and_an_error_its_square(latent_walks):
-    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+def test_the_truth_costs_nothing_and_an_error_its_square(footage):
+    batch = batches(CODEC, footage, 2)(generator(1))
     batch, target = replace(batch, still=batch.still | True), batch.target
     _, figures = denoiser_loss(Saying(target), CODEC, batch, generator())
     assert figures["uncovered"] == 0
@@ -174,15 +176,15 @@ def test_the_truth_costs_nothing_and_an_error_its_square(latent_walks):
     assert figures["distance"] > 0.02 and figures["covered_psnr"] < 60
 
 
-def test_what_moves_costs_nothing(latent_walks):
-    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+def test_what_moves_costs_nothing(footage):
+    batch = batches(CODEC, footage, 2)(generator(1))
     wrong = Saying(batch.target + 0.5)
     loss, _ = denoiser_loss(wrong, CODEC, replace(batch, still=batch.still & False), generator())
     assert float(loss) == 0
 
 
-def test_the_network_is_shown_the_readout_and_less_noise_later(latent_walks):
-    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+def test_the_network_is_shown_the_readout_and_less_noise_later(footage):
+    batch = batches(CODEC, footage, 2)(generator(1))
     condition, target = batch.condition, batch.target
     network, seen = Saying(target), set()
     covered = condition.front.coverage[:, :, None].expand(target.shape) > 0
@@ -198,7 +200,7 @@ def test_the_network_is_shown_the_readout_and_less_noise_later(latent_walks):
     assert sorted(seen, reverse=True) == pytest.approx(levels)
 
 
-def test_training_improves_the_prediction(latent_walks, tmp_path):
+def test_training_improves_the_prediction(footage, tmp_path):
     cfg = RunConfig(
         minutes=1e9,
         num_steps=24,
@@ -207,21 +209,19 @@ def test_training_improves_the_prediction(latent_walks, tmp_path):
         warmup_steps=4,
         log_every=8,
     )
-    denoiser, progress = train_denoiser(
-        cfg, CODEC, latent_walks, latent_walks.depth, tmp_path, tiny.DENOISER
-    )
+    denoiser, progress = train_denoiser(cfg, CODEC, footage, tmp_path, tiny.DENOISER)
     assert progress.step == 24 and denoiser.cfg == tiny.DENOISER
     torch.manual_seed(cfg.seed)
     untrained = type(denoiser)(tiny.DENOISER)
-    make, losses = batches(CODEC, latent_walks, latent_walks.depth, 8), []
+    make, losses = batches(CODEC, footage, 8), []
     for network in (untrained, denoiser):
         with torch.no_grad():
             losses.append(float(denoiser_loss(network, CODEC, make(generator(5)), generator(5))[0]))
     assert losses[1] < 0.95 * losses[0]
 
 
-def test_a_share_of_the_samples_is_all_noise(latent_walks):
-    batch = batches(CODEC, latent_walks, latent_walks.depth, 2)(generator(1))
+def test_a_share_of_the_samples_is_all_noise(footage):
+    batch = batches(CODEC, footage, 2)(generator(1))
     network = Saying(batch.target)
     for seed in range(8):
         denoised(network, batch, generator(seed), first_share=1.0)

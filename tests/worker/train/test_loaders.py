@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from worker.train import codec, denoiser, depth, motion, mover, polish
 from worker.train.data import DataConfig, Walks
 from worker.train.depth_views import views_of
-from worker.train.latents import LatentWalks
+from worker.train.footage import Footage
 from worker.train.loop import same, step_generator
 from worker.train.pictures import Pictures
 
@@ -55,18 +55,18 @@ def tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def test_every_stage_makes_the_same_batches_there(
-    walks: Walks, latent_walks: LatentWalks, features: list[Tensor], tmp_path: Path
+    footage: Footage, features: list[Tensor], tmp_path: Path
 ):
     np.save(tmp_path / "crops.npy", np.random.default_rng(0).integers(0, 256, (2, 3, 48, 64), "u1"))
-    coder, seen = tiny.modules()[0], (latent_walks, latent_walks.depth)
+    coder, walks = tiny.modules()[0], footage.walks
     makes: list[Make] = [
         codec.batches(walks, 2, Pictures(tmp_path / "crops.npy")),
-        depth.batches(views_of(latent_walks, features, 0), 4),
+        depth.batches(views_of(footage.latents, features, 0), 4),
         motion.batches([motion.as_seen(walks)], 2),
-        mover.batches(walks, *seen, 2),
-        denoiser.batches(coder, *seen, 2),
-        polish.batches(coder, *seen, 2, rollout_share=0.0),
-        polish.batches(coder, *seen, 2, rollout_share=1.0),
+        mover.batches(footage, 2),
+        denoiser.batches(coder, footage, 2),
+        polish.batches(coder, footage, 2, rollout_share=0.0),
+        polish.batches(coder, footage, 2, rollout_share=1.0),
     ]
     loader = DataLoader(Stages(makes), None, sampler=range(7), num_workers=1, collate_fn=same)
     for here, there in zip(makes, loader, strict=True):

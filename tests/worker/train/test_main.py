@@ -18,7 +18,6 @@ from worker.geometry import Cameras
 from worker.scenes.scene import HELD_OUT_SEED
 from worker.train import denoiser, motion, mover
 from worker.train.__main__ import CHOICES, main, parse
-from worker.train.data import DataConfig
 from worker.train.rollout import MAX_LEAD
 from worker.train.stages import GPU_RECIPE, MIN_FRAMES, RECIPE, STAGES
 from worker.weights import SHIPPED, checksum, load_module, read_card, save_module
@@ -73,8 +72,9 @@ def test_what_is_wrong_with_the_arguments_is_said(arguments, capsys, words, mess
 def drawn(stage: str, num_frames: int, seed: int) -> None:
     """One sample's frames as a stage chooses them, of a walk of so many."""
     generator = torch.Generator().manual_seed(seed)
+    walks = SimpleNamespace(latents=torch.zeros(1, num_frames, 1, 1, 1))
     if stage == "mover":
-        part = mover.plan(SimpleNamespace(cfg=DataConfig(1, 1, num_frames)), generator)
+        part = mover.plan(walks, generator)
         assert part.context and len(part.targets) == mover.NUM_TARGETS
     elif stage == "motion":
         views = orbit(num_frames, 16, 24)
@@ -86,7 +86,6 @@ def drawn(stage: str, num_frames: int, seed: int) -> None:
         )
     else:
         longest = {"denoiser": denoiser.CHUNK, "polish": max(2 * denoiser.CHUNK, 1 + MAX_LEAD)}
-        walks = SimpleNamespace(latents=torch.zeros(1, num_frames, 1, 1, 1))
         denoiser.plan(walks, longest[stage], generator)
 
 

@@ -1,7 +1,5 @@
 """Stage 3: memories as they are at work, and a mover that alone gets better."""
 
-from dataclasses import replace
-
 import pytest
 import tiny
 import torch
@@ -13,7 +11,6 @@ from worker.train.mover import (
     MAX_CONTEXT,
     NUM_TARGETS,
     batches,
-    depths_of,
     looking_finer,
     mover_loss,
     plan,
@@ -26,35 +23,26 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture
-def make(walks, latent_walks):
-    return batches(walks, latent_walks, latent_walks.depth, 2)
+def make(footage):
+    return batches(footage, 2)
 
 
-def test_targets_are_never_in_the_memory_and_contexts_are_of_all_kinds(walks):
+def test_targets_are_never_in_the_memory_and_contexts_are_of_all_kinds(footage):
     source = generator()
-    plans = [plan(walks, source) for _ in range(400)]
+    plans = [plan(footage.latents, source) for _ in range(400)]
     for part in plans:
         assert len(part.targets) == NUM_TARGETS and not set(part.targets) & set(part.context)
     lengths = {len(part.context) for part in plans}
     assert lengths == set(range(1, MAX_CONTEXT + 1))
     regular = [part for part in plans if set(torch.tensor(part.context).diff().tolist()) == {3}]
     assert 0.2 < len(regular) / len(plans) < 0.5
-    assert all(part.context[0] % 3 == part.context[1] % 3 for part in plans if part.compared)
-    for name in ("predicted", "compared", "scale_noise", "token_noise", "generated"):
+    assert all(
+        part.context[0] % 3 == part.context[1] % 3 for part in plans if part.depth == "compared"
+    )
+    for depth in ("head", "compared"):
+        assert 0 < sum(part.depth == depth for part in plans) < 0.4 * len(plans)
+    for name in ("scale_noise", "token_noise", "generated"):
         assert 0 < sum(bool(getattr(part, name)) for part in plans) < 0.4 * len(plans)
-
-
-def test_compared_pictures_say_how_far_their_parts_are(walks, latent_walks):
-    source = generator(3)
-    part = next(part for part in iter(lambda: plan(walks, source), None) if part.compared)
-    guess = 1.3 * latent_walks.depth
-    found = depths_of(walks, latent_walks, guess, part)
-    assert torch.equal(depths_of(walks, latent_walks, guess, replace(part, compared=False)),
-                       latent_walks.closer[part.scene, part.context].float())  # fmt: skip
-    truth = latent_walks.closer[part.scene, part.context].float()
-    both = (found > 0) & (truth > 0)
-    assert both.float().mean() > 0.5
-    assert ((found - truth) / truth)[both].abs().median() < 0.15
 
 
 def test_a_batch_shows_the_targets_from_a_memory_of_their_walk(make, walks):
@@ -83,18 +71,17 @@ def test_the_loss_pulls_at_the_mover_alone_and_at_judged_pixels_alone(make):
     assert elsewhere["distance"] == pytest.approx(figures["distance"])
 
 
-def test_training_improves_the_mover_and_leaves_the_rest(walks, latent_walks, tmp_path):
+def test_training_improves_the_mover_and_leaves_the_rest(footage, tmp_path):
     before = tiny.modules()[0]
     cfg = RunConfig(
         minutes=9, num_steps=40, batch_size=2, learning_rate=5e-3, warmup_steps=5, num_workers=0
     )
-    inputs = (walks, latent_walks, latent_walks.depth)
-    codec, progress = train_mover(cfg, before, *inputs, tmp_path)
+    codec, progress = train_mover(cfg, before, footage, tmp_path)
     assert progress.step == 40 and codec.look == "fine"
     for name, value in before.state_dict().items():
         if not name.startswith("mover"):
             assert torch.equal(codec.state_dict()[name], value), name
-    batch, look = batches(*inputs, 8)(generator(9)), pretrained("lite1", LAST_BLOCKS)
+    batch, look = batches(footage, 8)(generator(9)), pretrained("lite1", LAST_BLOCKS)
     old, new = (
         mover_loss(one, look, batch)[1]["distance"] for one in (looking_finer(before), codec)
     )

@@ -8,7 +8,7 @@ from worker.backbones.base import Condition
 from worker.layers import channels_last
 from worker.train.critic import Critic
 from worker.train.denoiser import batches
-from worker.train.latents import LatentWalks
+from worker.train.footage import Footage
 from worker.train.loop import RunConfig
 from worker.train.polish import PolishConfig, polish, polish_loss, pulled
 
@@ -27,18 +27,19 @@ class Linear:
 def test_features_and_critic_pull_a_share_of_what_pixels_do(likeness, realism):
     fake, real, weight = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8), torch.ones(1, 8, 8)
     cfg = PolishConfig(likeness=likeness, realism=realism)
-    pull, figures = pulled(fake, real, weight, weight, Linear(), cfg)  # type: ignore[arg-type]
+    pull, looks, figures = pulled(fake, real, weight, weight, Linear(), cfg)  # type: ignore[arg-type]
     alone = PolishConfig(likeness=0.0, realism=0.0)
-    bare, _ = pulled(fake.detach(), real, weight, weight, Linear(), alone)  # type: ignore[arg-type]
+    bare, *_ = pulled(fake.detach(), real, weight, weight, Linear(), alone)  # type: ignore[arg-type]
     assert figures["distance"] == pytest.approx(1.0, abs=1e-3)
+    assert torch.equal(looks[0], torch.cat([real, fake]))
     assert (pull < 0).all()  # descending it raises every value
     torch.testing.assert_close(pull, (1 + likeness + realism) * bare)
 
 
-def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWalks):
+def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(footage: Footage):
     codec, denoiser, _ = tiny.modules()
     codec.requires_grad_(False)
-    batch = batches(codec, latent_walks, latent_walks.depth, 2)(torch.Generator().manual_seed(1))
+    batch = batches(codec, footage, 2)(torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     critic = Critic(width=8)
     before = [parameter.clone() for parameter in critic.parameters()]
@@ -51,11 +52,11 @@ def test_the_loss_pulls_the_denoiser_and_leaves_the_codec(latent_walks: LatentWa
     assert figures["distance"] > 0 and 0 < figures["critic"] < 4
 
 
-def test_what_the_model_made_before_is_not_pulled_to_the_truth(latent_walks: LatentWalks):
+def test_what_the_model_made_before_is_not_pulled_to_the_truth(footage: Footage):
     """Covered by its own chunks only: what it is shown is what it should say."""
     codec, _, _ = tiny.modules()
     codec.requires_grad_(False)
-    batch = batches(codec, latent_walks, latent_walks.depth, 2)(torch.Generator().manual_seed(1))
+    batch = batches(codec, footage, 2)(torch.Generator().manual_seed(1))
     everywhere = torch.ones_like(batch.condition.front.coverage)
     front = replace(batch.condition.front, coverage=everywhere)
     condition = replace(batch.condition, front=front)
@@ -80,11 +81,11 @@ class Repeating(torch.nn.Module):
         return condition.front.tokens + self.change
 
 
-def test_polishing_brings_decoded_pictures_nearer_to_the_truth(latent_walks, tmp_path):
+def test_polishing_brings_decoded_pictures_nearer_to_the_truth(footage, tmp_path):
     codec, denoiser, head = tiny.modules()
     denoiser = channels_last(denoiser)
     cfg = RunConfig(minutes=1, num_steps=30, batch_size=2, learning_rate=3e-3, log_every=5)
-    polish(cfg, denoiser, codec, head, latent_walks, latent_walks.depth, tmp_path)
+    polish(cfg, denoiser, codec, head, footage, tmp_path)
     rows = (tmp_path / "log.jsonl").read_text().splitlines()
     first, last = (
         float(row.partition('"distance": ')[2].split(",")[0]) for row in rows[:: len(rows) - 1]
