@@ -2,8 +2,8 @@
 
 The depth of the latest few is found anew by comparing them (worker/depth/stereo.py), with a second
 guess by the depth head on the way, and the points that the newest of them added are placed anew, in
-one change of the memory. So an observation is
-revised twice, the last time with views from before and after it; then it stays.
+one change of the memory. So an observation is revised twice, the last time with views from before
+and after it; then it stays.
 
 Axis legend: n sights, m of them without measured depth, h w the latent grid.
 """

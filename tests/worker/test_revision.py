@@ -81,6 +81,31 @@ def test_the_second_picture_places_the_first_one_anew() -> None:
     assert error(observed(2)[1], 0) < 0.05
 
 
+def test_the_head_is_told_what_three_pictures_agree_on() -> None:
+    hints: list[Tensor] = []
+
+    class Told(Astray):
+        def depth(
+            self, latents: Tensor, cameras: Cameras, hint: Tensor, pictures: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
+            if len(latents) > 1:  # a second guess: all newest pictures at once
+                hints.append(torch.where(hint > 0, hint / self.truth(cameras, hint), 0.0))
+                assert pictures is not None and len(pictures) == len(hint)
+            return super().depth(latents, cameras, hint, pictures)
+
+        @staticmethod
+        def truth(cameras: Cameras, hint: Tensor) -> Tensor:
+            return pool_depth(room_depth(cameras), (hint.shape[1], hint.shape[2]))
+
+    engine = Engine(Told(), EngineConfig(height=HEIGHT, width=WIDTH))
+    world = engine.open(1)
+    for i in range(3):
+        engine.observe(world, picture(view(i)), view(i))
+    (ratio,) = hints  # two pictures agree on nothing that a third bears out
+    assert len(ratio) == NUM_REVISED and (ratio > 0).float().mean() > 0.3
+    assert (ratio[ratio > 0] - 1).abs().median() < 0.05
+
+
 def test_what_was_seen_with_both_neighbours_stays() -> None:
     _, before = observed(NUM_REVISED)
     _, after = observed(NUM_REVISED + 1)
