@@ -62,7 +62,7 @@ MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightne
 
 # (m, h, w) z-depth that the last m pictures agree on with others, 0 for none -> z-depth and
 # confidence, (m, h, w) each
-Guess = Callable[[Tensor], tuple[Tensor, Tensor]]
+GuessAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def sweep_depths(
@@ -71,7 +71,7 @@ def sweep_depths(
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
     num_fine: int | None = None,  # the last pictures, whose depth must be good; None = all
-    guess: Guess | None = None,  # guesses these pictures' depth once more
+    guess: GuessAgain | None = None,  # guesses these pictures' depth once more
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
     the depth of the parts of cells, (n, FINER h, FINER w).
@@ -96,7 +96,7 @@ def sweep_depths(
 
 
 def guessed_again(
-    guess: Guess,
+    guess: GuessAgain,
     depth: Tensor,  # (n, h, w) by the first sweep
     confidence: Tensor,  # (n, h, w)
     views: Cameras,  # (n,) at grid size

@@ -6,7 +6,6 @@ comparing these makes of that; each has its own errors, so training has all thre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,21 +31,20 @@ class Footage:
     latents: LatentWalks
     predicted: Tensor  # (s, t, h, w) float32, z-depth that the head sees in single pictures
 
-    def depths(self, scene: int, frames: Sequence[int], source: Source) -> Tensor:
+    def depths(self, scene: int, frames: list[int], source: Source) -> Tensor:
         """(k, h', w') float32 z-depth of one walk's frames, per cell or per part of one, 0 where
         there is none. A frame that has no other to compare it with keeps what the head says.
         """
-        chosen = list(frames)
         if source == "true":
-            return self.latents.closer[scene, chosen].float()
-        if source == "head" or len(chosen) < 2:
-            return self.predicted[scene, chosen]
-        index = torch.tensor([scene]), torch.tensor([chosen])
+            return self.latents.closer[scene, frames].float()
+        if source == "head" or len(frames) < 2:
+            return self.predicted[scene, frames]
+        index = torch.tensor([scene]), torch.tensor([frames])
         pictures, cameras = self.walks.images(*index)[0], self.walks.cameras(*index)[0]
-        prior = self.predicted[scene, chosen]
+        prior = self.predicted[scene, frames]
         trust = torch.full_like(prior, TRUST)
         _, _, found = sweep_depths(pictures, cameras, prior, trust)
-        return found * in_parts(self.latents.still[scene, chosen])
+        return found * in_parts(self.latents.still[scene, frames])
 
 
 def drawn_source(head: float, compared: float, generator: torch.Generator) -> Source:
