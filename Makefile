@@ -49,7 +49,7 @@ proto: $(INSTALLED)  ## generate service/wire from proto/ (the path mapping give
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iservice/wire=proto/mirage/v1 \
 		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. service/wire/world.proto
 
-train: $(INSTALLED)  ## train the mini model from scratch, or resume (about seven hours of two CPU cores)
+train: $(INSTALLED)  ## train the mini model from scratch, or resume (about eight hours of two CPU cores)
 	$(BIN)/python -m worker.train $(ARGS)
 
 bench: $(INSTALLED)  ## frames per second by stage on this machine

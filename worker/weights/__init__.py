@@ -4,7 +4,7 @@ use.
 The card holds the module's config, the SHA-256 of the file and how the weights were made (recipe,
 commit, seeds, steps, minutes, device, validation figures). A missing or altered file is refused by
 name: a worker never starts with random weights. The codec's may say which earlier weights it
-`continues`: those with the same encoder and decoder, whose Worlds it can go on with.
+`continues`: those with the same encoder, whose Worlds it can go on with.
 """
 
 from __future__ import annotations

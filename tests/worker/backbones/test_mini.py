@@ -159,7 +159,7 @@ def test_shipped_weights_load_and_their_cards_say_how_they_were_made():
     assert sum((SHIPPED / f"{name}.safetensors").stat().st_size for name in names) < 40e6
     for name in names:
         card = read_card(SHIPPED / f"{name}.safetensors")
-        made_by = {"codec": "mover", "denoiser": "polish"}.get(name, name)
+        made_by = {"codec": "decoder", "denoiser": "polish"}.get(name, name)
         assert card["stage"] == made_by and card["steps"] > 0 and card["minutes"] > 0
         assert card["data"]["first_seed"] + card["data"]["num_scenes"] <= HELD_OUT_SEED
         assert {"commit", "seed", "recipe", "device", "date"} <= card.keys()

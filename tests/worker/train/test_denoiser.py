@@ -1,4 +1,4 @@
-"""Stage 4: which frames play which part, and what the memory of them shows."""
+"""Stage 6: which frames play which part, and what the memory of them shows."""
 
 from dataclasses import replace
 

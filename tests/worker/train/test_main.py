@@ -73,7 +73,7 @@ def drawn(stage: str, num_frames: int, seed: int) -> None:
     """One sample's frames as a stage chooses them, of a walk of so many."""
     generator = torch.Generator().manual_seed(seed)
     walks = SimpleNamespace(latents=torch.zeros(1, num_frames, 1, 1, 1))
-    if stage == "mover":
+    if stage in ("mover", "decoder"):
         part = mover.plan(walks, generator)
         assert part.context and len(part.targets) == mover.NUM_TARGETS
     elif stage == "motion":
@@ -89,7 +89,7 @@ def drawn(stage: str, num_frames: int, seed: int) -> None:
         denoiser.plan(walks, longest[stage], generator)
 
 
-@pytest.mark.parametrize("stage", ["motion", "mover", "denoiser", "polish"])
+@pytest.mark.parametrize("stage", ["motion", "mover", "decoder", "denoiser", "polish"])
 def test_walks_may_be_as_short_as_is_said_and_no_shorter(stage):
     for seed in range(50):
         drawn(stage, MIN_FRAMES[stage], seed)
@@ -122,7 +122,7 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    files = {"codec": "mover", "depth": "depth", "motion": "motion", "denoiser": "polish"}
+    files = {"codec": "decoder", "depth": "depth", "motion": "motion", "denoiser": "polish"}
     for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
@@ -147,7 +147,7 @@ def test_the_recipe_for_a_gpu_has_the_same_stages_and_takes_25_minutes():
 def test_a_finished_stage_run_again_gives_the_same_weights(trained):
     path = trained / "weights" / "codec.safetensors"
     before, card = checksum(path), read_card(path)
-    run(trained, "mover")
+    run(trained, "decoder")
     assert checksum(path) == before and read_card(path)["steps"] == card["steps"]
     assert read_card(path)["earlier_stages"] == card["earlier_stages"]
 
@@ -172,11 +172,11 @@ def test_stages_do_not_go_on_with_other_weights_of_earlier_ones(trained, tmp_pat
     folder = tmp_path / "train"
     shutil.copytree(trained, folder)
     retrain(folder, "depth")
-    for stage in ("motion", "mover", "denoiser", "polish"):
+    for stage in ("motion", "mover", "decoder", "denoiser", "polish"):
         with pytest.raises(ValueError, match=rf"{stage}/checkpoint.pt can't go on, as depth was"):
             run(folder, stage)
     retrain(folder, "codec")
-    with pytest.raises(ValueError, match=r"depth/checkpoint.pt can't go on, as encoder and decod"):
+    with pytest.raises(ValueError, match=r"depth/checkpoint.pt can't go on, as encoder was"):
         run(folder, "depth")
 
 
@@ -189,7 +189,9 @@ def retrain(folder: Path, name: str) -> None:
     save_module(tiny.randomise(module), path, card)
 
 
-def test_the_codec_s_card_tells_both_of_its_stages(trained):
-    (earlier,) = read_card(trained / "weights" / "codec.safetensors")["earlier_stages"]
-    assert earlier["stage"] == "codec" and earlier["steps"] >= 1
-    assert earlier["recipe"]["learning_rate"] == RECIPE["codec"].learning_rate
+def test_the_codec_s_card_tells_all_of_its_stages(trained):
+    earlier = read_card(trained / "weights" / "codec.safetensors")["earlier_stages"]
+    assert [one["stage"] for one in earlier] == ["codec", "mover"]
+    for one in earlier:
+        assert one["steps"] >= 1
+        assert one["recipe"]["learning_rate"] == RECIPE[one["stage"]].learning_rate

@@ -1,4 +1,4 @@
-"""Stage 3: memories as they are at work, and a mover that alone gets better."""
+"""Stage 4: memories as they are at work, and a mover that alone gets better."""
 
 import pytest
 import tiny
