@@ -1,23 +1,54 @@
-"""The number format that networks run in: bfloat16 where the hardware multiplies it, else float32.
+"""The number format that networks run in: bfloat16 on a GPU and on a CPU that is faster in it, else
+float32.
 
-A CPU without such instructions emulates them: convolutions take eight times as long as in float32
-on one that has AVX2 alone (docs/log.md, 2026-11-29).
+What a CPU says of itself does not tell: convolutions take eight times as long as in float32 on one
+that has AVX2 alone, and twice as long on an Intel with AVX-512 BF16 whose AMX a virtual machine
+hides, but half as long on an AMD with the same instructions (docs/log.md, 2026-11-29 and 30). So
+both are timed once.
 """
 
 from __future__ import annotations
 
-import torch
+import time
+from functools import cache
 
-MULTIPLY_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # torch's words, x86 and ARM
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+WORTH_ROUNDING = 1.25  # bfloat16 must be so many times as fast; where we looked 0.1, 0.5 or over 2
+CHANNELS, GRID = 64, (48, 80)  # of the convolution that is timed: the decoder's at 320 x 192
+ROUNDS = 5  # of which the quickest counts, as other work only makes slower
 
 
 def fast_dtype(device: str) -> torch.dtype:
     """Of the two the one that is faster there."""
     if torch.device(device).type != "cpu":
         return torch.bfloat16
-    found = torch.cpu.get_capabilities()
-    native = any(found.get(name, False) for name in MULTIPLY_BFLOAT16)
-    return torch.bfloat16 if native and torch.backends.mkldnn.is_available() else torch.float32
+    return fast_on_cpu()
+
+
+@cache
+def fast_on_cpu() -> torch.dtype:
+    both = {dtype: operands(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = {dtype: min(duration(*one) for _ in range(ROUNDS)) for dtype, one in both.items()}
+    is_worth_it = seconds[torch.float32] > WORTH_ROUNDING * seconds[torch.bfloat16]
+    return torch.bfloat16 if is_worth_it else torch.float32
+
+
+def operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A picture's features (1, c, h, w) and a layer's filters (c, c, 3, 3)."""
+    last = torch.channels_last
+    picture, filters = torch.ones(1, CHANNELS, *GRID), torch.ones(CHANNELS, CHANNELS, 3, 3)
+    return picture.to(dtype, memory_format=last), filters.to(dtype, memory_format=last)
+
+
+@torch.inference_mode()
+def duration(picture: Tensor, filters: Tensor) -> float:
+    """Seconds that one convolution takes."""
+    started = time.perf_counter()
+    F.conv2d(picture, filters, padding=1)
+    return time.perf_counter() - started
 
 
 def autocast(device: str, dtype: torch.dtype | None = None) -> torch.autocast:
