@@ -32,7 +32,7 @@ class CodecConfig:
     num_blocks: int = 3  # residual blocks per resolution
     mover_width: int = 128
     mover_blocks: int = 8
-    mover_fine: int = 0  # feature channels at twice the resolution; 0: it doesn't look there
+    mover_fine: int = 0  # feature channels of its look at quarters of cells; 0: it doesn't look
 
 
 class Codec(nn.Module):

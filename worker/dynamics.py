@@ -22,7 +22,7 @@ from worker.backbones.base import Backbone
 from worker.depth.stereo import SHRINK
 from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory
-from worker.placed import in_parts
+from worker.placed import in_quarters
 from worker.revision import Found
 from worker.world import MOTION_WINDOW, Sight
 
@@ -39,7 +39,7 @@ def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | Non
         return moving
     depth = torch.cat([sight.closer for sight in sights])
     if found is not None:
-        better = in_parts(found.depth)
+        better = in_quarters(found.depth)
         which = [i for i, sight in enumerate(sights) if sight.guess is not None]
         depth[which] = torch.where(better > 0, better, depth[which])
     latest = slice(-MOTION_WINDOW, None)

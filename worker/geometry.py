@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from worker.placed import FINER
+from worker.placed import CLOSER, FINER
 
 Convention = Literal["centre", "reference"]
 
@@ -256,14 +256,47 @@ def relief(depth: Tensor, cells: Tensor, mask: Tensor | None = None) -> Tensor:
     inverse depth, none where they differ in sign.
     """
     h, w = cells.shape[1:]
-    if depth.shape[1] >= FINER * h and depth.shape[2] >= FINER * w:
-        parts = _cell_pixels(pool_depth(depth, (FINER * h, FINER * w), mask), (h, w))
+    if depth.shape[1] >= CLOSER * h and depth.shape[2] >= CLOSER * w:
+        finer = (FINER * h, FINER * w)
+        if mask is not None and mask.shape == depth.shape:
+            depth = depth.masked_fill(mask, 0.0)
+        parts = _cell_pixels(pool_depth(sharp_enlarged(depth, finer), finer, mask), (h, w))
         return torch.where((parts > 0) & (cells > 0)[..., None], parts / cells[..., None], 1.0)
     inverse = torch.where(cells > 0, 1 / cells, torch.nan)
     aside = (torch.arange(FINER, device=cells.device) + 0.5) / FINER - 0.5
     down, right = (_slope(inverse, axis)[..., None, None] for axis in (1, 2))
     change = (down * aside[:, None] + right * aside) * cells[..., None, None]
     return 1 / (1 + change.nan_to_num()).clamp(min=0.25).flatten(-2)
+
+
+def sharp_enlarged(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Depth maps (T, H', W') of at least this size: larger ones as they are.
+
+    Inverse depth is interpolated, as it is linear on planes, but never across an edge.
+    """
+    nearest = enlarged(depth, size)
+    if nearest is depth:
+        return depth
+    inverse = torch.where(depth > 0, 1 / depth, torch.nan)[:, None]
+    shape = nearest.shape[-2:]
+    smooth = (
+        1
+        / torch.nn.functional.interpolate(inverse, shape, mode="bilinear", align_corners=False)[
+            :, 0
+        ]
+    )
+    same = (smooth / nearest - 1).abs() <= EDGE_RATIO  # false for NaN
+    return torch.where(same, smooth, nearest)
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(T, H', W') of any type with each side at least as long as in `size`, by nearest values."""
+    for axis, wanted in zip((1, 2), size, strict=True):
+        length = maps.shape[axis]
+        if length < wanted:
+            centres = torch.arange(wanted, device=maps.device) + 0.5
+            maps = maps.index_select(axis, (centres * length / wanted).long())
+    return maps
 
 
 def _slope(inverse: Tensor, axis: int) -> Tensor:

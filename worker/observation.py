@@ -24,7 +24,7 @@ from worker.dynamics import kept_out, moving_cells, withdraw
 from worker.geometry import Cameras, masked_cells, pool_depth
 from worker.memory.base import Delta, Memory, Readout
 from worker.pixels import cell_colours, from_uint8, to_uint8
-from worker.placed import FINER
+from worker.placed import CLOSER
 from worker.revision import after, compared, place
 from worker.world import Guess, Increment, Sight, World, in_use
 
@@ -120,7 +120,7 @@ def sight_of(
         guess = _guessed(backbone, seen, looks, readout)
     elif backbone.sees_motion:
         h, w = grid_of(latents)
-        measured = half(pool_depth(seen.depth[None].to(latents.device), (FINER * h, FINER * w)))
+        measured = half(pool_depth(seen.depth[None].to(latents.device), (CLOSER * h, CLOSER * w)))
     return Sight(guess, measured, latents, seen.camera, source)
 
 

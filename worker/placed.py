@@ -8,25 +8,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-FINER = 2  # a finer readout has so many times as many cells, each way
+FINER = 4  # a finer readout has so many times as many cells, each way
 NUM_PARTS = FINER**2  # of a cell, row by row
+CLOSER = 2  # depth that pictures are compared by has so many times as many cells, each way
 
 
-def in_parts(maps: Tensor) -> Tensor:
-    """(n, h, w) -> (n, FINER h, FINER w): each cell's value for all of its parts."""
-    return maps.repeat_interleave(FINER, -2).repeat_interleave(FINER, -1)
+def in_quarters(maps: Tensor) -> Tensor:
+    """(n, h, w) -> (n, CLOSER h, CLOSER w): each cell's value for all of its quarters."""
+    return maps.repeat_interleave(CLOSER, -2).repeat_interleave(CLOSER, -1)
 
 
-def middle_of(part: Tensor) -> Tensor:
+def middle_of(part: Tensor, finer: int = FINER) -> Tensor:
     """(..., h, w) int64 -> (..., 2, h, w): where these parts of cells lie in u and v, in cells."""
-    place = torch.stack([part % FINER, torch.div(part, FINER, rounding_mode="floor")], dim=-3)
-    return (place + 0.5) / FINER - 0.5
+    place = torch.stack([part % finer, torch.div(part, finer, rounding_mode="floor")], dim=-3)
+    return (place + 0.5) / finer - 0.5
 
 
-def part_at(middle: Tensor) -> Tensor:
-    """The inverse of `middle_of`."""
-    column, row = ((middle + 0.5) * FINER).long().unbind(-3)
-    return row * FINER + column
+def part_at(middle: Tensor, finer: int = FINER) -> Tensor:
+    """The inverse of `middle_of`, or which larger part one lies in."""
+    column, row = ((middle + 0.5) * finer).long().unbind(-3)
+    return row * finer + column
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
     depth: Tensor  # (m, h, w) z-depth in metres, 0 where the pictures contradict each other
     confidence: Tensor  # (m, h, w)
-    closer: Tensor  # (m, FINER h, FINER w) the depth of the parts of cells; of one alone as `depth`
+    closer: Tensor  # (m, CLOSER h, CLOSER w) the same of quarters of cells; of one alone as `depth`
 
 
 def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:

@@ -16,7 +16,7 @@ from torch import Tensor
 from worker.geometry import Cameras, cat_cameras
 from worker.memory.base import Delta, Memory
 from worker.pixels import from_uint8, levels
-from worker.placed import in_parts
+from worker.placed import in_quarters
 
 WINDOW = 6  # observations that are compared for their depth
 MOTION_WINDOW = 4  # of them, looked at for what moves: the motion head knows no more
@@ -46,7 +46,7 @@ class Sight:
     """An observation that later ones are compared with, and may revise."""
 
     guess: Guess | None  # None if its depth was measured
-    measured: Tensor | None  # (1, FINER h, FINER w) float16 z-depth in metres, 0 where unknown
+    measured: Tensor | None  # (1, CLOSER h, CLOSER w) float16 z-depth in metres, 0 where unknown
     latents: Tensor  # (1, c, h, w) bfloat16
     camera: Cameras  # (1,)
     source: int  # the number that its points carry
@@ -54,11 +54,11 @@ class Sight:
 
     @property
     def closer(self) -> Tensor:
-        """(1, FINER h, FINER w) z-depth in metres, 0 where unknown, measured or guessed."""
+        """(1, CLOSER h, CLOSER w) z-depth in metres, 0 where unknown, measured or guessed."""
         if self.measured is not None:
             return self.measured.float()
         assert self.guess is not None
-        return in_parts(self.guess.depth)
+        return in_quarters(self.guess.depth)
 
     def picture(self, decoder: Decoder) -> Tensor:
         """(1, 3, H, W) in [-1, 1]; decoded once."""
@@ -103,7 +103,7 @@ class Increment:
     timings_ms: dict[str, float]  # per stage, for the whole batch that this step was part of
     depth: Tensor | None = None  # of frames: (t, h, w) float16, metres, 0 if unknown; for clients
     guess: Guess | None = None  # of an observation without depth
-    measured: Tensor | None = None  # (1, FINER h, FINER w) float16 of one with, for later ones
+    measured: Tensor | None = None  # (1, CLOSER h, CLOSER w) float16 of one with, for later ones
     colours: Tensor | None = None  # (1, h, w, 3) uint8 on the CPU, of one that shows no frame
 
     def to(self, device: str) -> Increment:

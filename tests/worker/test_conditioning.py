@@ -8,6 +8,7 @@ from boxes import orbit
 from worker.conditioning import NotObservedError, chunk_noise, condition_on, frame_noise
 from worker.memory import create_memory
 from worker.memory.base import ReadMode, empty_readout
+from worker.placed import FINER
 from worker.world import World
 
 GRID = (8, 12)
@@ -41,7 +42,7 @@ def test_finer_readouts_are_passed_on_if_all_are():
     fine, coarse = readouts(2, 2, "fine"), readouts(2, 2)
     told = condition_on([world(1), world(2)], views, fine, GRID).finer
     for layer in (told, told.behind):
-        assert layer.tokens.shape == (2, 2, tiny.CHANNELS, 2 * h, 2 * w)
+        assert layer.tokens.shape == (2, 2, tiny.CHANNELS, FINER * h, FINER * w)
     for given in (coarse, [fine[0], coarse[1]]):
         assert condition_on([world(1), world(2)], views, given, GRID).finer is None
 

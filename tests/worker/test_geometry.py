@@ -8,6 +8,8 @@ import torch
 from boxes import camera, recentred, room_depth
 
 from worker.geometry import Cameras, cat_cameras, intrinsics_from_fov, lift, look_at, relief
+from worker.memory.sight import finer_than
+from worker.placed import CLOSER, FINER
 from worker.projection import relief_code, relief_of
 
 GRID = (16, 24)
@@ -70,10 +72,10 @@ def test_slant_is_the_depth_that_a_cell_spans():
 def test_the_parts_of_cells_lie_on_their_plane(normal, is_coarse):
     view = camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0))
     depth = plane_depth(view, normal, 3.0)
-    lifted, finer = lift(depth, view, GRID), lift(depth, view, (2 * GRID[0], 2 * GRID[1]))
+    lifted, finer = lift(depth, view, GRID), lift(depth, view, finer_than(GRID))
     parts = lifted.depth[..., None] * relief(lifted.depth if is_coarse else depth, lifted.depth)
-    parts = parts.view(1, *GRID, 2, 2).transpose(2, 3).reshape(finer.depth.shape)
-    inner = (0, slice(2, -2), slice(2, -2)) if is_coarse else ...
+    parts = parts.view(1, *GRID, FINER, FINER).transpose(2, 3).reshape(finer.depth.shape)
+    inner = (0, slice(FINER, -FINER), slice(FINER, -FINER)) if is_coarse else ...
     torch.testing.assert_close(parts[inner], finer.depth[inner], rtol=1e-5, atol=0)
 
 
@@ -83,10 +85,30 @@ def test_parts_beyond_an_edge_lie_where_they_were_measured():
     cells = lift(depth, camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), 16, 16), (2, 2)).depth
     assert cells.tolist() == [[[2.0, 2.0], [2.0, 2.0]]]
     found = relief(depth, cells)
-    expected = torch.tensor([[1.0, 2.5, 1.0, 2.5], [1.0, 1.0, 1.0, 1.0]])
-    torch.testing.assert_close(found[0, 0], expected)
+    torch.testing.assert_close(found[0, 0, 0], torch.tensor([1.0, 1.0, 2.5, 2.5]).repeat(4))
+    assert (found[0, 0, 1] == 1).all()
     coarse = torch.tensor([[[2.0, 2.0, 0.0, 5.0, 5.1]]])
     assert (relief(coarse, coarse) == 1).all()
+
+
+def test_parts_that_lie_between_what_was_measured_never_average_two_surfaces():
+    """A map of quarters of cells: a slope is followed, an edge stays one."""
+    far = torch.linspace(2.0, 2.2, 5 * CLOSER).expand(1, CLOSER, -1).clone()
+    far[..., 6:] *= 2
+    found = relief(far, far[:, 1::CLOSER, 1::CLOSER]).view(5, FINER, FINER)
+    torch.testing.assert_close(found, found[:, :1].expand_as(found))
+    depth = found[:, 0] * far[0, 1, 1::CLOSER, None]
+    assert (depth[1].diff() > 0).all() and depth[1, -1] < far[0, 0, 4]
+    assert ((depth < 2.2) | (depth > 4)).all()
+
+
+def test_a_masked_pixel_has_no_say_in_the_parts_of_its_cell():
+    depth = torch.full((1, 16, 16), 2.0)
+    depth[:, :, 2:4], mask = 1.0, torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, :, 2:4] = True
+    cells = lift(depth, camera((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), 16, 16), (2, 2), mask).depth
+    assert (cells == 2).all() and (relief(depth, cells, mask) == 1).all()
+    assert (relief(depth, cells)[0, :, 0, 1::FINER] == 0.5).all()
 
 
 def test_a_stored_relief_is_as_fine_as_it_is_flat():

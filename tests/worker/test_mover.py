@@ -9,9 +9,11 @@ import tiny
 import torch
 
 from worker.codec import Codec
-from worker.mover import phases, tent
-from worker.placed import Placed, middle_of, part_at
+from worker.mover import phases, quarters_of, shown, shown_at_once, shown_in_turn, tent
+from worker.placed import CLOSER, FINER, NUM_PARTS, Placed, middle_of, part_at
 from worker.train.mover import looking_finer
+
+FINE = (6 * FINER, 8 * FINER)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +48,8 @@ def placed(grid: tuple[int, int], seed: int, cover: float = 0.5) -> Placed:
 
 
 def in_parts(seed: int, cover: float = 0.5) -> Placed:
-    part = torch.randint(0, 4, (1, 12, 16), generator=torch.Generator().manual_seed(seed))
-    return replace(placed((12, 16), seed, cover), within=middle_of(part))
+    part = torch.randint(0, NUM_PARTS, (1, *FINE), generator=torch.Generator().manual_seed(seed))
+    return replace(placed(FINE, seed, cover), within=middle_of(part))
 
 
 def finer(seed: int) -> Placed:
@@ -57,9 +59,8 @@ def finer(seed: int) -> Placed:
 def fine_codec() -> Codec:
     codec = looking_finer(tiny.modules()[0]).requires_grad_(False)
     generator = torch.Generator().manual_seed(3)
-    codec.mover.fine[-1].weight += 0.1 * torch.randn(
-        codec.mover.fine[-1].weight.shape, generator=generator
-    )
+    for last in (codec.mover.fine[-1], codec.mover.finest[-1]):
+        last.weight += 0.1 * torch.randn(last.weight.shape, generator=generator)
     return codec
 
 
@@ -89,29 +90,56 @@ def test_what_is_behind_matters_only_where_there_is_something():
     assert not torch.allclose(codec.move(front, replace(near, behind=told)), moved)
 
 
-def test_each_part_of_a_token_is_drawn_by_its_own_layer():
+@pytest.mark.parametrize(("name", "finer_by"), [("parts", CLOSER), ("finest_parts", FINER)])
+def test_each_part_of_a_token_is_drawn_by_its_own_layer(name, finer_by):
     codec, near = fine_codec(), finer(2)
-    part = part_at(near.within)
-    before = codec.mover.shown(near.tokens, part)
+    layer, part = getattr(codec.mover, name), part_at(near.within, finer_by)
+    before = shown(layer, near.tokens, part)
     with torch.no_grad():
-        codec.mover.parts.weight[2 * tiny.CHANNELS : 3 * tiny.CHANNELS] += 1
-    changed = (codec.mover.shown(near.tokens, part) != before).any(1)
-    assert torch.equal(changed, part == 2)
+        layer.weight[2 * tiny.CHANNELS : 3 * tiny.CHANNELS] += 1
+    changed = (shown(layer, near.tokens, part) != before).any(1)
+    assert torch.equal(changed, part == 2) and changed.any()
+
+
+@pytest.mark.parametrize("some", [NUM_PARTS, 3])
+def test_parts_are_drawn_alike_in_turn_and_at_once(some):
+    codec, near = fine_codec(), finer(2)
+    layer, part = codec.mover.finest_parts, part_at(near.within) % some
+    at_once = shown_at_once(layer, near.tokens, part)
+    torch.testing.assert_close(shown_in_turn(layer, near.tokens, part), at_once)
 
 
 def test_parts_lie_about_the_middle_of_their_cell():
     part = torch.arange(4).view(1, 2, 2)
     expected = [[[-0.25, 0.25], [-0.25, 0.25]], [[-0.25, -0.25], [0.25, 0.25]]]
-    assert middle_of(part)[0].tolist() == expected and torch.equal(part_at(middle_of(part)), part)
+    assert middle_of(part, 2)[0].tolist() == expected
+    part = torch.arange(NUM_PARTS).view(1, FINER, FINER)
+    assert torch.equal(part_at(middle_of(part)), part)
+    quarters = part_at(middle_of(part), CLOSER)[0].tolist()
+    assert quarters == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
+def test_a_look_at_quarters_says_where_these_lie():
+    """Of tokens seen from where they were seen before: every part lies in its own fine cell."""
+    parts = torch.arange(NUM_PARTS).view(1, FINER, FINER).repeat(1, *(n // FINER for n in FINE))
+    near = replace(placed(FINE, 2, cover=2.0), within=middle_of(parts))
+    near = replace(near, offset=torch.zeros_like(near.offset), span=torch.ones_like(near.span))
+    seen = quarters_of(near)
+    assert seen.tokens.shape[-2:] == (FINE[0] // 2, FINE[1] // 2)
+    assert not seen.offset.any() and (seen.span == 1).all()
+    quarters = torch.arange(CLOSER**2).view(1, CLOSER, CLOSER).repeat(1, 6, 8)
+    assert torch.equal(part_at(seen.within, CLOSER), quarters)
+    aside = quarters_of(replace(near, offset=near.offset + 0.5))
+    assert (aside.offset == 0.25).all()
 
 
 def test_a_mover_that_looks_at_parts_refuses_whole_tokens():
-    whole = placed((12, 16), 2)
+    whole = placed(FINE, 2)
     with pytest.raises(ValueError, match="got a readout of whole ones"):
         fine_codec().move(placed((6, 8), 1), replace(whole, behind=whole))
 
 
-@pytest.mark.parametrize("given", [None, placed((12, 16), 2)])
+@pytest.mark.parametrize("given", [None, placed(FINE, 2)])
 def test_a_mover_that_looks_finer_refuses_less(given):
     with pytest.raises(ValueError, match="a finer readout with what lies behind"):
         fine_codec().move(placed((6, 8), 1), given)

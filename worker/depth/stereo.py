@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from worker.depth.head import spread_of
 from worker.geometry import NEAR_M, Cameras, Look, pool_depth
-from worker.placed import in_parts
+from worker.placed import in_quarters
 
 SHRINK = 2  # pictures are compared at a half of their size, and at last as they are
 NUM_OTHERS = 3  # that a picture is compared with in the first sweep
@@ -74,7 +74,7 @@ def sweep_depths(
     guess: GuessAgain | None = None,  # guesses these pictures' depth once more
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
-    the depth of the parts of cells, (n, FINER h, FINER w).
+    the depth of the quarters of cells, (n, CLOSER h, CLOSER w).
     """
     prior, pictures = prior.clamp(min=NEAR_M), images.float()
     grid = (prior.shape[1], prior.shape[2])
@@ -84,7 +84,7 @@ def sweep_depths(
     first = 0 if num_fine is None else max(0, len(prior) - num_fine)
     if guess is not None:
         rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid), first)
-    closer, known, trust = in_parts(rough), rough, in_parts(confidence)
+    closer, known, trust = in_quarters(rough), rough, in_quarters(confidence)
     for shown, factors in ((small, wide), (pictures, narrow)):
         parts = swept(shown, cameras, closer, trust, factors, known, first)
         known = closer = torch.cat([closer[:first], parts])
@@ -92,7 +92,7 @@ def sweep_depths(
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
     sure = torch.where(agreeing > 0, 1.0, confidence)
-    return torch.where(kept, depth, 0.0), sure, torch.where(in_parts(kept), closer, 0.0)
+    return torch.where(kept, depth, 0.0), sure, torch.where(in_quarters(kept), closer, 0.0)
 
 
 def guessed_again(

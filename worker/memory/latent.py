@@ -11,8 +11,8 @@ worth at once and dies the second time; what looks different from what an observ
 its worth too, and the next one takes its place. Past its budget the memory gives up its least
 valuable points.
 
-Geometry is finer than tokens: each point also keeps the depths of the four parts of its cell, and a
-`fine` read puts every part where it lies.
+Geometry is finer than tokens: each point also keeps the depths of the sixteen parts of its cell,
+and a `fine` read puts every part where it lies.
 
 Repeats are found by projection, at the cost of a read of two surfaces (what stands before a point
 may hide it by its footprint alone), rather than by a spatial index that must be kept up to date.

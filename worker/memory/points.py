@@ -2,8 +2,8 @@
 
 A point is a cell and a depth in the frame that saw it; position, size and direction follow from
 that frame's camera, which is stored once per frame. With its token (bfloat16, or int8 with a scale
-of its own), quality, recession, strikes and the depths of its cell's four parts relative to its own
-a point of C channels takes 2 C + 13 bytes (or C + 17).
+of its own), quality, recession, strikes and the depths of its cell's sixteen parts relative to its
+own a point of C channels takes 2 C + 25 bytes (or C + 29).
 
 Rows are only appended, so row order is id order and ties break the same way after any history. Rows
 of one frame lie together, in blocks with bounds, so that a reader skips what no camera sees. A
@@ -18,6 +18,7 @@ Axis legend: n points, f frames, b blocks, C channels, h w the latent grid.
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Literal
 
 import torch
@@ -306,10 +307,16 @@ class Points:
 
 
 def in_full(relief: Tensor, num_parts: int) -> Tensor:
-    """(n, num_parts): what is unknown is flat, as a code of 0 says."""
+    """(n, num_parts): larger parts for all of theirs; what is unknown is flat, as 0 says."""
+    side, wanted = isqrt(relief.shape[1]), isqrt(num_parts)
     if relief.shape[1] == num_parts:
         return relief
-    return relief.new_zeros(len(relief), num_parts)
+    if not side or side**2 != relief.shape[1] or wanted % side:
+        return relief.new_zeros(len(relief), num_parts)
+    square = relief.view(-1, side, side)
+    for axis in (1, 2):
+        square = square.repeat_interleave(wanted // side, axis)
+    return square.flatten(1)
 
 
 def quantised(tokens: Tensor) -> tuple[Tensor, Tensor]:

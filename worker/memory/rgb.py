@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.geometry import EDGE_RATIO, MIN_SHARE, Cameras, pool_depth
+from worker.geometry import MIN_SHARE, Cameras, enlarged, pool_depth, sharp_enlarged
 from worker.memory.base import Delta, MemoryStats, ReadMode, Readout, empty_readout
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.pixels import from_uint8
@@ -190,28 +190,3 @@ def fill_holes(images: Tensor, known: Tensor) -> Tensor:
     coarse = fill_holes(coarse, (weight > 0).float())
     smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
     return torch.where(known > 0, images, smooth)
-
-
-def sharp_enlarged(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Depth maps (T, H', W') of at least this size: larger ones as they are.
-
-    Inverse depth is interpolated, as it is linear on planes, but never across an edge.
-    """
-    nearest = enlarged(depth, size)
-    if nearest is depth:
-        return depth
-    inverse = torch.where(depth > 0, 1 / depth, torch.nan)[:, None]
-    shape = nearest.shape[-2:]
-    smooth = 1 / F.interpolate(inverse, shape, mode="bilinear", align_corners=False)[:, 0]
-    same = (smooth / nearest - 1).abs() <= EDGE_RATIO  # false for NaN
-    return torch.where(same, smooth, nearest)
-
-
-def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(T, H', W') of any type with each side at least as long as in `size`, by nearest values."""
-    for axis, wanted in zip((1, 2), size, strict=True):
-        length = maps.shape[axis]
-        if length < wanted:
-            centres = torch.arange(wanted, device=maps.device) + 0.5
-            maps = maps.index_select(axis, (centres * length / wanted).long())
-    return maps

@@ -16,8 +16,8 @@ lowers one of a few spare ones, not one and the same, or each would wait for the
 lies in one piece and a readout holds each channel of all cells in one piece, so tokens are turned
 in tiles: whole cache lines are written, one after the other, whatever the size of the grid.
 
-Points may be looked at in parts, those of every cell whose depths are known: a block then is taken
-once per part.
+Points may be looked at in parts, FINER by FINER of every cell, whose depths are known: a block then
+is taken once per part.
 
 Compiled by numba without contraction of products and sums, so that every rounding is that of the
 plain torch twin. All that calls one another is in one file, as cached machine code (see

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.depth.stereo import sweep_depths
-from worker.placed import in_parts
+from worker.placed import in_quarters
 from worker.train.data import Walks
 from worker.train.latents import LatentWalks
 
@@ -44,7 +44,7 @@ class Footage:
         prior = self.predicted[scene, frames]
         trust = torch.full_like(prior, TRUST)
         _, _, found = sweep_depths(pictures, cameras, prior, trust)
-        return found * in_parts(self.latents.still[scene, frames])
+        return found * in_quarters(self.latents.still[scene, frames])
 
 
 def drawn_source(head: float, compared: float, generator: torch.Generator) -> Source:

@@ -24,7 +24,7 @@ from worker.depth.stereo import SHRINK
 from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras, cat_cameras, pool_depth
 from worker.layers import channels_last
-from worker.placed import FINER, in_parts
+from worker.placed import CLOSER, in_quarters
 from worker.precision import autocast
 from worker.train.data import Walks
 from worker.train.loop import Progress, Run, RunConfig
@@ -74,7 +74,7 @@ def as_seen(walks: Walks, predicted: Tensor | None = None) -> Scenes:
         images = walks.images(scene, frames)[0]
         small = F.avg_pool2d(images, SHRINK)
         pictures.append(((small + 1) * 127.5).round().byte())
-        closer = (FINER * grid[0], FINER * grid[1])
+        closer = (CLOSER * grid[0], CLOSER * grid[1])
         depths.append(pool_depth(walks.depths(scene, frames)[0], closer).half())
         masks = walks.motion_masks(scene, frames)[0].float()
         share = F.interpolate(masks[:, None], size=grid, mode="area")[:, 0]
@@ -135,12 +135,12 @@ def depths_of(scenes: Scenes, scene: int, frames: Tensor, generator: torch.Gener
     if kind < SCALED_SHARE + NOISY_SHARE:
         return depth * off_by(NOISE, depth)
     if kind < SCALED_SHARE + NOISY_SHARE + COMPARED_SHARE:
-        cells = depth[:, 1::FINER, 1::FINER]
+        cells = depth[:, 1::CLOSER, 1::CLOSER]
         found = cells * off_by(COMPARED_NOISE, cells)
         astray = found * off_by(ASTRAY, cells[:, :1, :1])
-        return in_parts(torch.where(scenes.moving[scene, frames], astray, found))
+        return in_quarters(torch.where(scenes.moving[scene, frames], astray, found))
     if kind > 1 - PREDICTED_SHARE and scenes.predicted is not None:
-        return in_parts(scenes.predicted[scene, frames])
+        return in_quarters(scenes.predicted[scene, frames])
     return depth
 
 

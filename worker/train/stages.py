@@ -58,7 +58,7 @@ RECIPE = {
         num_workers=0,
     ),
     "mover": RunConfig(
-        minutes=110, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
+        minutes=150, batch_size=3, learning_rate=1.2e-3, decay_share=0.5, ema_decay=0.995
     ),
     "decoder": RunConfig(
         minutes=42, batch_size=2, learning_rate=7e-4, decay_share=0.8, ema_decay=0.98

@@ -11,7 +11,7 @@ from torch import Tensor
 from worker.eval.baselines import BASELINES
 from worker.geometry import Cameras
 from worker.memory import MEMORIES, Delta, Memory, Readout, create_memory, read_many
-from worker.placed import NUM_PARTS
+from worker.placed import FINER, NUM_PARTS
 
 GRID, CHANNELS = (16, 24), 6
 
@@ -69,17 +69,17 @@ def test_a_readout_has_the_contracts_shapes(memory, mode, written):
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_a_finer_look_shows_twice_the_cells_and_what_lies_behind(memory, written):
-    views, (h, w) = orbit(5), GRID
+def test_a_finer_look_shows_parts_of_cells_and_what_lies_behind(memory, written):
+    views, (h, w) = orbit(5), (FINER * GRID[0], FINER * GRID[1])
     if written:
         write(memory, orbit(3), observed=True)
     readout = memory.read(views, "fine")
     assert same(replace(readout, finer=None), memory.read(views, "nearest"))
     front, behind = readout.finer, readout.finer.behind
     for one in (front, behind):
-        assert one.tokens.shape == (5, CHANNELS, 2 * h, 2 * w) and one.finer is None
-        assert one.offset.shape == one.span.shape == (5, 2, 2 * h, 2 * w)
-        assert one.depth.shape == one.coverage.shape == one.part.shape == (5, 2 * h, 2 * w)
+        assert one.tokens.shape == (5, CHANNELS, h, w) and one.finer is None
+        assert one.offset.shape == one.span.shape == (5, 2, h, w)
+        assert one.depth.shape == one.coverage.shape == one.part.shape == (5, h, w)
         assert one.part.dtype == torch.int64 and ((one.part >= 0) & (one.part < NUM_PARTS)).all()
         empty = one.coverage == 0
         assert not one.depth[empty].any() and (one.depth[~empty] > 0).all()

@@ -10,6 +10,8 @@ from token_grids import CHANNELS, GRID, tokens
 from worker.geometry import Cameras, cat_cameras, lift
 from worker.memory.fusion import keep_new
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
+from worker.memory.sight import finer_than
+from worker.placed import NUM_PARTS
 
 TABLE = ((0.3, 0.6, 0.4), (0.5, 0.5, 0.3))
 THINGS = [((0.0, 0.5, 0.0), (0.3, 0.4, 0.2)), ((0.7, 0.7, 0.5), (0.2, 0.4, 0.2))]
@@ -302,7 +304,7 @@ def test_a_finer_look_knows_edges_that_lie_within_cells():
     """What is seen from beside of a room with things in it, of which some views were observed."""
     views = cat_cameras([camera((x, 0.0, -1.8), (0.2, 0.3, 2.0)) for x in (-0.3, 0.0, 0.3)])
     aside = camera((0.12, 0.1, -1.7), (0.2, 0.3, 2.0))
-    truth = room_depth(aside.resized(2 * GRID[0], 2 * GRID[1]), THINGS)
+    truth = room_depth(aside.resized(*finer_than(GRID)), THINGS)
     wrong = {}
     for has_relief in (True, False):
         memory = LatentMemory(CHANNELS, GRID, cfg=LatentMemoryConfig(has_relief=has_relief))
@@ -313,9 +315,9 @@ def test_a_finer_look_knows_edges_that_lie_within_cells():
     assert wrong[True] < 0.6 * wrong[False] and wrong[False] > 0.02
 
 
-def test_relief_takes_four_bytes_per_point():
+def test_relief_takes_a_byte_per_part():
     sizes = [
         remember(orbit(1), cfg=LatentMemoryConfig(has_relief=has_relief)).stats().num_bytes
         for has_relief in (True, False)
     ]
-    assert sizes[0] - sizes[1] == 4 * GRID[0] * GRID[1]
+    assert sizes[0] - sizes[1] == NUM_PARTS * GRID[0] * GRID[1]

@@ -1,5 +1,7 @@
 """A memory restored from merged deltas is the memory that wrote them, and goes on as it does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from boxes import camera, orbit, room_depth
@@ -8,6 +10,8 @@ from token_grids import CHANNELS, GRID, tokens
 from worker.memory.base import Delta
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.memory.merge import merged
+from worker.memory.points import in_full
+from worker.placed import CLOSER, FINER
 
 
 def history(memory: LatentMemory) -> list[Delta]:
@@ -63,3 +67,34 @@ def test_few_deltas_stay_what_they_are():
     view = orbit(1)
     delta = memory.write(tokens(1), room_depth(view), view, [0])
     assert merged([]) == [] and merged([delta])[0] is delta
+
+
+def test_deltas_that_know_larger_parts_or_none_merge_with_those_that_know_all():
+    """As in a world that older versions began."""
+    whole, restored = (LatentMemory(CHANNELS, GRID) for _ in range(2))
+    deltas = history(LatentMemory(CHANNELS, GRID))
+    side = slice(None, None, FINER // CLOSER)
+    quarters = deltas[1].relief.view(-1, FINER, FINER)[:, side, side].flatten(1)
+    deltas[0] = replace(deltas[0], relief=deltas[0].relief[:, :0])
+    deltas[1] = replace(deltas[1], relief=quarters)
+    for delta in deltas:
+        whole.apply(delta)
+    for delta in merged(deltas):
+        restored.apply(delta)
+    assert torch.equal(whole.state()["relief"], restored.state()["relief"])
+    assert whole.state()["relief"].any()
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ([[]], [0] * 16),
+        ([[1, 2, 3, 4]], [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]),
+        ([[5]], [5] * 16),
+        ([[1, 2, 3]], [0] * 16),  # of no square
+        ([list(range(9))], [0] * 16),  # of one that these parts do not divide
+    ],
+)
+def test_parts_that_are_known_as_larger_ones(known, expected):
+    assert in_full(torch.tensor(known, dtype=torch.int8), 16).tolist() == [expected]
+    assert in_full(torch.tensor(known, dtype=torch.int8), 0).shape == (1, 0)

@@ -6,10 +6,11 @@ from block_codec import BlockCodec
 from boxes import camera, orbit, room_depth
 from torch import Tensor
 
-from worker.geometry import Cameras
+from worker.geometry import Cameras, enlarged, sharp_enlarged
 from worker.memory import create_memory
 from worker.memory.latent import LatentMemoryConfig
-from worker.memory.rgb import RgbMemory, enlarged, fill_holes, sharp_enlarged
+from worker.memory.rgb import RgbMemory, fill_holes
+from worker.placed import FINER, NUM_PARTS
 from worker.projection import quality_of
 
 GRID, CHANNELS, SIZE = (8, 12), 6, (64, 96)
@@ -150,11 +151,11 @@ def test_a_finer_look_shows_parts_of_the_same_centred_tokens(memory):
     write(memory, cameras, pictures(2), observed=True)
     readout = memory.read(cameras, "fine")
     finer = readout.finer
-    for i in (0, 1):
-        for j in (0, 1):
-            assert torch.equal(finer.tokens[..., i::2, j::2], readout.tokens)
-            known = finer.coverage[:, i::2, j::2] > 0
-            part = finer.part[..., i::2, j::2][known]
-            assert (part == 2 * i + j).all() and len(part)
-    assert torch.equal(finer.span[..., ::2, ::2], readout.span) and not finer.offset.any()
+    for number in range(NUM_PARTS):
+        of_each = (..., slice(number // FINER, None, FINER), slice(number % FINER, None, FINER))
+        assert torch.equal(finer.tokens[of_each], readout.tokens)
+        part = finer.part[of_each][finer.coverage[of_each] > 0]
+        assert (part == number).all() and len(part)
+        assert torch.equal(finer.span[of_each], readout.span)
+    assert not finer.offset.any()
     assert not finer.behind.coverage.any()

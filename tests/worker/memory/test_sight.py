@@ -87,7 +87,7 @@ def test_they_agree_on_the_parts_of_cells(points, mode, threads):
     finally:
         torch.set_num_threads(before)
     assert same(found, seen_by_torch(points, views, mode, in_parts=True))
-    assert found.part.unique().tolist() == [0, 1, 2, 3]
+    assert found.part.unique().tolist() == list(range(NUM_PARTS))
     assert int(found.winner.max()) < len(points.rows) and see(points, views, mode).part is None
 
 

@@ -17,6 +17,7 @@ from service.control.frames import Frame
 from service.errors import SegmentCorrupt
 from service.store.segments import FrameMeta, SegmentHeader, parse_segment
 from worker.geometry import Cameras
+from worker.placed import CLOSER, FINER, NUM_PARTS
 from worker.serving.snapshot import encode_image, pack_segment, unpack_segment
 from worker.world import Increment
 
@@ -108,19 +109,30 @@ def test_a_world_is_the_replay_of_its_segments() -> None:
         assert torch.equal(tensor, restored.memory.state()[name]), name
 
 
-def test_a_world_of_before_parts_of_cells_were_kept_goes_on() -> None:
+@pytest.mark.parametrize("kept", [0, CLOSER])
+def test_a_world_of_before_parts_of_cells_were_kept_goes_on(kept: int) -> None:
+    """Or of when only the depths of their quarters were."""
     parts, engine = increments(), noop_engine(Seeing())
     world, restored = engine.open(seed=3), engine.open(seed=3)
     for part in parts:
         data = pack_segment(header(part), part, [])
         tensors = safetensors.torch.load(data)
-        assert tensors.pop("delta.relief").any() or not len(part.delta.ids)
+        fine = tensors.pop("delta.relief")
+        assert fine.any() or not len(part.delta.ids)
+        if kept:
+            quarters = fine.view(-1, FINER, FINER)[:, :: FINER // kept, :: FINER // kept]
+            tensors["delta.relief"] = quarters.flatten(1).contiguous()
         told = {"header": header(part).model_dump_json()}
         engine.replay(restored, unpack_segment(safetensors.torch.save(tensors, told))[1])
         engine.replay(world, part)
-    flat = restored.memory.state()
-    assert flat.pop("relief").shape[1] == 4 and not restored.memory.state()["relief"].any()
-    assert all(torch.equal(value, world.memory.state()[name]) for name, value in flat.items())
+    found, expected = restored.memory.state(), world.memory.state()
+    relief, fine = found.pop("relief"), expected.pop("relief")
+    assert relief.shape[1] == NUM_PARTS and relief.any() == (kept > 0)
+    if kept:
+        corner = (slice(None), slice(None, None, FINER // kept), slice(None, None, FINER // kept))
+        square, known = relief.view(-1, FINER, FINER), fine.view(-1, FINER, FINER)[corner]
+        assert torch.equal(square[corner], known) and torch.equal(square[:, 1::2, 1::2], known)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
     assert torch.isfinite(engine.step([restored], [views(0.5)])[0].latents.float()).all()
 
 

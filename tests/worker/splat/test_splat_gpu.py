@@ -22,7 +22,8 @@ from worker.geometry import Cameras, stack_cameras
 from worker.memory import read_many
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.memory.points import Points
-from worker.memory.sight import see, seen_by_torch
+from worker.memory.sight import finer_than, see, seen_by_torch
+from worker.placed import NUM_PARTS
 from worker.splat import gpu as splat_gpu
 from worker.splat.cpu import Surface
 
@@ -113,11 +114,11 @@ def test_views_finer_and_coarser_than_the_grid(mode, grid):
 
 @pytest.mark.parametrize("token_format", ["bfloat16", "int8"])
 def test_a_look_at_the_parts_of_cells(token_format):
-    views = orbit(5, 48, 72)[1:4].resized(12, 18).to(DEVICE)
+    views = orbit(5, 48, 72)[1:4].resized(*finer_than(GRID)).to(DEVICE)
     for points in (remembered(4, token_format=token_format), two_surfaces(token_format)):
         found = read(points, views, mode="layers", in_parts=True)
         assert_same(found, seen_by_torch(points, views, "layers", in_parts=True))
-        assert len(found.part.unique()) == 4
+        assert len(found.part.unique()) == NUM_PARTS
         assert not torch.equal(found.depth, read(points, views).depth)
     assert found.behind.coverage.any()
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from worker.placed import CLOSER, FINER
 from worker.train.footage import drawn_source
 
 FRAMES = [1, 4, 7]
@@ -20,11 +21,13 @@ def test_depth_is_the_truth_or_what_the_head_says(footage):
 def test_compared_pictures_say_how_far_their_parts_are(footage):
     footage = replace(footage, predicted=1.3 * footage.latents.depth)
     found, truth = (footage.depths(0, FRAMES, source) for source in ("compared", "true"))
+    assert found.shape == (len(FRAMES), *(CLOSER * n for n in footage.latents.still.shape[-2:]))
+    found = found.repeat_interleave(FINER // CLOSER, 1).repeat_interleave(FINER // CLOSER, 2)
     both = (found > 0) & (truth > 0)
     assert found.shape == truth.shape and both.float().mean() > 0.5
     assert ((found - truth) / truth)[both].abs().median() < 0.15
     moving = ~footage.latents.still[0, FRAMES]
-    assert not found[moving.repeat_interleave(2, 1).repeat_interleave(2, 2)].any()
+    assert not found[moving.repeat_interleave(FINER, 1).repeat_interleave(FINER, 2)].any()
 
 
 def test_a_frame_alone_keeps_what_the_head_says(footage):

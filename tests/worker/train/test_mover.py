@@ -5,6 +5,7 @@ import tiny
 import torch
 
 from worker.photographic import pretrained
+from worker.placed import FINER
 from worker.train.loop import RunConfig
 from worker.train.mover import (
     LAST_BLOCKS,
@@ -51,7 +52,7 @@ def test_a_batch_shows_the_targets_from_a_memory_of_their_walk(make, walks):
     assert batch.images.shape == (num, 3, 8 * h, 8 * w)
     assert batch.front.tokens.shape == (num, tiny.CHANNELS, h, w)
     for layer in (batch.finer, batch.finer.behind):
-        assert layer.tokens.shape == (num, tiny.CHANNELS, 2 * h, 2 * w)
+        assert layer.tokens.shape == (num, tiny.CHANNELS, FINER * h, FINER * w)
     covered = (batch.front.coverage > 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
     assert batch.judged.any() and not (batch.judged & ~covered).any()
     assert torch.equal(batch.finer.tokens, again.finer.tokens)
