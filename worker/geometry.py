@@ -277,14 +277,9 @@ def sharp_enlarged(depth: Tensor, size: tuple[int, int]) -> Tensor:
     nearest = enlarged(depth, size)
     if nearest is depth:
         return depth
-    inverse = torch.where(depth > 0, 1 / depth, torch.nan)[:, None]
-    shape = nearest.shape[-2:]
-    smooth = (
-        1
-        / torch.nn.functional.interpolate(inverse, shape, mode="bilinear", align_corners=False)[
-            :, 0
-        ]
-    )
+    resize, inverse = torch.nn.functional.interpolate, torch.where(depth > 0, 1 / depth, torch.nan)
+    size = (nearest.shape[1], nearest.shape[2])
+    smooth = 1 / resize(inverse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     same = (smooth / nearest - 1).abs() <= EDGE_RATIO  # false for NaN
     return torch.where(same, smooth, nearest)
 

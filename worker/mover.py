@@ -149,17 +149,16 @@ def quarters_of(layer: Placed) -> Placed:
     quarter = middle_of(part_at(part, CLOSER), CLOSER).to(part.dtype)
     aside = 0.5 - 0.5 / step  # of the last one's centre, in the larger cells
     offset = layer.offset[last] / step + aside + CLOSER * (quarter - part)
-    coverage, behind = layer.coverage[last], None
+    coverage = layer.coverage[last]
     offset = torch.where(coverage[:, None] > 0, offset, 0.0)
     span = layer.span[last]  # a quarter has step parts, and a larger cell as many cells
-    return Placed(layer.tokens[last], coverage, layer.depth[last], offset, span, quarter, behind)
+    return Placed(layer.tokens[last], coverage, layer.depth[last], offset, span, quarter)
 
 
 def planes_of(layer: Placed) -> Tensor:
     """What one surface (n, ...) is told as: (n, NUM_PHASES * c + NUM_PLANES, h, w)."""
-    return as_planes(
-        [phases(layer.tokens * known_of(layer), layer.offset), *geometry_of(layer)], layer
-    )
+    spread = phases(layer.tokens * known_of(layer), layer.offset)
+    return as_planes([spread, *geometry_of(layer)], layer)
 
 
 def geometry_of(layer: Placed) -> list[Tensor]:
