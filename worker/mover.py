@@ -73,7 +73,7 @@ class Mover(nn.Module):
     def forward(self, front: Placed, finer: Placed | None) -> Tensor:
         """(n, c, h, w): the re-drawn tokens; what uncovered cells get means nothing."""
         first, *rest = self.body
-        x = first(planes_of(front))
+        x = first(as_input(planes_of(front), front))
         if self.fine is not None:
             if finer is None or finer.behind is None:
                 raise ValueError("this mover looks at a finer readout with what lies behind, too")
@@ -87,32 +87,32 @@ class Mover(nn.Module):
         """(n, width, h, w): what the surfaces of a finer readout tell."""
         assert self.fine is not None
         first, *rest = self.fine
-        quarters = [self.planes_of_quarters(quarters_of(layer)) for layer in layers]
-        parts = [self.planes_of_parts(layer) for layer in layers]
-        x: Tensor = first(torch.cat(quarters, dim=1)) + self.finest(torch.cat(parts, dim=1))
+        quarters = [one for layer in layers for one in self.planes_of_quarters(quarters_of(layer))]
+        parts = [one for layer in layers for one in self.planes_of_parts(layer)]
+        x: Tensor = first(as_input(quarters, layers[0]))
+        x = x + self.finest(as_input(parts, layers[0]))
         for layer in rest:
             x = layer(x)
         return x
 
-    def planes_of_quarters(self, layer: Placed) -> Tensor:
-        """(n, 2 * NUM_PHASES * c + NUM_PLANES + NUM_OWN_PLANES, h, w): the tokens by where their
-        middles would be, and what they show of themselves by where that is.
+    def planes_of_quarters(self, layer: Placed) -> list[Tensor]:
+        """2 * NUM_PHASES * c + NUM_PLANES + NUM_OWN_PLANES planes (n, ..., h, w): the tokens by
+        where their middles would be, and what they show of themselves by where that is.
         """
         known, within = known_of(layer), within_of(layer)
         middle = layer.offset - CLOSER * within * known
         whole = replace(layer, offset=middle, span=CLOSER * layer.span)
         own = shown(self.parts, layer.tokens, part_at(within, CLOSER)) * known
-        planes = [planes_of(whole), phases(own, layer.offset), within * known, layer.offset]
-        return as_planes(planes, layer)
+        return [*planes_of(whole), phases(own, layer.offset), within * known, layer.offset]
 
-    def planes_of_parts(self, layer: Placed) -> Tensor:
-        """(n, NUM_SHIFTS * c + NUM_PLANES + 2, h, w): what the tokens' parts show and how that
-        would change with where it is, to first order, and where it is.
+    def planes_of_parts(self, layer: Placed) -> list[Tensor]:
+        """NUM_SHIFTS * c + NUM_PLANES + 2 planes (n, ..., h, w): what the tokens' parts show and
+        how that would change with where it is, to first order, and where it is.
         """
         known, within = known_of(layer), within_of(layer)
         own = shown(self.finest_parts, layer.tokens, part_at(within)) * known
         shifts = [own * layer.offset[:, axis, None] for axis in (0, 1)]
-        return as_planes([own, *shifts, *geometry_of(layer), within * known], layer)
+        return [own, *shifts, *geometry_of(layer), within * known]
 
 
 def shown(parts: nn.Conv2d, tokens: Tensor, part: Tensor) -> Tensor:
@@ -155,10 +155,9 @@ def quarters_of(layer: Placed) -> Placed:
     return Placed(layer.tokens[last], coverage, layer.depth[last], offset, span, quarter)
 
 
-def planes_of(layer: Placed) -> Tensor:
-    """What one surface (n, ...) is told as: (n, NUM_PHASES * c + NUM_PLANES, h, w)."""
-    spread = phases(layer.tokens * known_of(layer), layer.offset)
-    return as_planes([spread, *geometry_of(layer)], layer)
+def planes_of(layer: Placed) -> list[Tensor]:
+    """What one surface is told as: NUM_PHASES * c + NUM_PLANES planes (n, ..., h, w)."""
+    return [phases(layer.tokens * known_of(layer), layer.offset), *geometry_of(layer)]
 
 
 def geometry_of(layer: Placed) -> list[Tensor]:
@@ -180,9 +179,10 @@ def within_of(layer: Placed) -> Tensor:
     return layer.within.to(layer.tokens.dtype)
 
 
-def as_planes(planes: list[Tensor], layer: Placed) -> Tensor:
-    x = torch.cat(planes, dim=1).to(layer.tokens.dtype)
-    return x.contiguous(memory_format=torch.channels_last)
+def as_input(planes: list[Tensor], like: Placed) -> Tensor:
+    """Planes (n, ..., h, w) as one, in the tokens' format."""
+    last = [one.to(like.tokens.dtype).movedim(1, -1) for one in planes]
+    return torch.cat(last, dim=-1).movedim(-1, 1)  # which is how convolutions like them
 
 
 def phases(tokens: Tensor, offset: Tensor) -> Tensor:
