@@ -31,7 +31,9 @@ class Found(NamedTuple):
 
     depth: Tensor  # (m, h, w) z-depth in metres, 0 where the pictures contradict each other
     confidence: Tensor  # (m, h, w)
-    closer: Tensor  # (m, CLOSER h, CLOSER w) the same of quarters of cells; of one alone as `depth`
+    closer: (
+        Tensor  # (k, h', w') the same of parts of the newest ones' cells; of one alone as `depth`
+    )
 
 
 def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
@@ -49,7 +51,8 @@ def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
     def guess(agreed: Tensor) -> tuple[Tensor, Tensor]:
         return backbone.depth(latents, cameras[newest], agreed, pictures[newest])
 
-    return Found(*sweep_depths(pictures, cameras, depth, confidence, NUM_REVISED, guess))
+    told = (pictures, cameras, depth, confidence)
+    return Found(*sweep_depths(*told, NUM_REVISED, guess, backbone.refine))
 
 
 def place(
@@ -67,7 +70,7 @@ def place(
     hidden = torch.cat([guess.hidden for guess in guesses_of(some)])
     written = memory.write(
         torch.cat([sight.latents for sight in some]),
-        found.closer[newest],
+        found.closer,
         cat_cameras([sight.camera for sight in some]),
         sources,
         confidence=found.confidence[newest],

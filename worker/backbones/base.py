@@ -59,6 +59,15 @@ class Backbone(Protocol):
         """
         ...
 
+    def refine(
+        self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+    ) -> Tensor:
+        """z-depth (n - first, h', w') in metres of the parts of cells, 0 for none, given what
+        comparing n >= 2 pictures (n, 3, H, W) found: closer (n, 2 h, 2 w), and rough (n, h, w) as
+        it was begun with. A backbone that knows no better says `closer[first:]`.
+        """
+        ...
+
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         """(n, h, w) probability that a cell shows something that moves, from n >= 2 views of one
         world: pictures (n, 3, H / 2, W / 2) in [-1, 1] and z-depth (n, 2 h, 2 w) in metres, 0 where

@@ -14,6 +14,7 @@ from worker.backbones.rays import view_rays
 from worker.backbones.sampler import sample
 from worker.codec import STRIDE, Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead, to_depth
+from worker.depth.refine import Refiner, RefinerConfig, refined
 from worker.depth.seen import seen
 from worker.dynamics_head import MotionConfig, MotionHead, all_others
 from worker.geometry import Cameras
@@ -45,6 +46,7 @@ class MiniBackbone:
         motion_head: MotionHead | None = None,
         eyes: Features | None = None,
         continues: frozenset[str] = frozenset(),
+        refiner: Refiner | None = None,
     ) -> None:
         self.cfg, self.weights, self.continues = cfg, weights, continues
         self.dtype = cfg.dtype or fast_dtype(next(codec.parameters()).device.type)
@@ -53,7 +55,9 @@ class MiniBackbone:
         self.codec, self.denoiser, self.depth_head = codec, denoiser, depth_head
         self.motion_head, self.sees_motion = motion_head, motion_head is not None
         self.eyes = None if eyes is None else channels_last(eyes)
-        for module in (codec, denoiser, depth_head, *([motion_head] if motion_head else [])):
+        self.refiner = refiner
+        parts = (codec, denoiser, depth_head, motion_head, refiner)
+        for module in (part for part in parts if part is not None):
             module.eval().requires_grad_(False)
             channels_last(module.to(self.dtype))
 
@@ -83,6 +87,13 @@ class MiniBackbone:
         if self.eyes is not None and pictures is not None:
             told = seen(self.eyes, pictures.to(latents.device), self.dtype)
         return to_depth(*self.depth_head(self._cast(latents), rays, hint, told))
+
+    def refine(
+        self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+    ) -> Tensor:
+        if self.refiner is None:
+            return closer[first:]
+        return refined(self.refiner, pictures, cameras, closer, rough, first)
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         if self.motion_head is None:
@@ -142,5 +153,10 @@ def create(device: str, folder: Path, cfg: MiniConfig | None = None) -> MiniBack
             folder / "motion.safetensors", MotionHead, MotionConfig
         )
         weights, motion_head = weights + motion_id[:8], motion_head.to(device)
+    refiner = None  # nor one that tells edges: then the sweeps' depth stays
+    if (folder / "refiner.safetensors").exists():
+        refiner, refiner_id = load_module(folder / "refiner.safetensors", Refiner, RefinerConfig)
+        weights, refiner = weights + refiner_id[:8], refiner.to(device)
     continues = frozenset(read_card(folder / "codec.safetensors").get("continues", []))
-    return MiniBackbone(*modules, weights, cfg or MiniConfig(), motion_head, eyes, continues)
+    chosen = cfg or MiniConfig()
+    return MiniBackbone(*modules, weights, chosen, motion_head, eyes, continues, refiner)

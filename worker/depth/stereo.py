@@ -28,13 +28,14 @@ Axis legend: n pictures, o others of each, s factors, H W pixels compared, h w c
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from worker.depth.head import spread_of
-from worker.geometry import NEAR_M, Cameras, Look, pool_depth
+from worker.geometry import NEAR_M, Cameras, Look, enlarged, pool_depth
 from worker.placed import in_quarters
 
 SHRINK = 2  # pictures are compared at a half of their size, and at last as they are
@@ -64,6 +65,19 @@ MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightne
 # confidence, (m, h, w) each
 GuessAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+# pictures (n, 3, H', W'), their cameras, z-depth of quarters (n, CLOSER h, CLOSER w) and of cells
+# (n, h, w) by the sweeps, the first picture m that is asked for -> (n - m, h', w') of quarters or
+# of smaller parts
+Refine = Callable[[Tensor, Cameras, Tensor, Tensor, int], Tensor]
+
+
+class Swept(NamedTuple):
+    """z-depth of n pictures in metres, > 0."""
+
+    rough: Tensor  # (n, h, w) by the first sweep, and a second guess
+    confidence: Tensor  # (n, h, w) of it
+    closer: Tensor  # (n, CLOSER h, CLOSER w) by all three, where that was asked for
+
 
 def sweep_depths(
     images: Tensor,  # (n, 3, H', W') in [-1, 1], n >= 2
@@ -72,27 +86,47 @@ def sweep_depths(
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
     num_fine: int | None = None,  # the last pictures, whose depth must be good; None = all
     guess: GuessAgain | None = None,  # guesses these pictures' depth once more
+    refine: Refine | None = None,  # tells their edges
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
-    the depth of the quarters of cells, (n, CLOSER h, CLOSER w).
+    for the last pictures the depth of their cells' parts, (num_fine, h', w'), of quarters or as
+    `refine` tells it.
     """
+    first = 0 if num_fine is None else max(0, len(prior) - num_fine)
+    rough, confidence, closer = compare(images, cameras, prior, confidence, first, guess)
+    parts = closer[first:]
+    if refine is not None:
+        parts = refine(images, cameras, closer, rough, first)
+    grid = (prior.shape[1], prior.shape[2])
+    depth = torch.cat([rough[:first], pool_depth(parts, grid)])
+    agreeing, looking = witnesses(depth, cameras.resized(*grid))
+    kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
+    sure = torch.where(agreeing > 0, 1.0, confidence)
+    parts = parts * enlarged(kept[first:], (parts.shape[1], parts.shape[2]))
+    return torch.where(kept, depth, 0.0), sure, parts
+
+
+def compare(
+    images: Tensor,
+    cameras: Cameras,
+    prior: Tensor,
+    confidence: Tensor,
+    first: int,  # the first picture whose depth must be good
+    guess: GuessAgain | None,
+) -> Swept:
+    """The sweeps alone; as for `sweep_depths`."""
     prior, pictures = prior.clamp(min=NEAR_M), images.float()
     grid = (prior.shape[1], prior.shape[2])
     wide, narrow = log_factors(WIDE, NUM_WIDE), log_factors(NARROW, NUM_NARROW)
     small = F.avg_pool2d(pictures, SHRINK)
     rough = swept(without_mean(small), cameras, prior, confidence, wide)
-    first = 0 if num_fine is None else max(0, len(prior) - num_fine)
     if guess is not None:
         rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid), first)
     closer, known, trust = in_quarters(rough), rough, in_quarters(confidence)
     for shown, factors in ((small, wide), (pictures, narrow)):
         parts = swept(shown, cameras, closer, trust, factors, known, first)
         known = closer = torch.cat([closer[:first], parts])
-    depth = torch.cat([rough[:first], pool_depth(parts, grid)])
-    agreeing, looking = witnesses(depth, cameras.resized(*grid))
-    kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
-    sure = torch.where(agreeing > 0, 1.0, confidence)
-    return torch.where(kept, depth, 0.0), sure, torch.where(in_quarters(kept), closer, 0.0)
+    return Swept(rough, confidence, closer)
 
 
 def guessed_again(

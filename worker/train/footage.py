@@ -7,13 +7,15 @@ comparing these makes of that; each has its own errors, so training has all thre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from worker.depth.refine import Refiner, refined
 from worker.depth.stereo import sweep_depths
-from worker.placed import in_quarters
+from worker.geometry import enlarged
 from worker.train.data import Walks
 from worker.train.latents import LatentWalks
 
@@ -30,6 +32,7 @@ class Footage:
     walks: Walks
     latents: LatentWalks
     predicted: Tensor  # (s, t, h, w) float32, z-depth that the head sees in single pictures
+    refiner: Refiner | None = None  # None: compared depth stays as the sweeps find it
 
     def depths(self, scene: int, frames: list[int], source: Source) -> Tensor:
         """(k, h', w') float32 z-depth of one walk's frames, per cell or per part of one, 0 where
@@ -43,8 +46,10 @@ class Footage:
         pictures, cameras = self.walks.images(*index)[0], self.walks.cameras(*index)[0]
         prior = self.predicted[scene, frames]
         trust = torch.full_like(prior, TRUST)
-        _, _, found = sweep_depths(pictures, cameras, prior, trust)
-        return found * in_quarters(self.latents.still[scene, frames])
+        refine = None if self.refiner is None else partial(refined, self.refiner)
+        _, _, found = sweep_depths(pictures, cameras, prior, trust, refine=refine)
+        still = self.latents.still[scene, frames]
+        return found * enlarged(still, (found.shape[1], found.shape[2]))
 
 
 def drawn_source(head: float, compared: float, generator: torch.Generator) -> Source:

@@ -1,8 +1,8 @@
 """The recipe: which stages there are, how long each trains, what each reads and writes.
 
-codec -> depth -> motion -> mover -> decoder -> denoiser -> polish. Each stage leaves a weight file
-with a card; mover and decoder are part of the codec's, which is written again; the denoiser's stays
-in the working folder, as only the polished one is meant for use.
+codec -> depth -> refiner -> motion -> mover -> decoder -> denoiser -> polish. Each stage leaves a
+weight file with a card; mover and decoder are part of the codec's, which is written again; the
+denoiser's stays in the working folder, as only the polished one is meant for use.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from worker.backbones.denoiser import Denoiser, DenoiserConfig
 from worker.codec import Codec, CodecConfig
 from worker.depth.head import DepthConfig, DepthHead
+from worker.depth.refine import Refiner, RefinerConfig
 from worker.layers import channels_last
 from worker.photographic import Features, FeaturesConfig, pretrained
 from worker.train.codec import NUM_CONTEXT, train_codec
@@ -41,6 +42,7 @@ from worker.train.motion import as_seen, train_motion
 from worker.train.mover import NUM_TARGETS, train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
+from worker.train.refiner import NUM_FRAMES, Compared, compare_walks, compared_once, train_refiner
 from worker.weights import load_module, read_card, save_module
 from worker.world import MOTION_WINDOW
 
@@ -48,6 +50,9 @@ RECIPE = {
     "codec": RunConfig(minutes=60, batch_size=3, learning_rate=1.2e-3),
     "depth": RunConfig(
         minutes=74, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
+    ),
+    "refiner": RunConfig(
+        minutes=40, batch_size=2, learning_rate=2e-3, decay_share=0.5, ema_decay=0.99
     ),
     "motion": RunConfig(
         minutes=60,
@@ -71,6 +76,7 @@ RECIPE = {
 GPU_RECIPE = {
     "codec": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3),
     "depth": RunConfig(minutes=3, batch_size=64, learning_rate=2e-3, decay_share=0.5),
+    "refiner": RunConfig(minutes=2, batch_size=8, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=2, batch_size=16, learning_rate=2e-3, decay_share=0.5),
     "mover": RunConfig(minutes=4, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
     "decoder": RunConfig(minutes=2, batch_size=16, learning_rate=7e-4, decay_share=0.8),
@@ -80,6 +86,7 @@ GPU_RECIPE = {
 
 MIN_FRAMES = {  # of a walk, for one sample of a stage
     "codec": NUM_CONTEXT + 1,
+    "refiner": NUM_FRAMES,
     "motion": MOTION_WINDOW,
     "mover": NUM_TARGETS + 1,
     "decoder": NUM_TARGETS + 1,
@@ -90,8 +97,9 @@ MIN_FRAMES = {  # of a walk, for one sample of a stage
 PARTS = ("encoder", "mover")  # of the codec, which later stages write again
 READ = {  # weights that a stage reads, beside those it goes on from
     "depth": ("encoder",),
+    "refiner": ("codec", "depth"),
     "motion": ("encoder", "depth"),
-    "mover": ("encoder", "depth"),
+    "mover": ("encoder", "depth", "refiner"),
     "decoder": ("encoder", "mover", "depth"),
     "denoiser": ("codec", "depth"),
     "polish": ("codec", "depth", "denoiser"),
@@ -202,13 +210,26 @@ class Studio:
     def depth_head(self) -> DepthHead:
         return load_module(self.target("depth"), DepthHead, DepthConfig)[0]
 
+    @property
+    def compared(self) -> Compared:
+        made_of = hashlib.sha256(json.dumps(self.inputs("refiner")).encode()).hexdigest()[:12]
+        networks = (self.codec, self.depth_head, self.eyes)
+        return compared_once(
+            self.folder / f"compared_{made_of}.safetensors",
+            lambda: compare_walks(self.walks, self.latents, *networks),
+        )
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        return load_module(self.target("refiner"), Refiner, RefinerConfig)[0]
+
     @cached_property
     def predicted(self) -> Tensor:
         return predict_depths(self.depth_head, self.latents, self.device)
 
     @property
     def footage(self) -> Footage:
-        return Footage(self.walks, self.latents, self.predicted)
+        return Footage(self.walks, self.latents, self.predicted, self.refiner)
 
 
 def checksum_of_part(codec: Codec, part: str) -> str:
@@ -226,6 +247,10 @@ def codec_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
 
 def depth_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
     return train_depth(cfg, studio.depth_views, studio.folder / "depth")
+
+
+def refiner_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
+    return train_refiner(cfg, studio.walks, studio.compared, studio.folder / "refiner")
 
 
 def motion_stage(studio: Studio, cfg: RunConfig) -> tuple[nn.Module, Progress]:
@@ -259,6 +284,7 @@ Stage = Callable[[Studio, RunConfig], tuple[nn.Module, Progress]]
 STAGES: dict[str, Stage] = {
     "codec": codec_stage,
     "depth": depth_stage,
+    "refiner": refiner_stage,
     "motion": motion_stage,
     "mover": mover_stage,
     "decoder": decoder_stage,

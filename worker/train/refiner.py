@@ -1,0 +1,179 @@
+"""Stage 3: what tells where surfaces end (worker/depth/refine.py), on what sweeps find.
+
+Of each walk some frames are compared once, as they are at work: decoded pictures, the depth head's
+guess wrong by a factor. What is told of them is made anew each time they are drawn, forth or back
+or in a mirror. The loss is the error that is to be expected of an offer that is taken as likely as
+the network says: it asks for one offer, never for a mean of two surfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from worker.backbones.rays import view_rays
+from worker.codec import Codec
+from worker.depth.head import DepthHead, to_depth
+from worker.depth.refine import Refiner, RefinerConfig, as_parts, chosen, evidence
+from worker.depth.seen import seen
+from worker.depth.stereo import compare
+from worker.geometry import pool_depth
+from worker.layers import channels_last
+from worker.photographic import Features
+from worker.pixels import from_uint8, to_uint8
+from worker.placed import FINER, in_quarters
+from worker.precision import autocast
+from worker.train.data import Walks
+from worker.train.latents import LatentWalks
+from worker.train.loop import Progress, Run, RunConfig, step_generator
+
+NUM_FRAMES = 6  # of each walk, as many as are compared at work
+NUM_ASKED = 3  # of them
+REGULAR_SHARE = 0.67  # of walks whose frames are evenly apart
+SCALE = 0.1  # standard deviation of the log of the factor that guesses are wrong by
+WORST = 0.3  # log of an error that counts; beyond, worse is no worse
+
+
+@dataclass(frozen=True)
+class Compared:
+    """n frames of each of s walks, and what comparing them found."""
+
+    pictures: Tensor  # (s, n, H, W, 3) uint8
+    rough: Tensor  # (s, n, h, w) float32
+    closer: Tensor  # (s, n, CLOSER h, CLOSER w) float32
+    truth: Tensor  # (s, n, FINER h, FINER w) float16, 0 where unknown or something moves
+    frames: Tensor  # (s, n) int64
+
+
+class Batch(NamedTuple):
+    pictures: Tensor  # (m, c, y, x) by parts
+    offers: Tensor  # (m, k, y, x)
+    planes: Tensor
+    truth: Tensor  # (m, y, x)
+
+
+def compared_once(path: Path, make: Callable[[], Compared]) -> Compared:
+    """What is in a file, made and written if there is none: making it takes half an hour."""
+    if not path.exists():
+        partial_file = path.with_suffix(".partial")
+        save_file({name: part.contiguous() for name, part in vars(make()).items()}, partial_file)
+        partial_file.rename(path)
+    return Compared(**load_file(path))
+
+
+@torch.no_grad()
+def compare_walks(
+    walks: Walks, latents: LatentWalks, codec: Codec, head: DepthHead, eyes: Features
+) -> Compared:
+    """Some frames of each walk; which ones is a function of its number."""
+    rows = []
+    for scene in tqdm(range(walks.cfg.num_scenes), "compared", unit="walk"):
+        generator = step_generator(0, scene)
+        frames = drawn(walks.cfg.num_frames, generator)
+        index = torch.tensor([scene]), torch.tensor([frames])
+        cameras, given = walks.cameras(*index)[0], walks.images(*index)[0]
+        tokens = latents.latents[scene, frames].float()
+        rays = view_rays(latents.cameras[scene, frames])
+        with autocast("cpu"):
+            shown = to_uint8(codec.decode(tokens).float())
+        pictures = from_uint8(shown)
+
+        def guess(
+            hint: Tensor, told: Tensor, tokens: Tensor = tokens, rays: Tensor = rays
+        ) -> tuple[Tensor, Tensor]:
+            with autocast("cpu"):
+                return to_depth(*head(tokens, rays, hint, seen(eyes, told)))
+
+        prior, confidence = guess(torch.zeros_like(tokens[:, 0]), given)
+        prior = prior * torch.exp(SCALE * torch.randn((), generator=generator))
+        again = partial(guess, told=pictures)
+        found = compare(pictures, cameras, prior, confidence, 0, again)
+        grid = (FINER * prior.shape[1], FINER * prior.shape[2])
+        moving, measured = walks.motion_masks(*index)[0], walks.depths(*index)[0]
+        truth = pool_depth(measured, grid, moving).half()
+        rows.append((shown, found.rough, found.closer, truth, index[1][0]))
+    return Compared(*(torch.stack(part) for part in zip(*rows, strict=True)))
+
+
+def drawn(num_frames: int, generator: torch.Generator) -> list[int]:
+    """NUM_FRAMES of a walk's frames in order, evenly apart or at random."""
+    if torch.rand((), generator=generator) < REGULAR_SHARE:
+        step = num_frames // NUM_FRAMES
+        first = int(torch.randint(num_frames - step * (NUM_FRAMES - 1), (), generator=generator))
+        return [first + step * i for i in range(NUM_FRAMES)]
+    return sorted(torch.randperm(num_frames, generator=generator)[:NUM_FRAMES].tolist())
+
+
+def batches(walks: Walks, found: Compared, batch_size: int) -> Callable[[torch.Generator], Batch]:
+    return partial(make_batch, walks, found, batch_size)
+
+
+@torch.no_grad()
+def make_batch(walks: Walks, found: Compared, batch_size: int, generator: torch.Generator) -> Batch:
+    samples = [sample(walks, found, generator) for _ in range(batch_size)]
+    return Batch(*(torch.cat(part) for part in zip(*samples, strict=True)))
+
+
+def sample(walks: Walks, found: Compared, generator: torch.Generator) -> Batch:
+    """NUM_ASKED frames; the others are known roughly, as older ones are at work."""
+
+    def chance() -> bool:
+        return bool(torch.rand((), generator=generator) < 0.5)
+
+    scene = int(torch.randint(len(found.frames), (), generator=generator))
+    order = torch.arange(NUM_FRAMES)
+    order = order.flip(0) if chance() else order
+    cameras = walks.cameras(torch.tensor([scene]), found.frames[scene, order][None])[0]
+    pictures = from_uint8(found.pictures[scene, order])
+    maps = [one[scene, order].float() for one in (found.closer, found.rough, found.truth)]
+    if chance():
+        cameras, pictures = cameras.mirrored(), pictures.flip(-1)
+        maps = [one.flip(-1) for one in maps]
+    closer, rough, truth = maps
+    first = NUM_FRAMES - NUM_ASKED
+    closer = torch.cat([in_quarters(rough[:first]), closer[first:]])
+    told = evidence(pictures, cameras, closer, rough, first)
+    return Batch(as_parts(pictures[first:], told.planes), *told, truth[first:])
+
+
+def refiner_loss(refiner: Refiner, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """The expected error of log depth."""
+    with autocast(batch.planes.device.type):
+        logits, shift = refiner(batch.pictures, batch.planes)
+    known = batch.truth > 0
+    truth = batch.truth.clamp(min=1e-3).log()
+    errors = (batch.offers + shift[:, None] - truth[:, None]).abs().clamp(max=WORST)
+    error = (logits.softmax(1) * errors).sum(1)
+    with torch.no_grad():
+        after = (chosen(batch.offers, logits, shift).log() - truth).abs()[known]
+        before = (batch.offers[:, 0] - truth).abs()[known]
+        figures = {
+            f"{name}_{percent}": float((off > percent / 100).float().mean())
+            for name, off in (("before", before), ("after", after))
+            for percent in (2, 5, 20)
+        }
+    return error[known].mean(), figures
+
+
+def train_refiner(
+    cfg: RunConfig,
+    walks: Walks,
+    found: Compared,
+    folder: Path,
+    refiner_cfg: RefinerConfig | None = None,
+) -> tuple[Refiner, Progress]:
+    torch.manual_seed(cfg.seed)
+    refiner = channels_last(Refiner(refiner_cfg or RefinerConfig()))
+    run = Run(cfg, refiner, folder)
+    progress = run.train(
+        batches(walks, found, cfg.batch_size), lambda batch, _: refiner_loss(refiner, batch)
+    )
+    return refiner, progress
