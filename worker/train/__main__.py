@@ -1,10 +1,10 @@
 """Train the mini model: `python -m worker.train` runs all stages, or those named, and resumes what
 was begun.
 
-Stages: data (render), codec, depth, motion, mover, decoder, denoiser, polish. Each is time-boxed
-(--minutes stage=9), writes its log and checkpoints to --folder and its weights and card to
---weights. A checkpoint goes on with more minutes, but not with another seed, recipe, set of walks
-or other weights of earlier stages.
+Stages: data (render), codec, depth, refiner, motion, mover, decoder, denoiser, polish. Each is
+time-boxed (--minutes stage=9), writes its log and checkpoints to --folder and its weights and card
+to --weights. A checkpoint goes on with more minutes, but not with another seed, recipe, set of
+walks or other weights of earlier stages.
 
 On a GPU: `python -m worker.train --device cuda --workers 14`; 25 minutes of training besides what
 the CPU renders. The same command goes on where a time limit stopped it.

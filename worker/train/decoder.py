@@ -1,4 +1,4 @@
-"""Stage 5: the decoder alone, on what it is given at work.
+"""Stage 6: the decoder alone, on what it is given at work.
 
 The codec's stage trained it on latents of pictures and on tokens as the mover of those days re-drew
 them; since then the mover has learnt to read whole memories. So each batch has views as real

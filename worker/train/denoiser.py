@@ -1,4 +1,4 @@
-"""Stage 6: the denoiser, on readouts of real memories that were filled the way they are at work.
+"""Stage 7: the denoiser, on readouts of real memories that were filled the way they are at work.
 
 Per sample a chunk of one walk (4 frames, or 1 as for live poses, forwards or backwards) and a
 memory written from some of the other frames: those that came before, as on a way out, or any; a few

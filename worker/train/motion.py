@@ -1,4 +1,4 @@
-"""Stage 3: the motion head, on a few views at a time of worlds in which things move.
+"""Stage 4: the motion head, on a few views at a time of worlds in which things move.
 
 A sample is up to MOTION_WINDOW views of one walk, some frames apart as observations are, each
 to be judged by comparing it with the others. Depth is the truth, the truth of a wrong scale or with

@@ -1,4 +1,4 @@
-"""Stage 4: the mover alone, on what memories show at work.
+"""Stage 5: the mover alone, on what memories show at work.
 
 The codec's own stage moves tokens out of two views; at work a memory fuses many. So per sample a
 real memory is written from up to MAX_CONTEXT frames of a walk (every third, as observations come,

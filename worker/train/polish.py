@@ -1,4 +1,4 @@
-"""Stage 7: the denoiser again, now judged by the pictures that its latents decode to.
+"""Stage 8: the denoiser again, now judged by the pictures that its latents decode to.
 
 Distance between latents is a poor measure of what people see: much of a latent says where the grid
 lay, not what the world looks like. So the loss is the distance of decoded pictures, that of their

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,6 +36,7 @@ from worker.train.loop import Progress, Run, RunConfig, step_generator
 
 NUM_FRAMES = 6  # of each walk, as many as are compared at work
 NUM_ASKED = 3  # of them
+NUM_WALKS = 240  # at most, as comparing takes seconds each
 REGULAR_SHARE = 0.67  # of walks whose frames are evenly apart
 SCALE = 0.1  # standard deviation of the log of the factor that guesses are wrong by
 WORST = 0.3  # log of an error that counts; beyond, worse is no worse
@@ -53,7 +53,8 @@ class Compared:
     frames: Tensor  # (s, n) int64
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     pictures: Tensor  # (m, c, y, x) by parts
     offers: Tensor  # (m, k, y, x)
     planes: Tensor
@@ -61,7 +62,7 @@ class Batch(NamedTuple):
 
 
 def compared_once(path: Path, make: Callable[[], Compared]) -> Compared:
-    """What is in a file, made and written if there is none: making it takes half an hour."""
+    """What is in a file, made and written if there is none: making it takes 20 minutes."""
     if not path.exists():
         partial_file = path.with_suffix(".partial")
         save_file({name: part.contiguous() for name, part in vars(make()).items()}, partial_file)
@@ -75,7 +76,7 @@ def compare_walks(
 ) -> Compared:
     """Some frames of each walk; which ones is a function of its number."""
     rows = []
-    for scene in tqdm(range(walks.cfg.num_scenes), "compared", unit="walk"):
+    for scene in tqdm(range(min(NUM_WALKS, walks.cfg.num_scenes)), "compared", unit="walk"):
         generator = step_generator(0, scene)
         frames = drawn(walks.cfg.num_frames, generator)
         index = torch.tensor([scene]), torch.tensor([frames])
@@ -119,7 +120,8 @@ def batches(walks: Walks, found: Compared, batch_size: int) -> Callable[[torch.G
 @torch.no_grad()
 def make_batch(walks: Walks, found: Compared, batch_size: int, generator: torch.Generator) -> Batch:
     samples = [sample(walks, found, generator) for _ in range(batch_size)]
-    return Batch(*(torch.cat(part) for part in zip(*samples, strict=True)))
+    parts = zip(*(vars(one).values() for one in samples), strict=True)
+    return Batch(*(torch.cat(part) for part in parts))
 
 
 def sample(walks: Walks, found: Compared, generator: torch.Generator) -> Batch:

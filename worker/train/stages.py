@@ -74,13 +74,13 @@ RECIPE = {
 
 # For a GPU with 16 cores beside it: 25 minutes in all, batches as large as pay.
 GPU_RECIPE = {
-    "codec": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3),
+    "codec": RunConfig(minutes=4, batch_size=24, learning_rate=2e-3),
     "depth": RunConfig(minutes=3, batch_size=64, learning_rate=2e-3, decay_share=0.5),
     "refiner": RunConfig(minutes=2, batch_size=8, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=2, batch_size=16, learning_rate=2e-3, decay_share=0.5),
     "mover": RunConfig(minutes=4, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
     "decoder": RunConfig(minutes=2, batch_size=16, learning_rate=7e-4, decay_share=0.8),
-    "denoiser": RunConfig(minutes=5, batch_size=24, learning_rate=2e-3, decay_share=0.0),
+    "denoiser": RunConfig(minutes=4, batch_size=24, learning_rate=2e-3, decay_share=0.0),
     "polish": RunConfig(minutes=4, batch_size=12, learning_rate=1e-3, ema_decay=0.995),
 }
 
@@ -97,7 +97,7 @@ MIN_FRAMES = {  # of a walk, for one sample of a stage
 PARTS = ("encoder", "mover")  # of the codec, which later stages write again
 READ = {  # weights that a stage reads, beside those it goes on from
     "depth": ("encoder",),
-    "refiner": ("codec", "depth"),
+    "refiner": ("encoder", "depth"),
     "motion": ("encoder", "depth"),
     "mover": ("encoder", "depth", "refiner"),
     "decoder": ("encoder", "mover", "depth"),

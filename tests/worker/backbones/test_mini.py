@@ -11,6 +11,7 @@ from worker.backbones import create_backbone
 from worker.backbones.base import Condition
 from worker.backbones.mini import MiniConfig, create
 from worker.depth.head import DepthHead
+from worker.depth.refine import Refiner, RefinerConfig
 from worker.dynamics_head import MotionConfig, MotionHead
 from worker.engine import Engine, EngineConfig
 from worker.eval.metrics import psnr
@@ -152,11 +153,11 @@ def test_an_unknown_backbone_is_refused():
 
 def test_shipped_weights_load_and_their_cards_say_how_they_were_made():
     backbone = create_backbone("mini")
-    assert backbone.weights.startswith("mini@") and len(backbone.weights) == 5 + 32
+    assert backbone.weights.startswith("mini@") and len(backbone.weights) == 5 + 40
     assert backbone.channels == 16
     assert "mini@16df6adb015d7f619dffe8cf859eb154" in backbone.continues  # the same latents
     assert backbone.weights not in backbone.continues
-    names = [*NAMES, "motion"]
+    names = [*NAMES, "motion", "refiner"]
     assert sum((SHIPPED / f"{name}.safetensors").stat().st_size for name in names) < 40e6
     for name in names:
         card = read_card(SHIPPED / f"{name}.safetensors")
@@ -224,4 +225,21 @@ def test_the_motion_head_is_used_where_there_is_one(weights):
     assert backbone.sees_motion and probability.shape == (2, *GRID)
     assert 0 < probability.min() < probability.max() < 1
     part = checksum(weights / "motion.safetensors")[:8]
+    assert backbone.weights == without.weights + part
+
+
+def test_edges_are_told_by_a_network_where_there_is_one(weights):
+    h, w = GRID
+    views = orbit(2, 8 * h, 8 * w)
+    closer, rough = torch.full((2, 2 * h, 2 * w), 2.0), torch.full((2, h, w), 2.0)
+    inputs = tiny.pictures(2, 8 * h, 8 * w), views, closer, rough, 1
+    without = create("cpu", weights)
+    assert torch.equal(without.refine(*inputs), closer[1:])
+    refiner = tiny.randomise(Refiner(RefinerConfig(widths=(8, 8, 8))))
+    save_module(refiner, weights / "refiner.safetensors", {"stage": "refiner"})
+    backbone = create("cpu", weights)
+    with torch.inference_mode():
+        parts = backbone.refine(*inputs)
+    assert parts.shape == (1, 4 * h, 4 * w) and 0 < float((parts - 2).abs().max()) < 0.2
+    part = checksum(weights / "refiner.safetensors")[:8]
     assert backbone.weights == without.weights + part

@@ -52,8 +52,8 @@ def test_a_time_box_can_be_changed(arguments):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, motion"),
-        (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, motion"),
+        (["sampler"], "unknown stage 'sampler': choose from data, codec, depth, refiner"),
+        (["--minutes", "codek=3"], "--minutes 'codek=3': expected one of codec, depth, refiner"),
         (["--minutes", "codec"], "--minutes 'codec': MINUTES must be a number above 0"),
         (["--device", "cuda"], "--device cuda: this torch sees no GPU; leave the option out"),
         (["--frames", "8"], "--frames 8: polish needs at least 9 of each"),
@@ -122,7 +122,8 @@ def test_all_stages_leave_weights_that_load(trained):
 
 
 def test_the_cards_say_how_the_weights_were_made(trained):
-    files = {"codec": "decoder", "depth": "depth", "motion": "motion", "denoiser": "polish"}
+    files = {"codec": "decoder", "depth": "depth", "refiner": "refiner", "motion": "motion"}
+    files["denoiser"] = "polish"
     for name, stage in files.items():
         card = read_card(trained / "weights" / f"{name}.safetensors")
         assert card["stage"] == stage and card["steps"] >= 1 and card["seed"] == 0
