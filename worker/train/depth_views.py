@@ -8,12 +8,10 @@ that they have at work is given to them anew each time a view is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -54,15 +52,6 @@ class DepthViews:
 def joined(parts: list[DepthViews]) -> DepthViews:
     names = [field.name for field in fields(DepthViews)]
     return DepthViews(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-
-
-def kept(path: Path, make: Callable[[], DepthViews]) -> DepthViews:
-    """The views in a file, made and written if there is none: making them takes minutes."""
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        save_file({name: part.contiguous() for name, part in vars(make()).items()}, partial)
-        partial.rename(path)
-    return DepthViews(**load_file(path))
 
 
 class Hints(Dataset[tuple[Tensor, Tensor]]):

@@ -36,7 +36,7 @@ class LatentWalks:
 def encode_walks(codec: Codec, walks: Walks | Mirrored, device: str = "cpu") -> LatentWalks:
     """All frames of a set through the encoder, in the fast format; the result is on the CPU."""
     h, w = walks.cfg.height // STRIDE, walks.cfg.width // STRIDE
-    encoder, dtype = _fast_copy(codec, device), fast_dtype(device)
+    encoder, dtype = fast_copy(codec, device), fast_dtype(device)
     frames = torch.arange(walks.cfg.num_frames)[None]
     latents, depths, closer, still = [], [], [], []
     for scene in range(walks.cfg.num_scenes):
@@ -69,7 +69,8 @@ def predict_depths(head: DepthHead, walks: LatentWalks, device: str = "cpu") -> 
     return torch.stack(rows)
 
 
-def _fast_copy(codec: Codec, device: str) -> Codec:
+def fast_copy(codec: Codec, device: str) -> Codec:
+    """To run, not to train."""
     copy = Codec(codec.cfg)
     copy.load_state_dict(codec.state_dict())
     return channels_last(copy.to(device, fast_dtype(device)))

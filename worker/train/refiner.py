@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,13 +24,13 @@ from worker.depth.refine import Refiner, RefinerConfig, as_parts, chosen, eviden
 from worker.depth.seen import seen
 from worker.depth.stereo import compare
 from worker.geometry import pool_depth
-from worker.layers import channels_last
+from worker.layers import channels_last, module_dtype
 from worker.photographic import Features
 from worker.pixels import from_uint8, to_uint8
 from worker.placed import FINER, in_quarters
 from worker.precision import autocast
 from worker.train.data import Walks
-from worker.train.latents import LatentWalks
+from worker.train.latents import LatentWalks, fast_copy
 from worker.train.loop import Progress, Run, RunConfig, step_generator
 
 NUM_FRAMES = 6  # of each walk, as many as are compared at work
@@ -61,47 +60,58 @@ class Batch:
     truth: Tensor  # (m, y, x)
 
 
-def compared_once(path: Path, make: Callable[[], Compared]) -> Compared:
-    """What is in a file, made and written if there is none: making it takes 20 minutes."""
-    if not path.exists():
-        partial_file = path.with_suffix(".partial")
-        save_file({name: part.contiguous() for name, part in vars(make()).items()}, partial_file)
-        partial_file.rename(path)
-    return Compared(**load_file(path))
-
-
 @torch.no_grad()
 def compare_walks(
-    walks: Walks, latents: LatentWalks, codec: Codec, head: DepthHead, eyes: Features
+    walks: Walks,
+    latents: LatentWalks,
+    codec: Codec,
+    head: DepthHead,
+    eyes: Features,
+    device: str = "cpu",
 ) -> Compared:
-    """Some frames of each walk; which ones is a function of its number."""
-    rows = []
-    for scene in tqdm(range(min(NUM_WALKS, walks.cfg.num_scenes)), "compared", unit="walk"):
-        generator = step_generator(0, scene)
-        frames = drawn(walks.cfg.num_frames, generator)
-        index = torch.tensor([scene]), torch.tensor([frames])
-        cameras, given = walks.cameras(*index)[0], walks.images(*index)[0]
-        tokens = latents.latents[scene, frames].float()
-        rays = view_rays(latents.cameras[scene, frames])
-        with autocast("cpu"):
-            shown = to_uint8(codec.decode(tokens).float())
-        pictures = from_uint8(shown)
-
-        def guess(
-            hint: Tensor, told: Tensor, tokens: Tensor = tokens, rays: Tensor = rays
-        ) -> tuple[Tensor, Tensor]:
-            with autocast("cpu"):
-                return to_depth(*head(tokens, rays, hint, seen(eyes, told)))
-
-        prior, confidence = guess(torch.zeros_like(tokens[:, 0]), given)
-        prior = prior * torch.exp(SCALE * torch.randn((), generator=generator))
-        again = partial(guess, told=pictures)
-        found = compare(pictures, cameras, prior, confidence, 0, again)
-        grid = (FINER * prior.shape[1], FINER * prior.shape[2])
-        moving, measured = walks.motion_masks(*index)[0], walks.depths(*index)[0]
-        truth = pool_depth(measured, grid, moving).half()
-        rows.append((shown, found.rough, found.closer, truth, index[1][0]))
+    """Some frames of each walk, a function of its number; the result is on the CPU."""
+    scenes = range(min(NUM_WALKS, walks.cfg.num_scenes))
+    guess = partial(guessed, head.to(device), eyes.to(device))
+    decoder = fast_copy(codec, device)
+    rows = [
+        compared(walks, latents, decoder, guess, scene, device)
+        for scene in tqdm(scenes, "compared", unit="walk")
+    ]
     return Compared(*(torch.stack(part) for part in zip(*rows, strict=True)))
+
+
+def compared(
+    walks: Walks,
+    latents: LatentWalks,
+    decoder: Codec,
+    guess: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    scene: int,
+    device: str,
+) -> tuple[Tensor, ...]:
+    """One row of `Compared`."""
+    generator = step_generator(0, scene)
+    frames = drawn(walks.cfg.num_frames, generator)
+    index = torch.tensor([scene]), torch.tensor([frames])
+    given, cameras = walks.images(*index)[0].to(device), walks.cameras(*index)[0].to(device)
+    tokens = latents.latents[scene, frames].to(device)
+    shown = to_uint8(decoder.decode(tokens.to(module_dtype(decoder))).float())
+    rays, pictures = view_rays(latents.cameras[scene, frames]).to(device), from_uint8(shown)
+    look = partial(guess, tokens.float(), rays)
+    prior, confidence = look(given, torch.zeros_like(rays[:, 0]))
+    prior = prior * torch.exp(SCALE * torch.randn((), generator=generator)).to(device)
+    found = compare(pictures, cameras, prior, confidence, 0, partial(look, pictures))
+    grid = (FINER * prior.shape[1], FINER * prior.shape[2])
+    moving, measured = walks.motion_masks(*index)[0], walks.depths(*index)[0]
+    truth = pool_depth(measured, grid, moving).half()
+    return shown.cpu(), found.rough.cpu(), found.closer.cpu(), truth, index[1][0]
+
+
+def guessed(
+    head: DepthHead, eyes: Features, tokens: Tensor, rays: Tensor, pictures: Tensor, hint: Tensor
+) -> tuple[Tensor, Tensor]:
+    """z-depth and confidence."""
+    with autocast(tokens.device.type):
+        return to_depth(*head(tokens, rays, hint, seen(eyes, pictures)))
 
 
 def drawn(num_frames: int, generator: torch.Generator) -> list[int]:

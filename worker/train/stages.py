@@ -33,8 +33,9 @@ from worker.train.data import Walks
 from worker.train.decoder import train_decoder
 from worker.train.denoiser import CHUNK, train_denoiser
 from worker.train.depth import train_depth
-from worker.train.depth_views import DepthViews, features_of, joined, kept, views_of
+from worker.train.depth_views import DepthViews, features_of, joined, views_of
 from worker.train.footage import Footage
+from worker.train.kept import kept
 from worker.train.latents import LatentWalks, encode_walks, predict_depths
 from worker.train.loop import Progress, RunConfig
 from worker.train.mirror import Mirrored
@@ -42,7 +43,7 @@ from worker.train.motion import as_seen, train_motion
 from worker.train.mover import NUM_TARGETS, train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
-from worker.train.refiner import NUM_FRAMES, Compared, compare_walks, compared_once, train_refiner
+from worker.train.refiner import NUM_FRAMES, Compared, compare_walks, train_refiner
 from worker.weights import load_module, read_card, save_module
 from worker.world import MOTION_WINDOW
 
@@ -181,7 +182,8 @@ class Studio:
     def depth_views(self) -> DepthViews:
         """The frames of all walks and of the further scenes, each also in the mirror."""
         made_of = hashlib.sha256(json.dumps(self.inputs("depth")).encode()).hexdigest()[:12]
-        return kept(self.folder / f"depth_views_{made_of}.safetensors", self.made_depth_views)
+        path = self.folder / f"depth_views_{made_of}.safetensors"
+        return kept(path, DepthViews, self.made_depth_views)
 
     def made_depth_views(self) -> DepthViews:
         parts = []
@@ -214,9 +216,10 @@ class Studio:
     def compared(self) -> Compared:
         made_of = hashlib.sha256(json.dumps(self.inputs("refiner")).encode()).hexdigest()[:12]
         networks = (self.codec, self.depth_head, self.eyes)
-        return compared_once(
+        return kept(
             self.folder / f"compared_{made_of}.safetensors",
-            lambda: compare_walks(self.walks, self.latents, *networks),
+            Compared,
+            lambda: compare_walks(self.walks, self.latents, *networks, self.device),
         )
 
     @cached_property

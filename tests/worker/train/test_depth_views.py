@@ -7,7 +7,8 @@ from worker.backbones.rays import view_rays
 from worker.depth.seen import seen
 from worker.geometry import lift
 from worker.photographic import pretrained
-from worker.train.depth_views import MAX_CONTEXT, features_of, joined, kept, views_of
+from worker.train.depth_views import MAX_CONTEXT, DepthViews, features_of, joined, views_of
+from worker.train.kept import kept
 from worker.train.latents import encode_walks
 from worker.train.mirror import Mirrored, developed
 
@@ -51,7 +52,7 @@ def test_views_are_made_once_and_kept(latent_walks, features, tmp_path):
         made.append(views_of(latent_walks, features, seed=0, num_workers=1))
         return made[-1]
 
-    first, again = (kept(tmp_path / "views.safetensors", make) for _ in range(2))
+    first, again = (kept(tmp_path / "views.safetensors", DepthViews, make) for _ in range(2))
     assert len(made) == 1
     alone = views_of(latent_walks, features, seed=0)  # in this process
     for name, part in vars(alone).items():

@@ -20,7 +20,6 @@ from worker.train.refiner import (
     Batch,
     Compared,
     compare_walks,
-    compared_once,
     drawn,
     make_batch,
     refiner_loss,
@@ -48,19 +47,6 @@ def test_frames_are_evenly_apart_or_at_random():
     assert all(sorted(set(pick)) == pick and len(pick) == NUM_FRAMES for pick in picks)
     even = [pick for pick in picks if pick in ([0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11])]
     assert 30 < len(even) < 50 and len({tuple(pick) for pick in picks}) > 10
-
-
-def test_it_is_made_once_and_kept(found, tmp_path):
-    made = []
-
-    def make() -> Compared:
-        made.append(found)
-        return found
-
-    for _ in range(2):
-        again = compared_once(tmp_path / "compared.safetensors", make)
-    assert len(made) == 1
-    assert all(torch.equal(getattr(again, name), part) for name, part in vars(found).items())
 
 
 def test_a_batch_is_of_the_last_frames_of_each_sample(found, walks):
