@@ -31,9 +31,7 @@ class Found(NamedTuple):
 
     depth: Tensor  # (m, h, w) z-depth in metres, 0 where the pictures contradict each other
     confidence: Tensor  # (m, h, w)
-    closer: (
-        Tensor  # (k, h', w') the same of parts of the newest ones' cells; of one alone as `depth`
-    )
+    closer: Tensor  # (k, h', w') of parts of the newest ones' cells; of one alone as `depth`
 
 
 def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
