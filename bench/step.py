@@ -71,7 +71,7 @@ def main() -> None:
 def describe(backbone: object, engine: Engine, chunk: int) -> dict[str, object]:
     assert isinstance(backbone, MiniBackbone)
     modules = [backbone.codec, backbone.denoiser, backbone.depth_head]
-    modules += [backbone.motion_head] if backbone.motion_head else []
+    modules += [one for one in (backbone.motion_head, backbone.refiner) if one is not None]
     return {
         "weights": backbone.weights,
         "frame": f"{engine.cfg.width} x {engine.cfg.height}",
