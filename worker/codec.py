@@ -87,8 +87,8 @@ class Codec(nn.Module):
         return pixels
 
     def move(self, front: Placed, finer: Placed | None = None) -> Tensor:
-        """A `nearest` readout (n, ...), and the `layers` of one with FINER times the resolution if
-        the mover looks at it, as latents (n, c, h, w), 0 where nothing is known.
+        """A `nearest` readout (n, ...), and `witnesses` at FINER times its resolution if the mover
+        looks at them, as latents (n, c, h, w), 0 where nothing is known.
         """
         scale, shift = self.scale[:, None, None], self.shift[:, None, None]
 

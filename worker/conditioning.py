@@ -53,11 +53,11 @@ def stacked(readouts: Sequence[Readout]) -> tuple[Placed, Placed | None]:
 
 
 def _placed(layers: Sequence[Readout]) -> Placed:
-    behind = [layer.behind for layer in layers if layer.behind is not None]
+    second = [layer.second for layer in layers if layer.second is not None]
     columns = {name: torch.stack([getattr(layer, name) for layer in layers]) for name in NAMES}
     parts = [layer.part for layer in layers if layer.part is not None]
     within = middle_of(torch.stack(parts)) if parts else None
-    return Placed(**columns, within=within, behind=_placed(behind) if behind else None)
+    return Placed(**columns, within=within, second=_placed(second) if second else None)
 
 
 def chunk_noise(world: World, like: Tensor) -> Tensor:

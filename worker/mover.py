@@ -10,10 +10,11 @@ offset, so that a filter per phase is one linear layer away.
 One token per cell is not all that the memory knows: of the points that a cell's view could see a
 fifth share their cell with another one, and at the edge of a surface the token shows its own old
 background over the one that lies behind. So the mover also looks at a readout of four times the
-resolution, and at the next surface behind each of its cells. There every part of a token lies where
-its own depth puts it, so a linear layer per part draws what of the token that part shows. On the
-way to the grid a look at half of these cells each way tells more of each token: all of it by where
-its middle would be, and what the quarter shows that its part lies in.
+resolution, and in each of its cells at a second frame's word: on the same surface, where two tell
+more than one, or else on the next one behind. There every part of a token lies where its own depth
+puts it, so a linear layer per part draws what of the token that part shows. On the way to the grid
+a look at half of these cells each way tells more of each token: all of it by where its middle would
+be, and what the quarter shows that its part lies in.
 
 Axis legend: n views, c channels, h w latent grid.
 """
@@ -75,9 +76,9 @@ class Mover(nn.Module):
         first, *rest = self.body
         x = first(as_input(planes_of(front), front))
         if self.fine is not None:
-            if finer is None or finer.behind is None:
-                raise ValueError("this mover looks at a finer readout with what lies behind, too")
-            x = x + self.looked_closer(finer, finer.behind)
+            if finer is None or finer.second is None:
+                raise ValueError("this mover looks at a finer readout with a second surface, too")
+            x = x + self.looked_closer(finer, finer.second)
         for layer in rest:
             x = layer(x)
         repair: Tensor = x.to(front.tokens.dtype)

@@ -38,16 +38,16 @@ class Placed:
     offset: Tensor  # (..., 2, h, w) cells in u, v from each cell's centre to where its token lies
     span: Tensor  # (..., 2, h, w) cells in u, v that the token's patch spans; 0 if uncovered
     within: Tensor | None = None  # (..., 2, h, w) of a token's part: its middle_of; None if whole
-    behind: Placed | None = None  # the next surface in each cell
+    second: Placed | None = None  # what else is known there, see worker/splat/plain.py
 
     def flatten(self) -> Placed:
         """The same with its two leading dimensions as one."""
         parts = (self.tokens, self.coverage, self.depth, self.offset, self.span)
         tokens, coverage, depth, offset, span = (value.flatten(0, 1) for value in parts)
         within = None if self.within is None else self.within.flatten(0, 1)
-        behind = None if self.behind is None else self.behind.flatten()
-        return Placed(tokens, coverage, depth, offset, span, within, behind)
+        second = None if self.second is None else self.second.flatten()
+        return Placed(tokens, coverage, depth, offset, span, within, second)
 
     def with_tokens(self, change: Callable[[Tensor], Tensor]) -> Placed:
-        behind = None if self.behind is None else self.behind.with_tokens(change)
-        return replace(self, tokens=change(self.tokens), behind=behind)
+        second = None if self.second is None else self.second.with_tokens(change)
+        return replace(self, tokens=change(self.tokens), second=second)

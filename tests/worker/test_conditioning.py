@@ -41,7 +41,7 @@ def test_finer_readouts_are_passed_on_if_all_are():
     views, (h, w) = [orbit(2, 64, 96)] * 2, GRID
     fine, coarse = readouts(2, 2, "fine"), readouts(2, 2)
     told = condition_on([world(1), world(2)], views, fine, GRID).finer
-    for layer in (told, told.behind):
+    for layer in (told, told.second):
         assert layer.tokens.shape == (2, 2, tiny.CHANNELS, FINER * h, FINER * w)
     for given in (coarse, [fine[0], coarse[1]]):
         assert condition_on([world(1), world(2)], views, given, GRID).finer is None

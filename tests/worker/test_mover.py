@@ -53,7 +53,7 @@ def in_parts(seed: int, cover: float = 0.5) -> Placed:
 
 
 def finer(seed: int) -> Placed:
-    return replace(in_parts(seed), behind=in_parts(seed + 1, 0.1))
+    return replace(in_parts(seed), second=in_parts(seed + 1, 0.1))
 
 
 def fine_codec() -> Codec:
@@ -80,14 +80,14 @@ def test_a_mover_that_begins_to_look_finer_moves_as_before():
     torch.testing.assert_close(closer.move(front, finer(2)), codec.move(front))
 
 
-def test_what_is_behind_matters_only_where_there_is_something():
+def test_a_second_surface_matters_only_where_there_is_one():
     codec, front, near = fine_codec(), placed((6, 8), 1), finer(2)
     moved = codec.move(front, near)
-    hidden = near.behind.coverage[:, None] == 0
-    told = replace(near.behind, tokens=torch.where(hidden, 7.0, near.behind.tokens))
-    assert torch.equal(codec.move(front, replace(near, behind=told)), moved)
-    told = replace(near.behind, tokens=torch.where(hidden, near.behind.tokens, 7.0))
-    assert not torch.allclose(codec.move(front, replace(near, behind=told)), moved)
+    hidden = near.second.coverage[:, None] == 0
+    told = replace(near.second, tokens=torch.where(hidden, 7.0, near.second.tokens))
+    assert torch.equal(codec.move(front, replace(near, second=told)), moved)
+    told = replace(near.second, tokens=torch.where(hidden, near.second.tokens, 7.0))
+    assert not torch.allclose(codec.move(front, replace(near, second=told)), moved)
 
 
 @pytest.mark.parametrize(("name", "finer_by"), [("parts", CLOSER), ("finest_parts", FINER)])
@@ -136,10 +136,10 @@ def test_a_look_at_quarters_says_where_these_lie():
 def test_a_mover_that_looks_at_parts_refuses_whole_tokens():
     whole = placed(FINE, 2)
     with pytest.raises(ValueError, match="got a readout of whole ones"):
-        fine_codec().move(placed((6, 8), 1), replace(whole, behind=whole))
+        fine_codec().move(placed((6, 8), 1), replace(whole, second=whole))
 
 
 @pytest.mark.parametrize("given", [None, placed(FINE, 2)])
 def test_a_mover_that_looks_finer_refuses_less(given):
-    with pytest.raises(ValueError, match="a finer readout with what lies behind"):
+    with pytest.raises(ValueError, match="a finer readout with a second surface"):
         fine_codec().move(placed((6, 8), 1), given)

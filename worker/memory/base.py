@@ -40,7 +40,7 @@ class Readout:
     span: Tensor  # (T, 2, h, w) float32 cells in u, v that the winner's patch spans, 0 if uncovered
     part: Tensor | None = None  # of `finer` alone: (T, h, w) int64 which part of the winner's patch
     finer: Readout | None = None  # in `fine` mode: the same views at FINER times the resolution
-    behind: Readout | None = None  # of `finer` alone: the next surface behind each cell's
+    second: Readout | None = None  # of `finer` alone: what another frame tells, or what lies behind
 
 
 def joined(parts: Sequence[Readout]) -> Readout:
@@ -132,7 +132,7 @@ def empty_readout(
     finer = (grid[0] * FINER, grid[1] * FINER)
     blank = empty_readout(num_views, channels, finer, device)
     blank = replace(blank, part=torch.zeros_like(blank.winner))
-    return replace(nothing, finer=replace(blank, behind=blank))
+    return replace(nothing, finer=replace(blank, second=blank))
 
 
 def empty_delta(channels: int, device: str = "cpu", num_parts: int = 0) -> Delta:

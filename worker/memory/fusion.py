@@ -1,7 +1,8 @@
 """Which cells of new frames are worth remembering.
 
 Old and new meet where the old points project into the new cameras. Frames of one write overlap too,
-so each frame is also compared with what the frames before it will add.
+so each frame is also compared with what the frames before it will add. A surface may be remembered
+as one frame saw it, or as two did, since two tell more of it than one.
 
 Axis legend: T frames, h w the latent grid, k kept cells (indices into T * h * w).
 """
@@ -14,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.geometry import Cameras
+from worker.geometry import Cameras, Convention
 from worker.memory.base import Delta, Readout
 from worker.memory.points import Points, stretch
 from worker.memory.sight import see
 from worker.memory.verdicts import OUTRANKS, overruled
 from worker.projection import quality_code
 from worker.splat.cpu import Surface
-from worker.splat.plain import Mode
 
 CENTRED = 0.2  # cells: a patch whose centre is no further from a cell's is in its place
 
@@ -47,25 +47,48 @@ class Cells:
         return Cells(**{k: v[item] for k, v in vars(self).items() if v is not None})
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a memory shows to the views of the frames being written."""
+
+    front: Surface | Readout
+    behind: Surface | None = None  # the next surface; not looked for by generated frames
+    other: Surface | None = None  # what another frame tells; None: one frame's word is enough
+
+    def anew(self, points: Points, views: Cameras) -> Seen:
+        """The same of other points in other views."""
+        if self.behind is None:
+            return Seen(see(points, views, "nearest", with_tokens=False))
+        return looked_at(points, views, "centre", self.other is not None)
+
+
+def looked_at(points: Points, views: Cameras, convention: Convention, twice: bool) -> Seen:
+    front = see(points, views, "layers", convention, with_tokens=False)
+    other = None
+    if twice:
+        other = see(points, views, "witnesses", convention, with_tokens=False).second
+    return Seen(front, front.second, other)
+
+
 def keep_new(
     cells: Cells,
     points: Points,
-    seen: Surface | Readout,  # what the memory shows to the same views
+    seen: Seen,
     observed: bool,
     better_ratio: float,
+    doubted: Tensor,  # (T, h, w) bool: no news, whatever they tell
 ) -> tuple[Tensor, Tensor]:
     """(k,) cells to add, in frame order, and (T, h, w) bool those that replace what is there."""
     verdict = _verdict(cells, points, seen, observed, better_ratio)
-    keep = verdict.worth & cells.valid
+    keep = verdict.worth & cells.valid & ~doubted
     replaces = keep & verdict.replaces
     if observed:
-        keep |= seam(cells, seen)
+        keep |= seam(cells, seen.front)
     pending = Points(0, points.grid, str(keep.device), offset=points.offset)
-    look: Mode = "layers" if observed else "nearest"
     for t in range(len(keep)):
         frame = cells[t : t + 1]
         if t:
-            before = see(pending, frame.views, look, with_tokens=False)
+            before = seen.anew(pending, frame.views)
             verdict = _verdict(frame, pending, before, observed, better_ratio)
             keep[t] &= verdict.worth[0]
             old = verdict.row[0][keep[t] & verdict.replaces[0]]
@@ -113,7 +136,12 @@ def seam(cells: Cells, seen: Surface | Readout) -> Tensor:
     """
     news = (cells.valid & (seen.coverage != 1)).float()[:, None]
     beside = F.max_pool2d(news, 3, stride=1, padding=1)[:, 0] > 0
-    return cells.valid & beside & (seen.offset.abs().amax(1) > CENTRED)
+    return cells.valid & beside & ~in_place(seen)
+
+
+def in_place(seen: Surface | Readout) -> Tensor:
+    """(T, h, w) bool: what is seen there lies where the cell does."""
+    return seen.offset.abs().amax(1) <= CENTRED
 
 
 @dataclass(frozen=True)
@@ -125,32 +153,37 @@ class Verdict:
     row: Tensor  # int64: what it repeats, or what is seen there
 
 
-def _verdict(
-    cells: Cells,
-    old: Points,
-    seen: Surface | Readout,
-    observed: bool,
-    better_ratio: float,
-) -> Verdict:
+def _verdict(cells: Cells, old: Points, seen: Seen, observed: bool, better_ratio: float) -> Verdict:
     """Only winners that cover their cell count, not rims.
 
     What a cell repeats may be hidden, if only by the footprint of what stands before it: beside an
-    edge it would else be added with every look.
+    edge it would else be added with every look. Where two frames are to tell of a surface, a cell
+    is no news if it repeats both, or if it looks from where the first one did.
     """
-    covered, row = seen.coverage == 1, seen.winner
+    front, covered, row = seen.front, seen.front.coverage == 1, seen.front.winner
     if not len(old):
         return Verdict(~covered, covered, row)
-    again, quality = repeats(cells, old, seen), seen.quality
+    again = known = repeats(cells, old, front)
+    better = again & _better(cells, front, better_ratio)
     if seen.behind is not None:
         hidden = ~again & repeats(cells, old, seen.behind)
         row = torch.where(hidden, seen.behind.winner, row)
-        again, quality = again | hidden, torch.where(hidden, seen.behind.quality, quality)
-    better = quality_code(quality).short() <= overruled(cells.quality, better_ratio)
-    outranks = quality_code(seen.quality).short() <= overruled(cells.quality, OUTRANKS)
-    worth = again & better
-    if observed:
-        worth |= ~again
-    return Verdict(~covered | worth, covered & (again | outranks), row)
+        better |= hidden & _better(cells, seen.behind, better_ratio)
+        known = again | hidden
+    if seen.other is not None:
+        third = again & repeats(cells, old, seen.other)
+        outdone = third & ~better & _better(cells, seen.other, better_ratio)
+        row = torch.where(outdone, seen.other.winner, row)
+        better |= outdone
+        known = known & (third | ~again | in_place(front))
+    worth = better | ~known if observed else better
+    replaces = covered & (better | _better(cells, front, OUTRANKS))
+    return Verdict(~covered | worth, replaces, row)
+
+
+def _better(cells: Cells, seen: Surface | Readout, ratio: float) -> Tensor:
+    """(T, h, w) bool: by so much than what is seen there."""
+    return quality_code(seen.quality).short() <= overruled(cells.quality, ratio)
 
 
 def repeats(cells: Cells, old: Points, seen: Surface | Readout) -> Tensor:

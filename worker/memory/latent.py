@@ -1,9 +1,11 @@
 """Latent spatial memory: latent tokens placed in the world, read by an exact z-buffer splat.
 
 A write lifts every cell to a point and keeps it only where it adds something. A point that repeats
-an old one (both lie within one cell's footprint of each other) replaces it if clearly better and is
-dropped if not, so that looking twice costs nothing; but where it lies beside news it stays, as a
-seam. Quality is the resolution at which a surface was seen (nearer and more frontal is better)
+an old one (both lie within one cell's footprint of each other) replaces it if clearly better. If
+not it is kept as a second witness, as two frames tell more of a surface than one: each has looked
+at it through a grid of its own. It is dropped if there are two, or if it looks from where the first
+one did, so that looking often costs no more than looking twice; but where it lies beside news it
+stays, as a seam. Quality is the resolution at which a surface was seen (nearer and more frontal is better)
 times the depth's confidence; what was observed outranks what was generated. Generated frames fill
 only what is uncovered: elsewhere, rims included, they are drawn from what is remembered, so they
 are no news, and errors would add up from drawing to drawing. What new views see through loses its
@@ -12,7 +14,7 @@ its worth too, and the next one takes its place. Past its budget the memory give
 valuable points.
 
 Geometry is finer than tokens: each point also keeps the depths of the sixteen parts of its cell,
-and a `fine` read puts every part where it lies.
+and a `fine` read puts every part where it lies, and beside it what the second witness shows.
 
 Repeats are found by projection, at the cost of a read of two surfaces (what stands before a point
 may hide it by its footprint alone), rather than by a spatial index that must be kept up to date.
@@ -39,7 +41,7 @@ from worker.memory.base import (
     empty_delta,
     empty_readout,
 )
-from worker.memory.fusion import Cells, added, keep_new
+from worker.memory.fusion import Cells, Seen, added, keep_new, looked_at
 from worker.memory.points import Points, TokenFormat, stretch
 from worker.memory.sight import finer_than, is_fused, part_of, readout_of, see, see_together
 from worker.memory.verdicts import REPLACED, SEEN_THROUGH, Evidence, judge
@@ -60,6 +62,7 @@ class LatentMemoryConfig:
     evicted_share: float = 0.02  # of the cap that goes at once, so that it isn't hit often
     better_ratio: float = 2.0  # of qualities, from which a repeat replaces the old point
     observed_gain: float = 1024.0  # the quality of what was observed over what was generated
+    two_witnesses: bool = True  # a surface is remembered as two frames saw it, not only one
     corrects_appearance: bool = True  # what two observations contradict is replaced
     has_relief: bool = True  # depths of each cell's parts, for finer looks
     token_format: TokenFormat = "bfloat16"
@@ -112,16 +115,17 @@ class LatentMemory:
         cells = self._cells(lifted, tokens, views, confidence, observed)
         if self._points.num_parts:
             cells = replace(cells, relief=relief_code(relief(depth, lifted.depth, mask)))
-        seen = readout if readout and not observed else self._see(views)
+        seen = Seen(readout) if readout and not observed else self._looked_at(views)
+        front = seen.front
         if not observed:
-            cells = replace(cells, valid=cells.valid & (seen.coverage == 0))
-        ratio = self._cfg.better_ratio
-        kept, replaces = keep_new(cells, self._points, seen, observed, ratio)
+            cells = replace(cells, valid=cells.valid & (front.coverage == 0))
+        ratio, doubted = self._cfg.better_ratio, self._doubted(cells, tokens, front, observed)
+        contradicts = (front.coverage == 1) & torch.isin(front.winner, doubted)
+        kept, replaces = keep_new(cells, self._points, seen, observed, ratio, contradicts)
         known = torch.where(cells.valid, cells.depth, 0.0)
         evidence = Evidence(known, cells.extent, cells.quality, replaces, observed)
         removed, struck = self._sentence(judge(self._points, views, evidence, ratio))
-        if observed and self._cfg.corrects_appearance:
-            struck = self._doubt(contradicted(cells, tokens, self._points, seen), removed, struck)
+        struck = torch.cat([struck, doubted[~torch.isin(doubted, removed)]]).unique()
         kept, evicted = self._evict(cells.quality.flatten()[kept], kept, removed, len(source))
         rows = tokens.permute(0, 2, 3, 1).reshape(-1, self._channels)[kept].bfloat16()
         removed, struck = torch.cat([removed, evicted]), struck[~torch.isin(struck, evicted)]
@@ -172,7 +176,7 @@ class LatentMemory:
             return readout_of(see(self._points, views.resized(*self._grid), mode, form))
         front = readout_of(see(self._points, views.resized(*self._grid), "nearest", form))
         closer = views.resized(*finer_than(self._grid))
-        finer = see(self._points, closer, "layers", form, in_parts=True)
+        finer = see(self._points, closer, "witnesses", form, in_parts=True)
         return replace(front, finer=readout_of(finer))
 
     @property
@@ -192,8 +196,9 @@ class LatentMemory:
     def state(self) -> dict[str, Tensor]:
         return self._points.live() | {"next_serial": torch.tensor(self._points.next_serial)}
 
-    def _see(self, views: Cameras) -> Surface:
-        return see(self._points, views, "layers", self._cfg.convention, with_tokens=False)
+    def _looked_at(self, views: Cameras) -> Seen:
+        cfg = self._cfg
+        return looked_at(self._points, views, cfg.convention, cfg.two_witnesses)
 
     def _cells(
         self,
@@ -229,11 +234,16 @@ class LatentMemory:
         self._lost["carved"] += len(carved)
         return torch.cat([replaced, carved]), through[fresh & (strikes < MAX_STRIKES)]
 
-    def _doubt(self, rows: Tensor, removed: Tensor, struck: Tensor) -> Tensor:
-        """(k,) rows to strike, with those whose looks were contradicted for the first time."""
-        fresh = rows[self._points["strikes"][rows] == 0]
-        both: Tensor = torch.cat([struck, fresh[~torch.isin(fresh, removed)]]).unique()
-        return both
+    def _doubted(
+        self, cells: Cells, tokens: Tensor, seen: Surface | Readout, observed: bool
+    ) -> Tensor:
+        """(k,) rows whose looks an observation contradicts for the first time: these lose their
+        worth, and the next one takes their place.
+        """
+        if not observed or not self._cfg.corrects_appearance:
+            return torch.zeros(0, dtype=torch.int64, device=self._device)
+        rows = contradicted(cells, tokens, self._points, seen)
+        return rows[self._points["strikes"][rows] == 0]
 
     def _evict(
         self, quality: Tensor, kept: Tensor, removed: Tensor, num_frames: int
@@ -319,7 +329,7 @@ def read_together(
     fronts = seen(one._grid, "nearest")
     if mode != "fine":
         return fronts
-    finer = seen(finer_than(one._grid), "layers", in_parts=True)
+    finer = seen(finer_than(one._grid), "witnesses", in_parts=True)
     return [replace(front, finer=fine) for front, fine in zip(fronts, finer, strict=True)]
 
 

@@ -64,6 +64,7 @@ class RgbMemory:
             cfg,
             max_points=cfg.max_points * share,
             max_bytes=cap,
+            two_witnesses=False,
             corrects_appearance=False,
             has_relief=False,
         )
@@ -171,9 +172,9 @@ def magnified(readout: Readout) -> Readout:
     parts = torch.arange(NUM_PARTS, device=device).view(FINER, FINER)
     part = parts.repeat(h // FINER, w // FINER)
     shown["part"] = torch.where(shown["coverage"] > 0, part, 0)
-    behind = empty_readout(num_views, channels, (h, w), str(device))
-    behind = replace(behind, part=torch.zeros_like(behind.winner))
-    return Readout(**shown, behind=behind)
+    second = empty_readout(num_views, channels, (h, w), str(device))
+    second = replace(second, part=torch.zeros_like(second.winner))
+    return Readout(**shown, second=second)
 
 
 def fill_holes(images: Tensor, known: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def see(
     with_tokens: bool = True,
     in_parts: bool = False,
 ) -> Surface:
-    """What the cameras see; without tokens the surfaces alone, of `nearest` or `layers`. In parts
-    (not `soft`), those of every cell whose depths are known are looked at one by one.
+    """What the cameras see; without tokens the surfaces alone. In parts, those of every cell
+    whose depths are known are looked at one by one. Neither goes with `soft`.
     """
     device, in_parts = cameras.intrinsics.device.type, in_parts and points.num_parts > 0
     if device == "cuda" and is_fused(mode, convention):
@@ -111,9 +111,9 @@ def seen_by_torch(
 
 
 def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool, parts: int) -> Surface:
-    behind = None
-    if seen.behind is not None:
-        behind = _surface(points, seen.behind, source, with_tokens, parts)
+    second = None
+    if seen.second is not None:
+        second = _surface(points, seen.second, source, with_tokens, parts)
     covered = seen.winner >= 0
     first = seen.winner.clamp(min=0)
     row = torch.div(first, parts, rounding_mode="floor")
@@ -143,23 +143,23 @@ def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool, par
         span=seen.span,
         tokens=tokens,
         part=first % parts if parts > 1 else None,
-        behind=behind,
+        second=second,
     )
 
 
 def readout_of(seen: Surface) -> Readout:
     """What is seen, as the contract has it."""
-    names = [field.name for field in fields(Surface) if field.name != "behind"]
-    behind = None if seen.behind is None else readout_of(seen.behind)
-    return Readout(**{name: getattr(seen, name) for name in names}, behind=behind)
+    names = [field.name for field in fields(Surface) if field.name != "second"]
+    second = None if seen.second is None else readout_of(seen.second)
+    return Readout(**{name: getattr(seen, name) for name in names}, second=second)
 
 
 def part_of(readout: Readout, views: slice) -> Readout:
     """Some of its views, without a finer look."""
-    behind = None if readout.behind is None else part_of(readout.behind, views)
+    second = None if readout.second is None else part_of(readout.second, views)
     names = [name for name, value in vars(readout).items() if isinstance(value, Tensor)]
     columns: dict[str, Any] = {name: getattr(readout, name)[views] for name in names}
-    return Readout(**columns, behind=behind)
+    return Readout(**columns, second=second)
 
 
 def finer_than(grid: tuple[int, int]) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from worker.splat.plain import FRONT_RATIO, Mode
 MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
 TOGETHER = 4  # views
+TWO: tuple[Mode, ...] = ("layers", "witnesses")  # modes that show two surfaces
 RATIO = np.float32(1 + FRONT_RATIO)
 NO_TOKENS: Stored = (np.empty((0, 0), np.int16), np.empty((0, 0), np.int8), np.empty(0, np.float32))
 
@@ -51,7 +52,7 @@ class Surface:
     span: Tensor  # (t, 2, h, w) float32
     tokens: Tensor  # (t, c, h, w) float32, c = 0 where none were asked for
     part: Tensor | None = None  # (t, h, w) int64 of the winner, where cells are looked at in parts
-    behind: Surface | None = None  # the next surface in each cell, where mode is `layers`
+    second: Surface | None = None  # of `layers` and `witnesses`, see worker/splat/plain.py
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def read(
     points, views = (rows, blocks, frames), views_of(cameras)
     t, size = len(views.pose), views.height * views.width
     tokens = NO_TOKENS if tokens is None else tokens
-    layers = [room_for(t, size, tokens, frames.parts) for _ in range(2 if mode == "layers" else 1)]
+    layers = [room_for(t, size, tokens, frames.parts) for _ in range(2 if mode in TWO else 1)]
     threads = torch.get_num_threads()
     share = t // threads if threads > 1 else 0
 
@@ -103,14 +104,18 @@ def read(
             some = slice(begin, min(begin + TOGETHER, last))
             part = views._replace(pose=views.pose[some], intrinsics=views.intrinsics[some])
             hidden: Array | None = None
+            taken: Array | None = None
             for shown in layers:
-                hidden = _show(points, part, mode, hidden, tokens, shown[some], threads)
+                hidden = _show(points, part, mode, hidden, taken, tokens, shown[some], threads)
+                taken = np.full(len(hidden), -1, np.int64)
+                if mode == "witnesses":
+                    taken[: len(hidden) - SPARE] = shown[some].source.ravel()
 
     if share:
         _each(lambda i: look(i * share, (i + 1) * share, 1), threads)
     look(threads * share, t, threads)
-    front, *behind = (_surface(shown, views.height, views.width) for shown in layers)
-    return replace(front, behind=behind[0]) if behind else front
+    front, *second = (_surface(shown, views.height, views.width) for shown in layers)
+    return replace(front, second=second[0]) if second else front
 
 
 def room_for(num_views: int, size: int, tokens: Stored, parts: int) -> Shown:
@@ -128,6 +133,7 @@ def _show(
     views: Views,
     mode: Mode,
     hidden: Array | None,  # (t * h * w + SPARE,) limits of the surface in front of this one
+    taken: Array | None,  # likewise, the frame whose points of that surface are out; -1: all are
     tokens: Stored,
     shown: Shown,
     threads: int,
@@ -139,12 +145,14 @@ def _show(
     is_small = threads == 1 or len(blocks.start) * len(views.pose) < 2 * MIN_PAIRS
     if is_small and mode != "soft":
         out = (shown.numbers, winner, source, part, shown.tokens)
-        limit: Array = kernels.show(rows, blocks, frames, views, RATIO, hidden, tokens, *out)
+        limit: Array = kernels.show(rows, blocks, frames, views, RATIO, hidden, taken, tokens, *out)
         return limit
     parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
     front = np.full((len(parts), num_cells + SPARE), np.inf, np.float32)
     _each(
-        lambda i: kernels.nearest_depths(rows, blocks, frames, views, parts[i], hidden, front[i]),
+        lambda i: kernels.nearest_depths(
+            rows, blocks, frames, views, parts[i], hidden, taken, front[i]
+        ),
         len(parts),
     )
     limit = kernels.limits(front, RATIO)
@@ -154,7 +162,7 @@ def _show(
 
     def choose(i: int) -> None:
         table = (rank[i], distance[i], best[i], place[i])
-        kernels.best_points(rows, blocks, frames, views, parts[i], hidden, limit, *table)
+        kernels.best_points(rows, blocks, frames, views, parts[i], hidden, taken, limit, *table)
 
     _each(choose, len(parts))
     kernels.merge(rank, distance, best, place)

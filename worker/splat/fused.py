@@ -4,10 +4,11 @@ One kernel lifts, projects and keys the points of all sessions for all their vie
 per cell the nearest depth; among the points on that front surface the best (quality, newest
 source); among that frame's points the one nearest to the cell's centre (then the lowest row). Each
 is an atomic minimum over integers, so no order of threads changes a bit, and a plain load skips the
-points that can't win. The next surface behind takes three more, with the first one's depths in
-hand. A second kernel places the winners again and gathers what they show. A block of rows that a
-view can't see leaves at once. Nothing comes back to the host in between, and sizes follow from the
-sessions' tables alone, so a read can be captured in a CUDA graph.
+points that can't win. A second surface (the next one behind, or what another frame tells) takes
+three more, with the first one's depths and ranks in hand. A second kernel places the winners again
+and gathers what they show. A block of rows that a view can't see leaves at once. Nothing comes back
+to the host in between, and sizes follow from the sessions' tables alone, so a read can be captured
+in a CUDA graph.
 
 Divisions are rounded, products and sums never fused (`enable_fp_fusion`), poses meet in float64: as
 in the torch twin, which tests compare with, on a GPU or in Triton's interpreter.
@@ -180,20 +181,23 @@ def scan(
     rank,
     first,
     hidden,
+    taken,
     num_views,
     height,
     width,
     grid_width,
     PASS: tl.constexpr,
-    BEHIND: tl.constexpr,
+    SECOND: tl.constexpr,
+    WITNESS: tl.constexpr,
     OFFSET: tl.constexpr,
     CELL: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """One pass over a block of one session's rows, or over one part of each, for one of its views;
-    BEHIND: only what lies
-    beyond the surface whose nearest depths `hidden` holds, without rims. Views may have other
-    sizes than the frames' grid, which is grid_width wide.
+    """One pass over a block of one session's rows, or over one part of each, for one of its views.
+
+    SECOND: only what lies beyond the surface whose nearest depths `hidden` holds, or (WITNESS) is
+    told by another frame than its winners, whose ranks `taken` holds; without rims. Views may have
+    other sizes than the frames' grid, which is grid_width wide.
     """
     session, view = tl.program_id(2), tl.program_id(1)
     block, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
@@ -230,13 +234,12 @@ def scan(
     columns, rows = tl.where(seen, columns, 0), tl.where(seen, rows, 0)
     tight_u = 0.5 * tl.maximum(span_u * _TIGHT, 1.0)
     tight_v = 0.5 * tl.maximum(span_v * _TIGHT, 1.0)
+    source = tl.load(_column(table, session, _SOURCE, tl.int32) + frame)
+    newest = _NO_SOURCE - source.to(tl.int64)
     if PASS > 0:
         quality = tl.load(
             _column(table, session, _QUALITY, tl.uint8) + row, mask=inside, other=0
         ).to(tl.int64)
-        newest = _NO_SOURCE - tl.load(_column(table, session, _SOURCE, tl.int32) + frame).to(
-            tl.int64
-        )
         mine = ((255 - quality) << 32) | newest
     base = number * height * width
     for i in range(tl.max(rows)):
@@ -247,10 +250,13 @@ def scan(
             tight = (dv >= -tight_v) & (dv < tight_v) & (du >= -tight_u) & (du < tight_u)
             key = tl.where(tight, z, z * _LAST)
             at = base + (top + i) * width + (left + j)
-            if BEHIND:
+            if SECOND:
                 other = tl.load(hidden + at, mask=active, other=0)
-                active &= key > other.to(tl.float32, bitcast=True) * _FRONT
-                active &= key < _LAST * _NEAR
+                second = key > other.to(tl.float32, bitcast=True) * _FRONT
+                if WITNESS:
+                    best = tl.load(taken + at, mask=active, other=_NOTHING)
+                    second |= (best != _NOTHING) & ((best & _NO_SOURCE) != newest)
+                active &= second & (key < _LAST * _NEAR)
             if PASS == 0:
                 bits = key.to(tl.int32, bitcast=True)
                 active &= bits < tl.load(front + at, mask=active, other=0)

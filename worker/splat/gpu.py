@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,7 +21,7 @@ from torch import Tensor
 from worker.geometry import Cameras
 from worker.memory.points import Points
 from worker.splat import fused as kernels
-from worker.splat.cpu import Surface
+from worker.splat.cpu import TWO, Surface
 from worker.splat.plain import NOTHING, Mode
 
 NEAREST_NOTHING = 0x7F800000  # the bits of an infinite depth
@@ -43,6 +44,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.table)
+
+
+class First(NamedTuple):
+    """What tells the first surface from a second one."""
+
+    depth: Tensor  # (s * t, h * w) int32 bits of its nearest depths
+    rank: Tensor  # (s * t, h * w) int64 of its winners
 
 
 def batch_of(sessions: Sequence[Points]) -> Batch:
@@ -80,16 +88,16 @@ def read(
 ) -> Surface:
     """What cameras (s, t) see, of any size: fields of (s * t, ...)."""
     parts = max(batch.num_parts, 1) if in_parts else 1
-    front, nearest = _read(batch, cameras, None, with_tokens, parts)
-    if mode != "layers":
+    front, first = _read(batch, cameras, None, mode, with_tokens, parts)
+    if mode not in TWO:
         return front
-    return replace(front, behind=_read(batch, cameras, nearest, with_tokens, parts)[0])
+    return replace(front, second=_read(batch, cameras, first, mode, with_tokens, parts)[0])
 
 
 def _read(
-    batch: Batch, cameras: Cameras, hidden: Tensor | None, with_tokens: bool, parts: int
-) -> tuple[Surface, Tensor]:
-    """One surface and its nearest depths (s * t, h * w) as bits, which hide it from the next."""
+    batch: Batch, cameras: Cameras, other: First | None, mode: Mode, with_tokens: bool, parts: int
+) -> tuple[Surface, First]:
+    """One surface, or the second beside another one, and what the next must know of it."""
     num_sessions, num_views = cameras.shape
     h, w, num = cameras.height, cameras.width, num_sessions * num_views
     device, size = batch.table.device, h * w
@@ -107,13 +115,14 @@ def _read(
         for number in range(3):
             kernels.scan[batch.max_blocks * parts, num_views, num_sessions](
                 *minima,
-                front if hidden is None else hidden,
+                *(First(front, rank) if other is None else other),
                 num_views,
                 h,
                 w,
                 batch.width,
                 PASS=number,
-                BEHIND=hidden is not None,
+                SECOND=other is not None,
+                WITNESS=mode == "witnesses",
                 **rules,
             )
     kernels.gather[triton.cdiv(size, TILE), num](
@@ -136,7 +145,7 @@ def _read(
     part = indices[:, 2] if parts > 1 else None
     offset, span = numbers[:, 3:5], numbers[:, 5:7]
     seen = Surface(winner, source, coverage, depth, quality, offset, span, tokens, part)
-    return seen, front
+    return seen, First(front, rank)
 
 
 def _column(points: Points, name: str) -> Tensor:

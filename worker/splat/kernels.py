@@ -3,10 +3,11 @@
 Points are streamed through the cache in blocks, once per pass and for all views together. A pass
 over the visible blocks takes per cell the nearest depth; a second one, among the points on that
 front surface, the best by (quality, newest source, distance from the cell's centre, row); `soft`
-needs a third, for the tent weights. The next surface behind is found by the same two passes with
-the first one's limits in hand. Blocks whose bounds no camera sees are skipped: they could not
-change a bit. Each thread has minima of its own, and minima and sums of integers don't depend on
-who computes which part. No temporary is larger than the readout, whatever the number of points.
+needs a third, for the tent weights. A second surface (the next one behind, or what another frame
+tells) is found by the same two passes with the first one's limits and frames in hand. Blocks whose
+bounds no camera sees are skipped: they could not change a bit. Each thread has minima of its own,
+and minima and sums of integers don't depend on who computes which part. No temporary is larger than
+the readout, whatever the number of points.
 
 Speed comes from loops without branches, which become vector instructions: what a block's points
 have in common for all views (`unpack`), where they lie in one (`project`), which cells they cover
@@ -233,12 +234,14 @@ def depth_at(local, k, column, line):
 
 
 @inlined
-def peel(cell, key, who, num, hidden):
-    """Put out of reach what is no part of a second surface: the first one's depths, and rims."""
+def peel(cell, key, who, num, hidden, taken, source):
+    """Put out of reach what is no second one: the first one's depths, but for those that another
+    frame than `taken` tells, if that is >= 0; and rims.
+    """
     for q in range(num):
-        k = who[q]
-        deeper = key[k] > hidden[cell[k]] and key[k] < LAST * NEAR  # false where hidden is NaN
-        key[k] = key[k] if deeper else F(np.inf)
+        k, at = who[q], cell[who[q]]
+        second = key[k] > hidden[at] or (taken[at] >= 0 and taken[at] != source)
+        key[k] = key[k] if second and key[k] < LAST * NEAR else F(np.inf)
 
 
 @inlined
@@ -319,9 +322,9 @@ def visible(blocks, frames, views):
 
 
 @compiled
-def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
-    """Lower front (t * h * w + SPARE,) to the smallest depth, rims behind everything; beyond the
-    limits of another surface if they are given as `hidden`.
+def nearest_depths(rows, blocks, frames, views, pairs, hidden, taken, front):
+    """Lower front (t * h * w + SPARE,) to the smallest depth, rims behind everything; of what is
+    left beside another surface if its limits and frames are given as `hidden` and `taken`.
     """
     h, w, nowhere = I32(views.height), I32(views.width), I32(len(front) - SPARE)
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
@@ -329,8 +332,8 @@ def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
     _, _, local, box = room
     for number, view in pairs:
         columns, lines = look(rows, blocks, frames, views, number, view, unpacked, room)
-        count, base = blocks.length[number // frames.parts], I32(view * h * w)
-        unpacked = number
+        block, base = number // frames.parts, I32(view * h * w)
+        count, source, unpacked = blocks.length[block], frames.source[blocks.frame[block]], number
         num_large = larger(box, count, large) if columns > 2 or lines > 2 else 0
         for i in range(lines):
             for j in range(columns):
@@ -341,7 +344,7 @@ def nearest_depths(rows, blocks, frames, views, pairs, hidden, front):
                     who = some
                     num = beyond(local, box, large, num_large, i, j, base, w, cell, key, some)
                 if hidden is not None:
-                    peel(cell, key, who, num, hidden)
+                    peel(cell, key, who, num, hidden, taken, source)
                 for q in range(num):
                     k = who[q]
                     nearest = front[cell[k]]
@@ -364,7 +367,9 @@ def limits(front, ratio):
 
 
 @compiled
-def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distance, winner, place):
+def best_points(
+    rows, blocks, frames, views, pairs, hidden, taken, limit, rank, distance, winner, place
+):
     """Per cell the best point on the front surface, and where it lies; in parts, the number of the
     point's and the part as one.
     """
@@ -377,7 +382,8 @@ def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distanc
         columns, lines = look(rows, blocks, frames, views, number, view, unpacked, room)
         block, part, unpacked = number // frames.parts, number % frames.parts, number
         count, base = blocks.length[block], I32(view * h * w)
-        start, newest = blocks.start[block], NO_SOURCE - I64(frames.source[blocks.frame[block]])
+        start, source = blocks.start[block], frames.source[blocks.frame[block]]
+        newest = NO_SOURCE - I64(source)
         num_large = larger(box, count, large) if columns > 2 or lines > 2 else 0
         for i in range(lines):
             for j in range(columns):
@@ -388,7 +394,7 @@ def best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distanc
                     who = some
                     num = beyond(local, box, large, num_large, i, j, base, w, cell, key, some)
                 if hidden is not None:
-                    peel(cell, key, who, num, hidden)
+                    peel(cell, key, who, num, hidden, taken, source)
                 num_near = 0
                 for q in range(num):
                     near[num_near] = who[q]
@@ -594,18 +600,31 @@ def turn(tile, view, at, out):
 
 @compiled
 def show(
-    rows, blocks, frames, views, ratio, hidden, tokens, numbers, winners, sources, shares, shown
+    rows,
+    blocks,
+    frames,
+    views,
+    ratio,
+    hidden,
+    taken,
+    tokens,
+    numbers,
+    winners,
+    sources,
+    shares,
+    shown,
 ):
     """A whole `nearest` read of one surface on one thread, in one call that holds nobody up;
     returns its limits, which hide it from the next.
     """
     pairs, num_cells = visible(blocks, frames, views), len(winners)
     front = np.full((1, num_cells + SPARE), F(np.inf), F)
-    nearest_depths(rows, blocks, frames, views, pairs, hidden, front[0])
+    nearest_depths(rows, blocks, frames, views, pairs, hidden, taken, front[0])
     limit = limits(front, ratio)
     rank, distance = np.full(num_cells, NOTHING, I64), np.empty(num_cells, F)
     winner, place = np.empty(num_cells, I64), np.empty((num_cells, 5), F)
-    best_points(rows, blocks, frames, views, pairs, hidden, limit, rank, distance, winner, place)
+    best = (rank, distance, winner, place)
+    best_points(rows, blocks, frames, views, pairs, hidden, taken, limit, *best)
     describe(rank, winner, place, limit, frames.parts, numbers, winners, sources, shares)
     if shown.shape[1]:
         gather(tokens, winners, 0, num_cells, shown)

@@ -11,10 +11,12 @@ result is the same from run to run and for any number of threads. No sort, and t
 for winners only.
 
 `soft` mode spreads the chosen frame's points with a tent kernel instead of taking one: sub-cell
-accurate, and frames are chosen, never averaged. `layers` is `nearest` together with the next
-surface behind, found by the same rules among the points beyond the front one. `splat` returns
-sparse fragments, `accumulate` applies them to tokens. Parts of points (`FramePatches.in_parts`) are
-patches like any other.
+accurate, and frames are chosen, never averaged. `layers` is `nearest` together with a second
+surface: the next one behind, found by the same rules among the points beyond the front one. Of
+`witnesses` the second one is what another frame tells: the same rules among these points and those
+of the front surface that are not of the chosen frame. `splat` returns sparse fragments,
+`accumulate` applies them to tokens. Parts of points (`FramePatches.in_parts`) are patches like any
+other.
 
 Axis legend: n points, t cameras, h w the latent grid, m fragments.
 """
@@ -40,7 +42,7 @@ from worker.projection import (
     widths,
 )
 
-Mode = Literal["nearest", "soft", "layers"]
+Mode = Literal["nearest", "soft", "layers", "witnesses"]
 
 FRONT_RATIO = 1 / 8  # points this much behind the nearest one still belong to the front surface
 TIGHT = 1.03125  # patches are widened by this, so that rounding leaves no cracks between them
@@ -75,7 +77,17 @@ class Splat:
     )
     span: Tensor  # (t, 2, h, w) float32 cells in u, v that the winner's patch spans, or 0
     mode: Mode
-    behind: Splat | None = None  # the next surface in each cell, where mode is `layers`
+    second: Splat | None = None  # of `layers` and `witnesses`
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a second surface is no part of: the first one's depths, unless another frame tells them
+    than the one named; nor has it rims.
+    """
+
+    limit: Tensor  # (t * h * w,) float32, see _front_surface
+    taken: Tensor  # (t * h * w,) int64 that frame, -1: no frame is let off
 
 
 def splat(
@@ -85,12 +97,11 @@ def splat(
     cameras: Cameras,  # (t,) at the latent grid's size, in the positions' frame
     mode: Mode = "soft",
     convention: Convention = "centre",
-    beyond: Tensor | None = None,
+    beside: Beside | None = None,
 ) -> Splat:
     """Which points the cameras see, and how much each contributes to each cell.
 
-    `beyond`, limits (t * h * w,) of another surface, leaves to choose from what lies deeper,
-    without rims: that is how `layers` finds its second one.
+    `beside` leaves to choose from what a second surface may show.
 
     `reference` reproduces the public code's rules (rounded pixels, one cell per point, no near
     plane, nearest depth only) and implies `nearest`.
@@ -98,7 +109,7 @@ def splat(
     grid = (len(cameras), cameras.height, cameras.width)
     ratio = FRONT_RATIO if convention == "centre" else 0.0
     parts = project_chunks(patches, cameras, convention)
-    hits, cell, limit = _front_surface(parts, grid, ratio, beyond)
+    hits, cell, limit = _front_surface(parts, grid, ratio, source, beside)
     rim = limit >= LAST * NEAR_M
     front = torch.where(rim, limit / LAST, limit)
     if convention == "reference":
@@ -109,9 +120,11 @@ def splat(
     hits, cell = hits[keep], cell[keep]
     chosen = _first(_distance(hits, cell, grid), hits.point, cell, len(front))
     result = _nearest(chosen, hits, cell, rim, grid)
-    if mode == "layers":
-        behind = splat(patches, quality, source, cameras, "nearest", beyond=limit)
-        result = replace(result, behind=behind, mode=mode)
+    if mode in ("layers", "witnesses"):
+        told = (NO_SOURCE - (best & NO_SOURCE)).masked_fill(best == NOTHING, -1)
+        beside = Beside(limit, told if mode == "witnesses" else torch.full_like(told, -1))
+        second = splat(patches, quality, source, cameras, "nearest", beside=beside)
+        result = replace(result, second=second, mode=mode)
     if mode != "soft":
         return result
     soft = _soft_fragments(hits, front, best & NO_SOURCE, source, grid)
@@ -145,7 +158,11 @@ def accumulate(
 
 
 def _front_surface(
-    parts: Iterable[Hits], grid: tuple[int, int, int], ratio: float, beyond: Tensor | None = None
+    parts: Iterable[Hits],
+    grid: tuple[int, int, int],
+    ratio: float,
+    source: Tensor,
+    beside: Beside | None,
 ) -> tuple[Hits, Tensor, Tensor]:
     """Hits on the nearest surface of their cell, one per cell covered, the cells, and the limits.
 
@@ -161,8 +178,11 @@ def _front_surface(
         z = hits.z.index_select(0, hit)
         tight = _is_tight(hits[hit[num_small:]], cell[num_small:], grid)
         z[num_small:] *= torch.where(tight, 1.0, LAST)
-        if beyond is not None:
-            keep = ((z > beyond[cell]) & (z < LAST * NEAR_M)).nonzero()[:, 0]
+        if beside is not None:
+            taken = beside.taken[cell]
+            other = (taken >= 0) & (taken != source[hits.point[hit]])
+            second = other | (z > beside.limit[cell])
+            keep = (second & (z < LAST * NEAR_M)).nonzero()[:, 0]
             hit, cell, z = hit[keep], cell[keep], z[keep]
         front.scatter_reduce_(0, cell, z, "amin")
         keep = (z <= front.index_select(0, cell) * (1 + ratio)).nonzero()[:, 0]

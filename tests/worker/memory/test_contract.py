@@ -12,6 +12,7 @@ from worker.eval.baselines import BASELINES
 from worker.geometry import Cameras
 from worker.memory import MEMORIES, Delta, Memory, Readout, create_memory, read_many
 from worker.placed import FINER, NUM_PARTS
+from worker.splat.plain import FRONT_RATIO
 
 GRID, CHANNELS = (16, 24), 6
 
@@ -65,26 +66,28 @@ def test_a_readout_has_the_contracts_shapes(memory, mode, written):
     for column, dtype in dtypes.items():
         value = getattr(readout, column)
         assert value.shape == (5, *GRID) and value.dtype == dtype, column
-    assert (readout.finer is not None) == (mode == "fine") and readout.behind is None
+    assert (readout.finer is not None) == (mode == "fine") and readout.second is None
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_a_finer_look_shows_parts_of_cells_and_what_lies_behind(memory, written):
+def test_a_finer_look_shows_parts_of_cells_and_a_second_surface(memory, written):
     views, (h, w) = orbit(5), (FINER * GRID[0], FINER * GRID[1])
     if written:
         write(memory, orbit(3), observed=True)
     readout = memory.read(views, "fine")
     assert same(replace(readout, finer=None), memory.read(views, "nearest"))
-    front, behind = readout.finer, readout.finer.behind
-    for one in (front, behind):
+    front, second = readout.finer, readout.finer.second
+    for one in (front, second):
         assert one.tokens.shape == (5, CHANNELS, h, w) and one.finer is None
         assert one.offset.shape == one.span.shape == (5, 2, h, w)
         assert one.depth.shape == one.coverage.shape == one.part.shape == (5, h, w)
         assert one.part.dtype == torch.int64 and ((one.part >= 0) & (one.part < NUM_PARTS)).all()
         empty = one.coverage == 0
         assert not one.depth[empty].any() and (one.depth[~empty] > 0).all()
-    there = behind.coverage > 0
-    assert (behind.depth[there] > front.depth[there]).all() and (front.coverage[there] == 1).all()
+    there = second.coverage > 0
+    further = second.depth > front.depth * (1 + FRONT_RATIO)
+    assert (further | (second.source != front.source))[there].all()
+    assert (front.coverage[there] == 1).all()
 
 
 @pytest.mark.parametrize("mode", ["nearest", "soft"])

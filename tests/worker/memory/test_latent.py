@@ -159,7 +159,8 @@ def test_only_what_is_added_replaces():
     memory, views = remember(far), near[torch.tensor([0, 0])].resized(*GRID)
     lifted = lift(room_depth(views), views, GRID)
     cells = memory._cells(lifted, tokens(2), views, None, True)
-    _, replaces = keep_new(cells, memory._points, memory._see(views), True, 2.0)
+    nobody = torch.zeros_like(cells.valid)
+    _, replaces = keep_new(cells, memory._points, memory._looked_at(views), True, 2.0, nobody)
     assert replaces[0].any() and not replaces[1].any()
 
 

@@ -158,4 +158,4 @@ def test_a_finer_look_shows_parts_of_the_same_centred_tokens(memory):
         assert (part == number).all() and len(part)
         assert torch.equal(finer.span[of_each], readout.span)
     assert not finer.offset.any()
-    assert not finer.behind.coverage.any()
+    assert not finer.second.coverage.any()

@@ -51,17 +51,17 @@ def points() -> Points:
 
 
 def same(a: Surface, b: Surface) -> bool:
-    if (a.behind is None) != (b.behind is None):
+    if (a.second is None) != (b.second is None):
         return False
     if (a.part is None) != (b.part is None):
         return False
     columns = [name for name, value in vars(b).items() if isinstance(value, Tensor)]
     alike = all(torch.equal(getattr(a, name), getattr(b, name)) for name in columns)
-    return alike and (a.behind is None or same(a.behind, b.behind))
+    return alike and (a.second is None or same(a.second, b.second))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
-@pytest.mark.parametrize("mode", ["nearest", "soft", "layers"])
+@pytest.mark.parametrize("mode", ["nearest", "soft", "layers", "witnesses"])
 def test_kernels_and_torch_agree_bit_for_bit(points, mode, threads):
     """Seven views: shared out among 2 threads but for one, among 3 likewise; split among 16."""
     before = torch.get_num_threads()
@@ -77,7 +77,7 @@ def test_kernels_and_torch_agree_bit_for_bit(points, mode, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 3, 16])
-@pytest.mark.parametrize("mode", ["nearest", "layers"])
+@pytest.mark.parametrize("mode", ["nearest", "layers", "witnesses"])
 def test_they_agree_on_the_parts_of_cells(points, mode, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -93,7 +93,7 @@ def test_they_agree_on_the_parts_of_cells(points, mode, threads):
 
 def test_int8_tokens_are_read_alike_and_nearly_as_they_were(points):
     views, small = orbit(3).resized(*GRID), memory_of(list(range(NUM_FRAMES)), "int8")
-    for mode in ("nearest", "soft", "layers"):
+    for mode in ("nearest", "soft", "layers", "witnesses"):
         assert same(see(small, views, mode), seen_by_torch(small, views, mode))
     exact, close = (see(p, views, "nearest").tokens for p in (points, small))
     assert 0 < (exact - close).abs().max() < 0.02

@@ -82,19 +82,28 @@ def choose(
     return [chosen[i] for i in order]
 
 
-def next_surface(
+def second_surface(
     points: dict[str, np.ndarray],
     pose: np.ndarray,
     intrinsics: Sequence[float],
     grid: tuple[int, int],
+    witnesses: bool,
 ) -> np.ndarray:
-    """The winner (h, w) among the points beyond each cell's front surface, -1 for none."""
+    """The winner (h, w) among the points beyond each cell's front surface, or (witnesses) of
+    another frame than chosen there; -1 for none.
+    """
     seen, winner = look(points, pose, intrinsics), np.full(grid, -1)
     for row, column in np.ndindex(grid):
         surface = [s for s in seen if covers(s, row, column, TIGHT)]
-        beyond = [s for s in surface if s.z > min(near.z for near in surface) * FRONT]
-        if beyond:
-            winner[row, column] = choose(beyond, points, row, column)[0].point
+        if not surface:
+            continue
+        front = min(near.z for near in surface) * FRONT
+        frame = points["source"][choose(surface, points, row, column)[0].point]
+        second = [
+            s for s in surface if s.z > front or (witnesses and points["source"][s.point] != frame)
+        ]
+        if second:
+            winner[row, column] = choose(second, points, row, column)[0].point
     return winner
 
 

@@ -10,7 +10,7 @@ import torch
 from boxes import camera, recentred, room_depth
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from splat_twin import AmbiguousError, next_surface, splat_view
+from splat_twin import AmbiguousError, second_surface, splat_view
 from torch import Tensor
 
 from worker.geometry import Cameras, Lifted, cat_cameras, lift
@@ -111,7 +111,10 @@ def test_the_slow_twin_agrees(seed, turn, height, width, focal, soft):
     intrinsics = (focal, focal, width / 2, height / 2)
     try:
         winner, depth, tokens = splat_view(points, pose, intrinsics, (height, width), soft)
-        behind = next_surface(points, pose, intrinsics, (height, width))
+        seconds = {
+            mode: second_surface(points, pose, intrinsics, (height, width), mode == "witnesses")
+            for mode in ("layers", "witnesses")
+        }
     except AmbiguousError:
         reject()
     ours = {k: torch.from_numpy(v) for k, v in points.items()}
@@ -124,10 +127,11 @@ def test_the_slow_twin_agrees(seed, turn, height, width, focal, soft):
     np.testing.assert_allclose(result.depth[0].numpy(), depth, rtol=1e-6)
     read = accumulate(result, ours["tokens"])[0].permute(1, 2, 0)
     np.testing.assert_allclose(read.numpy(), tokens, atol=1e-4)
-    layers = show(ours, views, "layers")
-    np.testing.assert_array_equal(layers.behind.winner[0].numpy(), behind)
-    if not soft:
-        np.testing.assert_array_equal(layers.winner[0].numpy(), winner)
+    for mode, second in seconds.items():
+        both = show(ours, views, mode)
+        np.testing.assert_array_equal(both.second.winner[0].numpy(), second)
+        if not soft:
+            np.testing.assert_array_equal(both.winner[0].numpy(), winner)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "soft"])

@@ -66,9 +66,9 @@ def assert_same(found: Surface, expected: Surface) -> None:
         assert left.dtype == right.dtype and torch.equal(left, right), name
     assert (found.part is None) == (expected.part is None)
     assert found.part is None or torch.equal(found.part, expected.part)
-    assert (found.behind is None) == (expected.behind is None)
-    if found.behind is not None:
-        assert_same(found.behind, expected.behind)
+    assert (found.second is None) == (expected.second is None)
+    if found.second is not None:
+        assert_same(found.second, expected.second)
 
 
 def read(points: Points, cameras: Cameras, **options: object) -> Surface:
@@ -101,11 +101,11 @@ def test_the_next_surface_agrees_too(token_format):
     points, cameras = two_surfaces(token_format), looking(3)
     found = read(points, cameras, mode="layers")
     assert_same(found, seen_by_torch(points, cameras, "layers"))
-    assert 0 < int(found.behind.coverage.sum()) < found.behind.coverage.numel()
-    assert_same(replace(found, behind=None), read(points, cameras))
+    assert 0 < int(found.second.coverage.sum()) < found.second.coverage.numel()
+    assert_same(replace(found, second=None), read(points, cameras))
 
 
-@pytest.mark.parametrize("mode", ["nearest", "layers"])
+@pytest.mark.parametrize("mode", ["nearest", "layers", "witnesses"])
 @pytest.mark.parametrize("grid", [(12, 18), (3, 4)])
 def test_views_finer_and_coarser_than_the_grid(mode, grid):
     points, views = remembered(4), orbit(5, 48, 72)[1:4].resized(*grid).to(DEVICE)
@@ -116,11 +116,11 @@ def test_views_finer_and_coarser_than_the_grid(mode, grid):
 def test_a_look_at_the_parts_of_cells(token_format):
     views = orbit(5, 48, 72)[1:4].resized(*finer_than(GRID)).to(DEVICE)
     for points in (remembered(4, token_format=token_format), two_surfaces(token_format)):
-        found = read(points, views, mode="layers", in_parts=True)
-        assert_same(found, seen_by_torch(points, views, "layers", in_parts=True))
+        found = read(points, views, mode="witnesses", in_parts=True)
+        assert_same(found, seen_by_torch(points, views, "witnesses", in_parts=True))
         assert len(found.part.unique()) == NUM_PARTS
         assert not torch.equal(found.depth, read(points, views).depth)
-    assert found.behind.coverage.any()
+    assert found.second.coverage.any()
 
 
 def test_cells_whose_parts_nobody_knows_are_looked_at_whole():
@@ -128,7 +128,7 @@ def test_cells_whose_parts_nobody_knows_are_looked_at_whole():
     assert_same(read(points, views, in_parts=True), read(points, views))
 
 
-@pytest.mark.parametrize("mode", ["nearest", "layers"])
+@pytest.mark.parametrize("mode", ["nearest", "layers", "witnesses"])
 def test_surfaces_without_tokens(mode):
     points, cameras = remembered(2), looking(1)
     assert_same(
@@ -208,11 +208,12 @@ from worker.splat import fused as splat_triton
 
 TYPES = {"table": "*i64", "view_poses": "*fp64", "view_lenses": "*fp64", "front": "*i32"}
 TYPES["hidden"] = "*i32"
-TYPES |= dict.fromkeys(("rank", "first", "indices"), "*i64")
+TYPES |= dict.fromkeys(("rank", "first", "taken", "indices"), "*i64")
 TYPES |= dict.fromkeys(("numbers", "shown"), "*fp32")
 TYPES |= dict.fromkeys(("num_views", "height", "width", "grid_width"), "i32")
 shape = {"CHANNELS": 48, "PADDED": 64, "TILE": 32, "INT8": True}
-for kernel, own in ((splat_triton.scan, {"PASS": 2, "BEHIND": True}), (splat_triton.gather, shape)):
+scan = {"PASS": 2, "SECOND": True, "WITNESS": True}
+for kernel, own in ((splat_triton.scan, scan), (splat_triton.gather, shape)):
     names = kernel.arg_names
     given = {"OFFSET": 0.5, "CELL": tl.int16, "PARTS": 4, **own}
     source = ASTSource(

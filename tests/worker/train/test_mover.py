@@ -51,7 +51,7 @@ def test_a_batch_shows_the_targets_from_a_memory_of_their_walk(make, walks):
     num, (h, w) = 2 * NUM_TARGETS, (walks.cfg.height // 8, walks.cfg.width // 8)
     assert batch.images.shape == (num, 3, 8 * h, 8 * w)
     assert batch.front.tokens.shape == (num, tiny.CHANNELS, h, w)
-    for layer in (batch.finer, batch.finer.behind):
+    for layer in (batch.finer, batch.finer.second):
         assert layer.tokens.shape == (num, tiny.CHANNELS, FINER * h, FINER * w)
     covered = (batch.front.coverage > 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
     assert batch.judged.any() and not (batch.judged & ~covered).any()
