@@ -5,6 +5,9 @@ along that ray. From another camera the patch spans more or fewer cells, in u an
 elementwise in float32, each rounded once, so that every device and batch agrees bit for bit; poses
 meet in float64.
 
+What a point shows is the less true the farther aside of its own eye one stands: errors of its depth
+shift it by that, and surfaces shine. So it is worth less there, by the baseline over the depth.
+
 Axis legend: n points, f frames, t cameras, h w the latent grid, m hits.
 """
 
@@ -27,6 +30,8 @@ BLOCK = 512  # rows of one frame that share bounds and are looked at together
 SLANT_STEPS = 64  # per cell: the resolution of a stored recession
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
 QUALITY_ZERO = 95 << 2  # code 0 is 2^-32
+ASIDE = 64.0  # quality codes that a point loses per metre beside its frame's eye and metre away
+MOST_ASIDE = 16  # codes, so that what was observed is never worth less than what was imagined
 RELIEF_STEPS = 2048.0  # squared steps of a stored relief that double the depth
 CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 
@@ -42,6 +47,7 @@ class Hits:
     z: Tensor  # float32 metres
     span_u: Tensor  # float32 cells that the point's surface spans, at most MAX_SPAN
     span_v: Tensor  # float32
+    aside: Tensor  # int64 quality codes that it loses by being seen from elsewhere
 
     def __getitem__(self, rows: Tensor) -> Hits:
         return Hits(*(column.index_select(0, rows) for column in vars(self).values()))
@@ -56,6 +62,7 @@ class Local:
     z: Tensor
     size: Tensor  # (n,) float32 metres per cell, across the ray that saw the point
     recession: tuple[Tensor, Tensor, Tensor] | None  # (t, n) each: the patch recedes by so much
+    baseline: Tensor | None = None  # (t, n) float32 metres to the eye that saw it
 
 
 class Patches(Protocol):
@@ -73,6 +80,7 @@ class FreePatches:
     positions: Tensor  # (n, 3) float32
     size: Tensor  # (n,) float32 metres per cell, across the ray that saw the point
     slant: Tensor | None = None  # (n, 3) metres the surface recedes, along that ray
+    eye: Tensor | None = None  # (n, 3) float32 where it was seen from
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -82,10 +90,14 @@ class FreePatches:
         x, y, z = (
             value + matrix[i, 3] for i, value in enumerate(_rotated(self.positions[rows], matrix))
         )
-        if self.slant is None:
-            return Local(x, y, z, self.size[rows], None)
-        a, b, c = _rotated(self.slant[rows].float(), matrix)
-        return Local(x, y, z, self.size[rows], (a, b, c))
+        baseline, recession = None, None
+        if self.eye is not None:
+            apart = _rotated(self.eye[rows], matrix)
+            baseline = _length(*(value + matrix[i, 3] for i, value in enumerate(apart)))
+        if self.slant is not None:
+            a, b, c = _rotated(self.slant[rows].float(), matrix)
+            recession = (a, b, c)
+        return Local(x, y, z, self.size[rows], recession, baseline)
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class FramePatches:
         size = depth * pitches(self.frames)[frame]
         recedes = (self.slant[rows].float() * (1 / SLANT_STEPS)) * size
         a, b, c = (recedes * d for d in ray)
-        return Local(x, y, z, size, (a, b, c))
+        return Local(x, y, z, size, (a, b, c), _length(*(one[3] for one in m)))
 
     def in_parts(self, relief: Tensor) -> FramePatches:
         """The parts (n * NUM_PARTS) of these cells, given their stored depths (n, NUM_PARTS)."""
@@ -226,7 +238,7 @@ def _project(local: Local, cameras: Cameras, convention: Convention) -> Hits:
     view, point = pair // max(1, num), pair % max(1, num)
     x, y, z, u, v = (value.flatten().index_select(0, pair) for value in (x, y, z, u, v))
     if convention == "reference":
-        return Hits(view, point, u, v, z, torch.zeros_like(z), torch.zeros_like(z))
+        return Hits(view, point, u, v, z, torch.zeros_like(z), torch.zeros_like(z), 0 * view)
     inverse = 1 / z
     focal_u, focal_v = (value[:, 0].index_select(0, view) * inverse for value in (fx, fy))
     size = local.size.index_select(0, point)
@@ -235,7 +247,15 @@ def _project(local: Local, cameras: Cameras, convention: Convention) -> Hits:
         a, b, c = (value.flatten().index_select(0, pair) for value in local.recession)
         span_u += ((a - c * x * inverse) * focal_u).abs()
         span_v += ((b - c * y * inverse) * focal_v).abs()
-    return Hits(view, point, u, v, z, span_u.clamp(max=MAX_SPAN), span_v.clamp(max=MAX_SPAN))
+    aside = torch.zeros_like(view)
+    if local.baseline is not None:
+        baseline = local.baseline.flatten().index_select(0, pair)
+        aside = (baseline / z * ASIDE).clamp(max=MOST_ASIDE).long()
+    return Hits(view, point, u, v, z, span_u.clamp(max=MAX_SPAN), span_v.clamp(max=MAX_SPAN), aside)
+
+
+def _length(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return ((x * x + y * y) + z * z).sqrt()
 
 
 def _rotated(vector: Tensor, matrix: Tensor) -> tuple[Tensor, ...]:

@@ -158,7 +158,8 @@ def _verdict(cells: Cells, old: Points, seen: Seen, observed: bool, better_ratio
 
     What a cell repeats may be hidden, if only by the footprint of what stands before it: beside an
     edge it would else be added with every look. Where two frames are to tell of a surface, a cell
-    is no news if it repeats both, or if it looks from where the first one did.
+    is no news if it repeats both, or if it looks from where the first one did. It is news, though
+    it need not replace anything, if what is known was seen from too far aside.
     """
     front, covered, row = seen.front, seen.front.coverage == 1, seen.front.winner
     if not len(old):
@@ -172,17 +173,16 @@ def _verdict(cells: Cells, old: Points, seen: Seen, observed: bool, better_ratio
         known = again | hidden
     if seen.other is not None:
         third = again & repeats(cells, old, seen.other)
-        outdone = third & ~better & _better(cells, seen.other, better_ratio)
-        row = torch.where(outdone, seen.other.winner, row)
-        better |= outdone
         known = known & (third | ~again | in_place(front))
     worth = better | ~known if observed else better
-    replaces = covered & (better | _better(cells, front, OUTRANKS))
-    return Verdict(~covered | worth, replaces, row)
+    stored = old["quality"][row.clamp(min=0)].short()
+    outdone = better & (stored <= overruled(cells.quality, better_ratio))
+    outranked = stored <= overruled(cells.quality, OUTRANKS)
+    return Verdict(~covered | worth, covered & (outdone | outranked), row)
 
 
 def _better(cells: Cells, seen: Surface | Readout, ratio: float) -> Tensor:
-    """(T, h, w) bool: by so much than what is seen there."""
+    """(T, h, w) bool: by so much than what is seen there, as it is seen from there."""
     return quality_code(seen.quality).short() <= overruled(cells.quality, ratio)
 
 

@@ -3,14 +3,15 @@
 A write lifts every cell to a point and keeps it only where it adds something. A point that repeats
 an old one (both lie within one cell's footprint of each other) replaces it if clearly better. If
 not it is kept as a second witness, as two frames tell more of a surface than one: each has looked
-at it through a grid of its own. It is dropped if there are two, or if it looks from where the first
-one did, so that looking often costs no more than looking twice; but where it lies beside news it
-stays, as a seam. Quality is the resolution at which a surface was seen (nearer and more frontal is better)
-times the depth's confidence; what was observed outranks what was generated. Generated frames fill
-only what is uncovered: elsewhere, rims included, they are drawn from what is remembered, so they
-are no news, and errors would add up from drawing to drawing. What new views see through loses its
-worth at once and dies the second time; what looks different from what an observation shows loses
-its worth too, and the next one takes its place. Past its budget the memory gives up its least
+at it through a grid of its own. It is dropped if there are two that stood near, or one that looked
+from the same place; but where it lies beside news it stays, as a seam. Quality is the resolution at
+which a surface was seen (nearer and more frontal is better) times the depth's confidence; what was
+observed outranks what was generated. From a view aside of the eye that saw it a point is worth less
+(worker/projection.py), so what is shown is what was seen from the nearest place. Generated frames
+fill only what is uncovered: elsewhere, rims included, they are drawn from what is remembered, so
+they are no news, and errors would add up from drawing to drawing. What new views see through loses
+its worth at once and dies the second time; what looks different from what an observation shows
+loses its worth too, and the next one takes its place. Past its budget the memory gives up its least
 valuable points.
 
 Geometry is finer than tokens: each point also keeps the depths of the sixteen parts of its cell,

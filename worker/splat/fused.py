@@ -26,9 +26,11 @@ import triton.language as tl
 
 from worker.placed import FINER
 from worker.projection import (
+    ASIDE,
     BLOCK,
     FILL,
     MAX_SPAN,
+    MOST_ASIDE,
     NEAR_M,
     QUALITY_BITS,
     QUALITY_ZERO,
@@ -41,6 +43,7 @@ C = tl.constexpr
 _BLOCK, _BLOCK_BITS = C(BLOCK), C(BLOCK.bit_length() - 1)
 _FILL, _TIGHT, _SPAN, _NEAR = C(FILL), C(TIGHT), C(MAX_SPAN), C(NEAR_M)
 _MARGIN, _STEP = C(0.5 * (FILL * MAX_SPAN - 1)), C(1 / SLANT_STEPS)
+_ASIDE, _MOST_ASIDE = C(ASIDE), C(float(MOST_ASIDE))
 _FINER, _RELIEF_STEP = C(FINER), C(1 / RELIEF_STEPS)
 _FRONT, _LAST, _RIM = C(1 + FRONT_RATIO), C(LAST), C(RIM_COVERAGE)
 _NOTHING, _NO_SOURCE = C(NOTHING), C(NO_SOURCE)
@@ -111,8 +114,8 @@ def _place(
     grid_width,
     PARTS: tl.constexpr,
 ):
-    """u, v, z and spans in one view of points of a frame, or of one part of each; `pose` and `lens`
-    may differ by point.
+    """u, v, z, spans and the baseline in one view of points of a frame, or of one part of each;
+    `pose` and `lens` may differ by point.
     """
     sx, sy = tl.load(lens), tl.load(lens + 1)
     cx, cy = tl.load(lens + 2), tl.load(lens + 3)
@@ -141,7 +144,8 @@ def _place(
     a, b, e = recedes * dx, recedes * dy, recedes * dz
     span_u = size * focal_u + tl.abs((a - (e * x) * inverse) * focal_u)
     span_v = size * focal_v + tl.abs((b - (e * y) * inverse) * focal_v)
-    return u, v, z, tl.minimum(span_u, _SPAN), tl.minimum(span_v, _SPAN)
+    baseline = tl.sqrt_rn((x3 * x3 + y3 * y3) + z3 * z3)
+    return u, v, z, tl.minimum(span_u, _SPAN), tl.minimum(span_v, _SPAN), baseline
 
 
 @triton.jit
@@ -218,7 +222,7 @@ def scan(
     depth = _depth(table, session, row, part, inside, PARTS)
     cell = tl.load(_column(table, session, _CELL, CELL) + row, mask=inside, other=0).to(tl.int32)
     slant = tl.load(_column(table, session, _SLANT, tl.uint8) + row, mask=inside, other=0)
-    u, v, z, span_u, span_v = _place(
+    u, v, z, span_u, span_v, baseline = _place(
         depth, cell, part, slant, pose, lens, view_pose, view_lens, OFFSET, grid_width, PARTS
     )
     seen = inside & (z > _NEAR) & (u >= -_MARGIN) & (u < width + _MARGIN)
@@ -240,7 +244,9 @@ def scan(
         quality = tl.load(
             _column(table, session, _QUALITY, tl.uint8) + row, mask=inside, other=0
         ).to(tl.int64)
-        mine = ((255 - quality) << 32) | newest
+        lost = tl.div_rn(tl.zeros_like(z) + baseline, tl.where(seen, z, 1.0)) * _ASIDE
+        left = quality - tl.minimum(lost, _MOST_ASIDE).to(tl.int64)
+        mine = ((255 - tl.maximum(left, 0)) << 32) | newest
     base = number * height * width
     for i in range(tl.max(rows)):
         dv = v - ((top + i).to(tl.float32) + 0.5)
@@ -317,7 +323,7 @@ def gather(
     depth = _depth(table, session, row, part, covered, PARTS)
     seat = tl.load(_column(table, session, _CELL, CELL) + row, mask=covered, other=0).to(tl.int32)
     slant = tl.load(_column(table, session, _SLANT, tl.uint8) + row, mask=covered, other=0)
-    u, v, z, span_u, span_v = _place(
+    u, v, z, span_u, span_v, _ = _place(
         depth,
         seat,
         part,

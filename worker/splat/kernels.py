@@ -33,9 +33,11 @@ import numpy as np
 
 from worker.placed import FINER
 from worker.projection import (
+    ASIDE,
     BLOCK,
     FILL,
     MAX_SPAN,
+    MOST_ASIDE,
     NEAR_M,
     QUALITY_BITS,
     QUALITY_ZERO,
@@ -48,6 +50,7 @@ F, I32, I64 = np.float32, np.int32, np.int64
 NEAR, SPAN, WIDEN, HALF, ONE = F(NEAR_M), F(MAX_SPAN), F(FILL), F(0.5), F(1)
 MARGIN = F(0.5 * (FILL * MAX_SPAN - 1))
 STEP = F(1 / SLANT_STEPS)
+LOSS, MOST_LOSS = F(ASIDE), F(MOST_ASIDE)
 OUTSIDE = F(-MAX_SPAN - 4)  # farther out than any patch reaches
 TIGHT = F(1.03125)
 LAST = F(2.0**40)
@@ -136,6 +139,21 @@ def project(flat, count, views, view, m, out):
         span_v = size * focal_v + abs((b - (e * y) * near) * focal_v)
         spans_u[k] = span_u if span_u < SPAN else SPAN
         spans_v[k] = span_v if span_v < SPAN else SPAN
+
+
+@inlined
+def baseline(m):
+    """Metres from a frame's eye to a view's."""
+    x, y, z = m[0, 3], m[1, 3], m[2, 3]
+    return np.sqrt((x * x + y * y) + z * z)
+
+
+@inlined
+def rank_of(code, baseline_m, z, newest):
+    """Smaller is better: a point's quality so far from the eye that saw it, then its frame."""
+    lost = (baseline_m / z) * LOSS
+    left = I64(code) - I64(lost if lost < MOST_LOSS else MOST_LOSS)
+    return (I64(255) - at_least(left, I64(0))) << 32 | newest
 
 
 @inlined
@@ -377,13 +395,13 @@ def best_points(
     cell, key, everyone = np.empty(BLOCK, I32), np.empty(BLOCK, F), np.arange(BLOCK, dtype=I32)
     large, some, room, unpacked = np.empty(BLOCK, I32), np.empty(BLOCK, I32), scratch(), I32(-1)
     near = np.empty(BLOCK, I32)
-    _, _, local, box = room
+    matrix, _, local, box = room
     for number, view in pairs:
         columns, lines = look(rows, blocks, frames, views, number, view, unpacked, room)
         block, part, unpacked = number // frames.parts, number % frames.parts, number
         count, base = blocks.length[block], I32(view * h * w)
         start, source = blocks.start[block], frames.source[blocks.frame[block]]
-        newest = NO_SOURCE - I64(source)
+        newest, baseline_m = NO_SOURCE - I64(source), baseline(matrix)
         num_large = larger(box, count, large) if columns > 2 or lines > 2 else 0
         for i in range(lines):
             for j in range(columns):
@@ -401,7 +419,8 @@ def best_points(
                     num_near += key[who[q]] <= limit[cell[who[q]]]
                 for q in range(num_near):  # not a function: passing arrays costs more than this
                     k, at = near[q], cell[near[q]]
-                    mine, best = (I64(255) - I64(rows.quality[start + k])) << 32 | newest, rank[at]
+                    mine = rank_of(rows.quality[start + k], baseline_m, local[2, k], newest)
+                    best = rank[at]
                     if mine > best:
                         continue
                     du = local[0, k] - (F(box[0, k] + I32(j)) + HALF)
@@ -421,14 +440,15 @@ def tents(rows, blocks, frames, views, pairs, limit, rank, total):
     """Fragments (cell, row, weight) of the chosen frames' visible points; adds to total."""
     h, w = I32(views.height), I32(views.width)
     room, unpacked = scratch(), I32(-1)
-    _, _, local, box = room
+    matrix, _, local, box = room
     fragments, num = np.empty((max(1024, 2 * len(limit)), 3), np.int32), 0
     for block, view in pairs:  # of whole points
         look(rows, blocks, frames, views, block, view, unpacked, room)
         count, base, unpacked = blocks.length[block], I32(view * h * w), block
         start, newest = blocks.start[block], NO_SOURCE - I64(frames.source[blocks.frame[block]])
+        baseline_m = baseline(matrix)
         for k in range(count):
-            mine = (I64(255) - I64(rows.quality[start + k])) << 32 | newest
+            mine = rank_of(rows.quality[start + k], baseline_m, local[2, k], newest)
             if not chosen(local, box, k, base, w, limit, rank, mine):
                 continue
             u, v, z = local[0, k], local[1, k], local[2, k]

@@ -5,10 +5,10 @@ afar stays closed when the camera comes near. Cells that no patch reaches are fi
 patches beside them, which close the cracks of a turned grid but never hide what lies behind.
 
 Per cell three scatter minima decide: the nearest depth; among the points on that front surface the
-source frame that saw it best (then the newest); among that frame's points the one nearest to the
-cell's centre (then the lowest index). Minima over packed integer keys don't depend on order, so the
-result is the same from run to run and for any number of threads. No sort, and tokens are touched
-for winners only.
+source frame that tells it best from where the camera stands (then the newest); among that frame's
+points the one nearest to the cell's centre (then the lowest index). Minima over packed integer keys
+don't depend on order, so the result is the same from run to run and for any number of threads. No
+sort, and tokens are touched for winners only.
 
 `soft` mode spreads the chosen frame's points with a tent kernel instead of taking one: sub-cell
 accurate, and frames are chosen, never averaged. `layers` is `nearest` together with a second
@@ -114,7 +114,7 @@ def splat(
     front = torch.where(rim, limit / LAST, limit)
     if convention == "reference":
         return _nearest(_first(hits.z, hits.point, cell, len(front)), hits, cell, rim, grid)
-    rank = _source_rank(quality[hits.point], source[hits.point])
+    rank = _source_rank(quality[hits.point].long() - hits.aside, source[hits.point])
     best = _minimum(rank, cell, len(front))
     keep = (rank == best[cell]).nonzero()[:, 0]
     hits, cell = hits[keep], cell[keep]
@@ -225,7 +225,7 @@ def _first(value: Tensor, point: Tensor, cell: Tensor, num_cells: int) -> Tensor
 
 def _source_rank(quality: Tensor, source: Tensor) -> Tensor:
     """int64, smaller is better: the best quality, then the newest frame."""
-    return (255 - quality.long()) << 32 | (NO_SOURCE - source.long())
+    return (255 - quality.clamp(min=0)) << 32 | (NO_SOURCE - source.long())
 
 
 def _distance(hits: Hits, cell: Tensor, grid: tuple[int, int, int]) -> Tensor:
