@@ -164,25 +164,27 @@ def _verdict(cells: Cells, old: Points, seen: Seen, observed: bool, better_ratio
     front, covered, row = seen.front, seen.front.coverage == 1, seen.front.winner
     if not len(old):
         return Verdict(~covered, covered, row)
-    again = known = repeats(cells, old, front)
-    better = again & _better(cells, front, better_ratio)
-    if seen.behind is not None:
-        hidden = ~again & repeats(cells, old, seen.behind)
-        row = torch.where(hidden, seen.behind.winner, row)
-        better |= hidden & _better(cells, seen.behind, better_ratio)
-        known = again | hidden
-    if seen.other is not None:
-        third = again & repeats(cells, old, seen.other)
-        known = known & (third | ~again | in_place(front))
-    worth = better | ~known if observed else better
+    again = told = repeats(cells, old, front)
+    near = again & ~_worse(front, cells, better_ratio)
+    for second in (seen.behind, seen.other):
+        if second is not None:
+            also = repeats(cells, old, second)
+            row = torch.where(also & ~told, second.winner, row)
+            told = told | also
+            near |= also & ~_worse(second, cells, better_ratio)
+    news = again & ~near
+    if observed:
+        news |= ~told
+        if seen.other is not None:
+            news |= again & ~(repeats(cells, old, seen.other) | in_place(front))
     stored = old["quality"][row.clamp(min=0)].short()
-    outdone = better & (stored <= overruled(cells.quality, better_ratio))
+    outdone = told & (stored <= overruled(cells.quality, better_ratio))
     outranked = stored <= overruled(cells.quality, OUTRANKS)
-    return Verdict(~covered | worth, covered & (outdone | outranked), row)
+    return Verdict(~covered | news | outdone, covered & (outdone | outranked), row)
 
 
-def _better(cells: Cells, seen: Surface | Readout, ratio: float) -> Tensor:
-    """(T, h, w) bool: by so much than what is seen there, as it is seen from there."""
+def _worse(seen: Surface | Readout, cells: Cells, ratio: float) -> Tensor:
+    """(T, h, w) bool: what is seen there is, from there, clearly less well known than the cell."""
     return quality_code(seen.quality).short() <= overruled(cells.quality, ratio)
 
 

@@ -133,12 +133,13 @@ def _surface(points: Points, seen: Splat, source: Tensor, with_tokens: bool, par
             else column.new_full(row.shape, nothing)
         )
 
+    left = of_winner(points["quality"].long(), 0) - seen.aside
     return Surface(
         winner=torch.where(covered, row, -1),
         source=of_winner(source.long(), -1),
         coverage=seen.coverage,
         depth=seen.depth,
-        quality=of_winner(quality_of(points["quality"]), 0.0),
+        quality=torch.where(covered, quality_of(left.clamp(min=0)), 0.0),
         offset=seen.offset,
         span=seen.span,
         tokens=tokens,

@@ -245,8 +245,8 @@ def scan(
             _column(table, session, _QUALITY, tl.uint8) + row, mask=inside, other=0
         ).to(tl.int64)
         lost = tl.div_rn(tl.zeros_like(z) + baseline, tl.where(seen, z, 1.0)) * _ASIDE
-        left = quality - tl.minimum(lost, _MOST_ASIDE).to(tl.int64)
-        mine = ((255 - tl.maximum(left, 0)) << 32) | newest
+        worth = quality - tl.minimum(lost, _MOST_ASIDE).to(tl.int64)
+        mine = ((255 - tl.maximum(worth, 0)) << 32) | newest
     base = number * height * width
     for i in range(tl.max(rows)):
         dv = v - ((top + i).to(tl.float32) + 0.5)

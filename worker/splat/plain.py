@@ -76,6 +76,7 @@ class Splat:
         Tensor  # (t, 2, h, w) float32 cells in u, v from the cell's centre to the winner's, or 0
     )
     span: Tensor  # (t, 2, h, w) float32 cells in u, v that the winner's patch spans, or 0
+    aside: Tensor  # (t, h, w) int64 quality codes that the winner loses there, or 0
     mode: Mode
     second: Splat | None = None  # of `layers` and `witnesses`
 
@@ -238,15 +239,16 @@ def _nearest(
 ) -> Splat:
     won = (chosen[cell] == hits.point).nonzero()[:, 0]
     cell, hits = cell[won], hits[won]
-    place = torch.zeros(5, len(chosen), device=chosen.device)
-    place[:, cell] = torch.stack([hits.z, *offsets(hits, cell, grid), hits.span_u, hits.span_v])
+    place = torch.zeros(6, len(chosen), device=chosen.device)
+    seat = (hits.z, *offsets(hits, cell, grid), hits.span_u, hits.span_v, hits.aside.float())
+    place[:, cell] = torch.stack(seat)
     covered = (chosen >= 0).nonzero()[:, 0]
     fragments = Fragments(covered, chosen[covered], torch.ones_like(place[0, covered]))
     coverage = (chosen >= 0).float() * torch.where(rim, RIM_COVERAGE, 1.0)
-    depth, *pairs = place.reshape(5, *grid)
+    depth, *pairs, aside = place.reshape(6, *grid)
     offset, span = torch.stack(pairs[:2], dim=1), torch.stack(pairs[2:], dim=1)
     coverage, winner = coverage.reshape(grid), chosen.reshape(grid)
-    return Splat(fragments, winner, depth, coverage, offset, span, "nearest")
+    return Splat(fragments, winner, depth, coverage, offset, span, aside.long(), "nearest")
 
 
 def _soft_fragments(

@@ -215,9 +215,36 @@ def test_a_nearer_look_replaces_the_farther_one():
     memory = remember(far)
     memory.write(tokens(1, seed=1), room_depth(near), near, [1], observed=True)
     assert (memory.read(near).source == 1).all()
+    assert memory.stats().num_superseded > 0
+    assert (memory.read(far).source[0, 7:9, 10:14] == 1).all()
     memory.write(tokens(1, seed=2), room_depth(far), far, [2], observed=True)
-    middle = memory.read(far).source[0, 6:10, 10:14]
-    assert (middle == 1).all()
+    assert (memory.read(far).source[0, 7:9, 10:14] == 2).all()  # as it looks from there
+    assert (memory.read(near).source == 1).all()
+
+
+def looks_at_a_wall(*across: float) -> tuple[LatentMemory, list[int]]:
+    """Looks as good as one another from these places, and how many points each added."""
+    memory, added = LatentMemory(CHANNELS, GRID), []
+    for source, x in enumerate(across):
+        view = camera((x, 0.0, -1.5), (x, 0.1, 2.5))
+        delta = memory.write(tokens(1), room_depth(view), view, [source], observed=True)
+        added.append(len(delta.ids))
+    return memory, added
+
+
+def test_what_is_shown_was_seen_from_the_nearest_place():
+    across = (-0.6, 0.0, 0.6)
+    memory, _ = looks_at_a_wall(*across)
+    for source, x in enumerate(across):
+        seen = memory.read(camera((x + 0.1, 0.0, -1.5), (x + 0.1, 0.1, 2.5)), "fine")
+        assert (seen.source[0, 6:10, 10:14] == source).all()
+        others = seen.finer.second.source[0, 24:40, 40:56]
+        assert not (others == source).any() and (others >= 0).any()
+
+
+def test_a_third_look_from_beside_two_others_is_no_news():
+    _, added = looks_at_a_wall(0.0, 0.1, 0.2)
+    assert added[1] > 0.8 * added[0] and added[2] < 0.2 * added[0]
 
 
 def test_less_confident_depth_is_worth_less():
