@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NEAR_M, TIGHT, FILL, MAX_SPAN, FRONT, MIN_TENT = 0.05, 33 / 32, 5 / 4, 4.0, 9 / 8, 1 / 64
+ASIDE, MOST_ASIDE = 64, 16  # quality codes: quarters of an octave
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Seen:
     z: float
     span_u: float
     span_v: float
+    quality: int  # in codes, from there
 
 
 class AmbiguousError(Exception):
@@ -38,7 +40,11 @@ def look(
         span_u = (points["size"][i] + abs(a - c * x / z)) * fx / z
         span_v = points["size"][i] * fy / z + abs(b - c * y / z) * fy / z
         spans = (min(span_u, MAX_SPAN), min(span_v, MAX_SPAN))
-        found.append(Seen(i, x * fx / z + cx, y * fy / z + cy, z, *spans))
+        lost = math.dist(points["eye"][i], pose[:3, 3]) / z * ASIDE
+        if abs(lost - round(lost)) < 1e-4 and 0 < lost < MOST_ASIDE + 1:
+            raise AmbiguousError
+        quality = round(4 * math.log2(points["quality"][i])) - int(min(lost, MOST_ASIDE))
+        found.append(Seen(i, x * fx / z + cx, y * fy / z + cy, z, *spans, quality))
     return found
 
 
@@ -73,8 +79,8 @@ def choose(
     """The chosen frame's points on the front surface, the winner first."""
     front = min(seen.z for seen in candidates) * FRONT
     surface = [seen for seen in candidates if seen.z <= front]
-    rank = max((points["quality"][s.point], points["source"][s.point]) for s in surface)
-    chosen = [s for s in surface if (points["quality"][s.point], points["source"][s.point]) == rank]
+    rank = max((s.quality, points["source"][s.point]) for s in surface)
+    chosen = [s for s in surface if (s.quality, points["source"][s.point]) == rank]
     distance = [(s.u - column - 0.5) ** 2 + (s.v - row - 0.5) ** 2 for s in chosen]
     order = np.argsort(distance, kind="stable")
     if len(order) > 1 and abs(distance[order[0]] - distance[order[1]]) < 1e-5:

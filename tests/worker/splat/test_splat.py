@@ -27,12 +27,13 @@ def cloud(num: int, seed: int = 0) -> dict[str, Tensor]:
         "quality": torch.rand(num, generator=generator) * 8,
         "source": torch.randint(0, 4, (num,), generator=generator),
         "slant": torch.randn(num, 3, generator=generator) * 0.1,
+        "eye": torch.randn(num, 3, generator=generator),
         "tokens": torch.randn(num, 5, generator=generator),
     }
 
 
 def show(points: dict[str, Tensor], views: Cameras, mode: str) -> Splat:
-    patches = FreePatches(points["positions"], points["size"], points["slant"])
+    patches = FreePatches(points["positions"], points["size"], points["slant"], points.get("eye"))
     return splat(patches, quality_code(points["quality"]), points["source"], views, mode)
 
 
@@ -104,6 +105,7 @@ def test_the_slow_twin_agrees(seed, turn, height, width, focal, soft):
         "positions": rng.integers(-32, 32, (num, 3)) / 8,
         "size": (2 * rng.integers(0, 20, num) + 1) / 32,
         "slant": rng.integers(-2, 3, (num, 3)) / 8,
+        "eye": pose[:3, 3] + rng.integers(-1, 2, (num, 3)) / 32,
         "quality": 2.0 ** rng.integers(-1, 2, num),
         "source": rng.integers(0, 2, num),
         "tokens": rng.standard_normal((num, 3)),
