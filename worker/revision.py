@@ -3,7 +3,8 @@
 The depth of the latest few is found anew by comparing them (worker/depth/stereo.py), with a second
 guess by the depth head on the way, and the points that the newest of them added are placed anew, in
 one change of the memory. So an observation is revised twice, the last time with views from before
-and after it; then it stays.
+and after it; then it stays. Before the first ones nobody looked: these are revised as long as the
+first of all is in use.
 
 Axis legend: n sights, m of them without measured depth, h w the latent grid.
 """
@@ -23,7 +24,7 @@ from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory
 from worker.world import Guess, Sight
 
-NUM_REVISED = 3  # the newest sights
+NUM_REVISED = 3  # the newest sights, once the first of all is no longer in use
 
 
 class Found(NamedTuple):
@@ -43,14 +44,14 @@ def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
         return Found(depth, confidence, depth)
     pictures = torch.cat([sight.picture(backbone) for sight in guessed])
     cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
-    newest = slice(-NUM_REVISED, None)
+    newest = revised(sights)
     latents = torch.cat([sight.latents.float() for sight in guessed[newest]])
 
     def guess(agreed: Tensor) -> tuple[Tensor, Tensor]:
         return backbone.depth(latents, cameras[newest], agreed, pictures[newest])
 
     told = (pictures, cameras, depth, confidence)
-    return Found(*sweep_depths(*told, NUM_REVISED, guess, backbone.refine))
+    return Found(*sweep_depths(*told, len(latents), guess, backbone.refine))
 
 
 def place(
@@ -61,7 +62,7 @@ def place(
 ) -> Delta:
     """Write the newest of the guessed ones, oldest first; what all but the last added goes."""
     which = [i for i, sight in enumerate(sights) if sight.guess is not None]
-    newest = slice(-NUM_REVISED, None)
+    newest = revised(sights)
     some = [sights[i] for i in which[newest]]
     sources = [sight.source for sight in some]
     forgotten = memory.forget(sources[:-1])
@@ -76,6 +77,11 @@ def place(
         observed=True,
     )
     return after(forgotten, written)
+
+
+def revised(sights: Sequence[Sight]) -> slice:
+    """Which of the guessed ones among them are placed anew."""
+    return slice(0 if sights[0].source == 0 else -NUM_REVISED, None)
 
 
 def after(first: Delta, second: Delta) -> Delta:

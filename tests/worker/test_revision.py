@@ -107,8 +107,8 @@ def test_the_head_is_told_what_three_pictures_agree_on() -> None:
 
 
 def test_what_was_seen_with_both_neighbours_stays() -> None:
-    _, before = observed(NUM_REVISED)
-    _, after = observed(NUM_REVISED + 1)
+    _, before = observed(WINDOW)
+    _, after = observed(WINDOW + 1)
     first, later = (points_of(world, 0) for world in (before, after))
     assert later and later.items() <= first.items()
 
