@@ -60,13 +60,19 @@ def place(
     moving: Tensor,  # (n, h, w) bool, as can be told by now
     found: Found,  # of those m whose depth is guessed
 ) -> Delta:
-    """Write the newest of the guessed ones, oldest first; what all but the last added goes."""
+    """Write the newest of the guessed ones, oldest first; what all but the last added goes.
+
+    The last one, if it is not to be kept for later ones, will never be revised: it only fills what
+    is uncovered.
+    """
     which = [i for i, sight in enumerate(sights) if sight.guess is not None]
     newest = revised(sights)
     some = [sights[i] for i in which[newest]]
     sources = [sight.source for sight in some]
-    forgotten = memory.forget(sources[:-1])
     hidden = torch.cat([guess.hidden for guess in guesses_of(some)])
+    if len(sights) > 1 and not sights[-1].is_apart_from(sights[-2]):
+        hidden[-1] |= memory.read(some[-1].camera, "nearest").coverage[0] > 0
+    forgotten = memory.forget(sources[:-1])
     written = memory.write(
         torch.cat([sight.latents for sight in some]),
         found.closer,
