@@ -166,17 +166,16 @@ def _verdict(cells: Cells, old: Points, seen: Seen, observed: bool, better_ratio
         return Verdict(~covered, covered, row)
     again = told = repeats(cells, old, front)
     near = again & ~_worse(front, cells, better_ratio)
+    enough = again if seen.other is None else again & in_place(front)
     for second in (seen.behind, seen.other):
         if second is not None:
             also = repeats(cells, old, second)
             row = torch.where(also & ~told, second.winner, row)
-            told = told | also
+            told, enough = told | also, enough | also
             near |= also & ~_worse(second, cells, better_ratio)
     news = again & ~near
     if observed:
-        news |= ~told
-        if seen.other is not None:
-            news |= again & ~(repeats(cells, old, seen.other) | in_place(front))
+        news |= ~enough
     stored = old["quality"][row.clamp(min=0)].short()
     outdone = told & (stored <= overruled(cells.quality, better_ratio))
     outranked = stored <= overruled(cells.quality, OUTRANKS)
