@@ -31,7 +31,7 @@ SLANT_STEPS = 64  # per cell: the resolution of a stored recession
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
 QUALITY_ZERO = 95 << 2  # code 0 is 2^-32
 ASIDE = 64.0  # quality codes that a point loses by the baseline to its frame's eye over its depth
-MOST_ASIDE = 16  # codes, so that what was observed is never worth less than what was imagined
+MOST_ASIDE = 16  # codes; what was observed outranks what was imagined by 40, other things equal
 RELIEF_STEPS = 2048.0  # squared steps of a stored relief that double the depth
 CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 

@@ -17,8 +17,9 @@ valuable points.
 Geometry is finer than tokens: each point also keeps the depths of the sixteen parts of its cell,
 and a `fine` read puts every part where it lies, and beside it what the second witness shows.
 
-Repeats are found by projection, at the cost of a read of two surfaces (what stands before a point
-may hide it by its footprint alone), rather than by a spatial index that must be kept up to date.
+Repeats are found by projection, at the cost of two reads of two surfaces (what stands before a
+point may hide it by its footprint alone, and another frame may tell of it, too), rather than by a
+spatial index that must be kept up to date.
 
 Axis legend: T frames, h w the latent grid, C channels, n points.
 """

@@ -24,12 +24,11 @@ from worker.geometry import Cameras
 from worker.splat import kernels
 from worker.splat.columns import Array, Blocks, Frames, Rows, Rules, Scene, Stored, Views
 from worker.splat.kernels import NOTHING, SPARE
-from worker.splat.plain import FRONT_RATIO, Mode
+from worker.splat.plain import FRONT_RATIO, TWO, Mode
 
 MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
 TOGETHER = 4  # views
-TWO: tuple[Mode, ...] = ("layers", "witnesses")  # modes that show two surfaces
 RATIO = np.float32(1 + FRONT_RATIO)
 NO_TOKENS: Stored = (np.empty((0, 0), np.int16), np.empty((0, 0), np.int8), np.empty(0, np.float32))
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from worker.geometry import Cameras
 from worker.memory.points import Points
 from worker.splat import fused as kernels
-from worker.splat.cpu import TWO, Surface
-from worker.splat.plain import NOTHING, Mode
+from worker.splat.cpu import Surface
+from worker.splat.plain import NOTHING, TWO, Mode
 
 NEAREST_NOTHING = 0x7F800000  # the bits of an infinite depth
 TILE = 32  # cells whose winners one program gathers

@@ -43,6 +43,7 @@ from worker.projection import (
 )
 
 Mode = Literal["nearest", "soft", "layers", "witnesses"]
+TWO: tuple[Mode, ...] = ("layers", "witnesses")  # modes that show a second surface
 
 FRONT_RATIO = 1 / 8  # points this much behind the nearest one still belong to the front surface
 TIGHT = 1.03125  # patches are widened by this, so that rounding leaves no cracks between them
@@ -121,7 +122,7 @@ def splat(
     hits, cell = hits[keep], cell[keep]
     chosen = _first(_distance(hits, cell, grid), hits.point, cell, len(front))
     result = _nearest(chosen, hits, cell, rim, grid)
-    if mode in ("layers", "witnesses"):
+    if mode in TWO:
         told = (NO_SOURCE - (best & NO_SOURCE)).masked_fill(best == NOTHING, -1)
         beside = Beside(limit, told if mode == "witnesses" else torch.full_like(told, -1))
         second = splat(patches, quality, source, cameras, "nearest", beside=beside)
