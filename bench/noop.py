@@ -76,9 +76,14 @@ class NoopBackbone:
         return 3 + latents[:, 3].tanh(), torch.full_like(latents[:, 0], 0.9)
 
     def refine(
-        self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+        self,
+        pictures: Tensor,
+        cameras: Cameras,
+        closer: Tensor,
+        rough: Tensor,
+        asked: list[int],
     ) -> Tensor:
-        return closer[first:]
+        return closer[asked]
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         return torch.zeros_like(depth[:, ::2, ::2])

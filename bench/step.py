@@ -114,7 +114,7 @@ def summed_up(chunks: list[dict[str, float]], frames: int) -> dict[str, object]:
 
 def observing(engine: Engine, has_depth: bool) -> dict[str, object]:
     """Medians over the observations of a walk, of which WINDOW and more are behind it."""
-    loop, world = make_loop(HELD_OUT_SEED, "strafe", 16 * EVERY, engine), engine.open(0)
+    loop, world = make_loop(HELD_OUT_SEED, "strafe", (WINDOW + 10) * EVERY, engine), engine.open(0)
     spent: list[dict[str, float]] = []
     for i in range(0, len(loop.images), EVERY):
         image, depth = to_uint8(loop.images[i : i + 1])[0], loop.depth[i] if has_depth else None

@@ -30,8 +30,8 @@ SURE = 0.7  # probability from which on a cell is kept out
 
 
 def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | None = None) -> Tensor:
-    """(n, h, w) bool: what moves in the latest of these views, n >= 1, given the depth that was
-    found for those of guessed depth.
+    """(n, h, w) bool: what moves in these views, n >= 1, as few neighbours in time tell, given the
+    depth that was found for those of guessed depth.
     """
     h, w = sights[0].latents.shape[-2:]
     moving = torch.zeros(len(sights), h, w, dtype=torch.bool, device=sights[0].latents.device)
@@ -42,11 +42,13 @@ def moving_cells(backbone: Backbone, sights: Sequence[Sight], found: Found | Non
         better = in_quarters(found.depth)
         which = [i for i, sight in enumerate(sights) if sight.guess is not None]
         depth[which] = torch.where(better > 0, better, depth[which])
-    latest = slice(-MOTION_WINDOW, None)
-    whole = torch.cat([sight.picture(backbone) for sight in sights[latest]])
-    pictures = F.avg_pool2d(whole, SHRINK)
-    cameras = cat_cameras([sight.camera for sight in sights[latest]])
-    moving[latest] = backbone.motion(pictures, depth[latest], cameras) >= SURE
+    for end in range(len(sights), 0, -MOTION_WINDOW):
+        start = max(0, end - MOTION_WINDOW)
+        some = slice(start, start + MOTION_WINDOW)
+        whole = torch.cat([sight.picture(backbone) for sight in sights[some]])
+        cameras = cat_cameras([sight.camera for sight in sights[some]])
+        likely = backbone.motion(F.avg_pool2d(whole, SHRINK), depth[some], cameras)
+        moving[start:end] = likely[: end - start] >= SURE
     return moving
 
 

@@ -18,10 +18,11 @@ from worker.memory.base import Delta, Memory
 from worker.pixels import from_uint8, levels
 from worker.placed import in_quarters
 
-WINDOW = 6  # observations that are compared for their depth
+WINDOW = 12  # observations that are compared for their depth
 MOTION_WINDOW = 4  # of them, looked at for what moves: the motion head knows no more
 PARALLAX = 1.5  # cells; pictures that differ by less of both are not kept for the next ones
 TURN = 8.0  # of a norm that is √2 times the angle: 5.7 cells
+GUESSED_SHARE = 1 / 3  # of either, where depth is guessed: more of these are in use
 PATIENCE = 8  # frames and observations until one with depth is kept nevertheless
 SKY_M = 100.0  # how far away is what has no depth
 
@@ -75,7 +76,8 @@ class Sight:
         distance_m = float(depth[depth > 0].median()) if bool((depth > 0).any()) else SKY_M
         parallax = focal * float(moved[:3, 3].norm()) / distance_m
         turned = focal * float((moved[:3, :3] - torch.eye(3, dtype=moved.dtype)).norm())
-        return max(parallax / PARALLAX, turned / TURN) >= 1
+        enough = 1.0 if self.guess is None else GUESSED_SHARE
+        return max(parallax / PARALLAX, turned / TURN) >= enough
 
     @property
     def num_bytes(self) -> int:

@@ -145,6 +145,17 @@ def test_what_moves_does_not_enter_and_what_had_entered_is_taken_out() -> None:
     assert points_on_box(engine, blind, 1, 0.3, 0.6) > 10
 
 
+def test_what_moved_long_ago_is_known_still() -> None:
+    """Older pictures are placed anew as well: what moved in them must stay out."""
+    sights = []
+    for i in range(2 * MOTION_WINDOW):
+        engine, world = walked([])
+        observe(engine, world, 0.0, 0.6 if i else -0.5)
+        sights += world.sights
+    moving = moving_cells(Doubting(), sights).flatten(1).any(1)
+    assert moving.tolist() == MOTION_WINDOW * [True] + MOTION_WINDOW * [False]
+
+
 def test_a_world_in_which_things_move_is_replayed_bit_for_bit() -> None:
     engine = Engine(Doubting(), EngineConfig(height=HEIGHT, width=WIDTH))
     world, again = engine.open(1), engine.open(1)

@@ -60,11 +60,16 @@ class Backbone(Protocol):
         ...
 
     def refine(
-        self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+        self,
+        pictures: Tensor,
+        cameras: Cameras,
+        closer: Tensor,
+        rough: Tensor,
+        asked: list[int],
     ) -> Tensor:
-        """z-depth (n - first, h', w') in metres of the parts of cells, 0 for none, given what
-        comparing n >= 2 pictures (n, 3, H, W) found: closer (n, 2 h, 2 w), and rough (n, h, w) as
-        it was begun with. A backbone that knows no better says `closer[first:]`.
+        """z-depth (m, h', w') in metres of the parts of cells of the m pictures asked for, 0 for
+        none, given what comparing n >= 2 pictures (n, 3, H, W) found: closer (n, 2 h, 2 w), and
+        rough (n, h, w) as it was begun with. A backbone that knows no better says `closer[asked]`.
         """
         ...
 

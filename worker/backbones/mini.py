@@ -89,11 +89,16 @@ class MiniBackbone:
         return to_depth(*self.depth_head(self._cast(latents), rays, hint, told))
 
     def refine(
-        self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+        self,
+        pictures: Tensor,
+        cameras: Cameras,
+        closer: Tensor,
+        rough: Tensor,
+        asked: list[int],
     ) -> Tensor:
         if self.refiner is None:
-            return closer[first:]
-        return refined(self.refiner, pictures, cameras, closer, rough, first)
+            return closer[asked]
+        return refined(self.refiner, pictures, cameras, closer, rough, asked)
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         if self.motion_head is None:

@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worker.depth.stereo import HIDDEN, MISFIT_SHARE, WORST, brighter, farther, sampled, witnesses
+from worker.depth.stereo import (
+    HIDDEN,
+    MISFIT_SHARE,
+    WORST,
+    around,
+    brighter,
+    farther,
+    sampled,
+    witnesses,
+)
 from worker.geometry import NEAR_M, Cameras, Look, pool_depth, sharp_enlarged
 from worker.layers import Stack, conv, module_dtype
 from worker.placed import FINER
@@ -87,12 +96,17 @@ class Refiner(nn.Module):
 
 @torch.no_grad()
 def refined(
-    refiner: Refiner, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+    refiner: Refiner,
+    pictures: Tensor,
+    cameras: Cameras,
+    closer: Tensor,
+    rough: Tensor,
+    asked: list[int],
 ) -> Tensor:
-    """(n - first, y, x) z-depth in metres, what `evidence` is made of given."""
-    told = evidence(pictures, cameras, closer, rough, first)
+    """(m, y, x) z-depth in metres, what `evidence` is made of given."""
+    told = evidence(pictures, cameras, closer, rough, asked)
     dtype = module_dtype(refiner)
-    shown = as_parts(pictures[first:], told.planes)
+    shown = as_parts(pictures[asked], told.planes)
     logits, shift = refiner(shown.to(dtype), told.planes.to(dtype))
     return chosen(told.offers, logits, shift)
 
@@ -115,18 +129,18 @@ def evidence(
     cameras: Cameras,  # (n,)
     closer: Tensor,  # (n, CLOSER h, CLOSER w) z-depth in metres, > 0, by a sweep
     rough: Tensor,  # (n, h, w) what the sweeps that found it began with
-    first: int = 0,  # the first picture that is asked for
+    asked: list[int],  # m of the pictures
 ) -> Evidence:
-    """Of the pictures from `first` on."""
+    """Of the pictures that are asked for."""
     h, w = rough.shape[1:]
     size = (FINER * h, FINER * w)
     parts = F.interpolate(pictures, size, mode="area")
     views = cameras.resized(*size)
     agreeing, looking = witnesses(pool_depth(closer, (h, w)), cameras.resized(h, w))
     seen_by = torch.stack([agreeing, looking], dim=1) / (len(pictures) - 1)
-    told = F.interpolate(seen_by[first:], size)
+    told = F.interpolate(seen_by[asked], size)
     found = []
-    for one in range(first, len(pictures)):
+    for one in asked:
         offers = offered(closer[one], rough[one], size)
         found.append((offers, measured(parts, views, closer, one, offers.exp())))
     offers, planes = (torch.stack(part) for part in zip(*found, strict=True))
@@ -154,7 +168,7 @@ def measured(
     """(NUM_MEASURED k + 1, y, x): how each offer agrees with the others, and how far the camera
     has moved for what was found.
     """
-    others = [number for number in range(len(parts)) if number != one]
+    others = around(one, len(parts))
     look, here, there = Look(views, one, others), parts[one], parts[others]
     surfaces = closer[others]
     there = there + brighter(here, there, look, closer[one], surfaces)

@@ -13,9 +13,9 @@ exposure says nothing, and the better half of the others, as a surface may be hi
 several pictures agree on is told to whoever made the prior, whose second guess carries it on to
 what nobody could compare. The second sweep knows better, from that depth: where another picture
 would see something nearer it has no say, what its surface contradicts costs more, and how much
-brighter it is was measured on what both see. So all others that see a place count, and pictures as
-they are, whose edges have no halos; in parts of cells, so that a cell at an edge takes its nearer
-surface. The third one takes small steps around what the second one found, knows part by part what
+brighter it is was measured on what both see. So others near and far in time are asked, all that see
+a place count, and pictures as they are, whose edges have no halos; in parts of cells, so that a
+cell at an edge takes its nearer surface. The third one takes small steps around what the second one found, knows part by part what
 hides what, and looks at the pictures in full.
 
 A cell whose depth the other pictures contradict is given up: better a gap that another picture
@@ -40,6 +40,7 @@ from worker.placed import in_quarters
 
 SHRINK = 2  # pictures are compared at a half of their size, and at last as they are
 NUM_OTHERS = 3  # that a picture is compared with in the first sweep
+STRIDES = (1, 2, 4, 8)  # how far off in time are those it is compared with later
 MEAN_PX = 9  # of the square whose mean is taken off
 WIDE, NUM_WIDE = 0.8, 25  # factors lie within exp(-WIDE) and exp(WIDE)
 NARROW, NUM_NARROW = 0.12, 9  # those of the last sweep
@@ -61,14 +62,14 @@ TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they sa
 MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightness
 
 
-# (m, h, w) z-depth that the last m pictures agree on with others, 0 for none -> z-depth and
+# (m, h, w) z-depth that m pictures asked for agree on with others, 0 for none -> z-depth and
 # confidence, (m, h, w) each
 GuessAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # pictures (n, 3, H', W'), their cameras, z-depth of quarters (n, CLOSER h, CLOSER w) and of cells
-# (n, h, w) by the sweeps, the first picture m that is asked for -> (n - m, h', w') of quarters or
-# of smaller parts
-Refine = Callable[[Tensor, Cameras, Tensor, Tensor, int], Tensor]
+# (n, h, w) by the sweeps, the m pictures that are asked for -> (m, h', w') of quarters or of
+# smaller parts
+Refine = Callable[[Tensor, Cameras, Tensor, Tensor, list[int]], Tensor]
 
 
 class Swept(NamedTuple):
@@ -84,25 +85,26 @@ def sweep_depths(
     cameras: Cameras,  # (n,) of any size
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
-    num_fine: int | None = None,  # the last pictures, whose depth must be good; None = all
+    asked: list[int] | None = None,  # m pictures whose depth must be good; None = all
     guess: GuessAgain | None = None,  # guesses these pictures' depth once more
     refine: Refine | None = None,  # tells their edges
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
-    for the last pictures the depth of their cells' parts, (num_fine, h', w'), of quarters or as
-    `refine` tells it.
+    for those asked for the depth of their cells' parts, (m, h', w'), of quarters or as `refine`
+    tells it.
     """
-    first = 0 if num_fine is None else max(0, len(prior) - num_fine)
-    rough, confidence, closer = compare(images, cameras, prior, confidence, first, guess)
-    parts = closer[first:]
+    which = list(range(len(prior)) if asked is None else asked)
+    rough, confidence, closer = compare(images, cameras, prior, confidence, which, guess)
+    parts = closer[which]
     if refine is not None:
-        parts = refine(images, cameras, closer, rough, first)
+        parts = refine(images, cameras, closer, rough, which)
     grid = (prior.shape[1], prior.shape[2])
-    depth = torch.cat([rough[:first], pool_depth(parts, grid)])
+    depth = rough.clone()
+    depth[which] = pool_depth(parts, grid)
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
     sure = torch.where(agreeing > 0, 1.0, confidence)
-    parts = parts * enlarged(kept[first:], (parts.shape[1], parts.shape[2]))
+    parts = parts * enlarged(kept[which], (parts.shape[1], parts.shape[2]))
     return torch.where(kept, depth, 0.0), sure, parts
 
 
@@ -111,7 +113,7 @@ def compare(
     cameras: Cameras,
     prior: Tensor,
     confidence: Tensor,
-    first: int,  # the first picture whose depth must be good
+    asked: list[int],  # the pictures whose depth must be good
     guess: GuessAgain | None,
 ) -> Swept:
     """The sweeps alone; as for `sweep_depths`."""
@@ -121,11 +123,12 @@ def compare(
     small = F.avg_pool2d(pictures, SHRINK)
     rough = swept(without_mean(small), cameras, prior, confidence, wide)
     if guess is not None:
-        rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid), first)
+        rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid), asked)
     closer, known, trust = in_quarters(rough), rough, in_quarters(confidence)
     for shown, factors in ((small, wide), (pictures, narrow)):
-        parts = swept(shown, cameras, closer, trust, factors, known, first)
-        known = closer = torch.cat([closer[:first], parts])
+        closer = closer.clone()
+        closer[asked] = swept(shown, cameras, closer, trust, factors, known, asked)
+        known = closer
     return Swept(rough, confidence, closer)
 
 
@@ -134,20 +137,20 @@ def guessed_again(
     depth: Tensor,  # (n, h, w) by the first sweep
     confidence: Tensor,  # (n, h, w)
     views: Cameras,  # (n,) at grid size
-    first: int,  # the first picture that is guessed again
+    asked: list[int],  # the pictures that are guessed again
 ) -> tuple[Tensor, Tensor]:
     """Depth (n, h, w), where pictures do not agree guessed anew by who is told where they do, and
     the confidence of the new guess; pictures that agree on next to nothing stay as they are.
     """
     agreeing, _ = witnesses(depth, views)
-    agreed = (agreeing >= NUM_WITNESSES)[first:]
+    agreed = (agreeing >= NUM_WITNESSES)[asked]
     told = (agreed.float().mean((1, 2)) >= MIN_TOLD)[:, None, None]
     if not bool(told.any()):
         return depth, confidence
-    again, its_confidence = guess(torch.where(agreed, depth[first:], 0.0))
+    again, its_confidence = guess(torch.where(agreed, depth[asked], 0.0))
     depth, confidence = depth.clone(), confidence.clone()
-    depth[first:] = torch.where(told & ~agreed, again, depth[first:])
-    confidence[first:] = torch.where(told, its_confidence, confidence[first:])
+    depth[asked] = torch.where(told & ~agreed, again, depth[asked])
+    confidence[asked] = torch.where(told, its_confidence, confidence[asked])
     return depth, confidence
 
 
@@ -158,17 +161,19 @@ def swept(
     confidence: Tensor,  # (n, h, w)
     logs: Tensor,  # (s,) of the factors to try
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
-    first: int = 0,  # the first picture whose depth is asked for
+    asked: list[int] | None = None,  # m pictures whose depth is asked for; None = all
 ) -> Tensor:
-    """(n - first, h, w) z-depth by one sweep."""
-    logs = logs.to(prior.device)
-    most = NUM_OTHERS if known is None else len(prior)
-    asked = range(first, len(prior))
+    """(m, h, w) z-depth by one sweep."""
+    logs, count = logs.to(prior.device), len(prior)
+    which = list(range(count) if asked is None else asked)
     cost = torch.stack([
-        data_cost(features, cameras, prior, one, beside(one, len(prior), most), logs.exp(), known)
-        for one in asked
+        data_cost(
+            features, cameras, prior, one,
+            nearest(one, count) if known is None else around(one, count), logs.exp(), known,
+        )
+        for one in which
     ])  # fmt: skip
-    prior, confidence = prior[first:], confidence[first:]
+    prior, confidence = prior[which], confidence[which]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
 
@@ -178,10 +183,15 @@ def log_factors(reach: float, count: int) -> Tensor:
     return torch.linspace(-reach, reach, count)
 
 
-def beside(one: int, count: int, most: int) -> list[int]:
-    """The nearest others in time, ascending."""
+def nearest(one: int, count: int) -> list[int]:
+    """The NUM_OTHERS others that are nearest in time, ascending."""
     others = [number for number in range(count) if number != one]
-    return sorted(sorted(others, key=lambda number: abs(number - one))[:most])
+    return sorted(sorted(others, key=lambda number: abs(number - one))[:NUM_OTHERS])
+
+
+def around(one: int, count: int) -> list[int]:
+    """Others of all distances in time, more of the near ones, ascending."""
+    return [number for number in range(count) if abs(number - one) in STRIDES]
 
 
 def without_mean(images: Tensor) -> Tensor:

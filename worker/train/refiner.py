@@ -99,7 +99,8 @@ def compared(
     look = partial(guess, tokens.float(), rays)
     prior, confidence = look(given, torch.zeros_like(rays[:, 0]))
     prior = prior * torch.exp(SCALE * torch.randn((), generator=generator)).to(device)
-    found = compare(pictures, cameras, prior, confidence, 0, partial(look, pictures))
+    every = list(range(len(prior)))
+    found = compare(pictures, cameras, prior, confidence, every, partial(look, pictures))
     grid = (FINER * prior.shape[1], FINER * prior.shape[2])
     moving, measured = walks.motion_masks(*index)[0], walks.depths(*index)[0]
     truth = pool_depth(measured, grid, moving).half()
@@ -152,7 +153,7 @@ def sample(walks: Walks, found: Compared, generator: torch.Generator) -> Batch:
     closer, rough, truth = maps
     first = NUM_FRAMES - NUM_ASKED
     closer = torch.cat([in_quarters(rough[:first]), closer[first:]])
-    told = evidence(pictures, cameras, closer, rough, first)
+    told = evidence(pictures, cameras, closer, rough, list(range(first, NUM_FRAMES)))
     return Batch(as_parts(pictures[first:], told.planes), *told, truth[first:])
 
 

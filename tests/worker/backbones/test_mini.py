@@ -232,7 +232,7 @@ def test_edges_are_told_by_a_network_where_there_is_one(weights):
     h, w = GRID
     views = orbit(2, 8 * h, 8 * w)
     closer, rough = torch.full((2, 2 * h, 2 * w), 2.0), torch.full((2, h, w), 2.0)
-    inputs = tiny.pictures(2, 8 * h, 8 * w), views, closer, rough, 1
+    inputs = tiny.pictures(2, 8 * h, 8 * w), views, closer, rough, [1]
     without = create("cpu", weights)
     assert torch.equal(without.refine(*inputs), closer[1:])
     refiner = tiny.randomise(Refiner(RefinerConfig(widths=(8, 8, 8))))

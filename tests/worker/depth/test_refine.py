@@ -65,11 +65,11 @@ def test_the_true_depth_explains_the_other_pictures_best(scene):
 
 
 def test_evidence_is_of_the_pictures_asked_for(scene):
-    every, some = evidence(*scene), evidence(*scene, 2)
+    every, some = evidence(*scene, [0, 1, 2]), evidence(*scene, [0, 2])
     assert every.planes.shape == (3, NUM_PLANES, *PARTS)
     assert every.planes.isfinite().all()
     for whole, part in zip(every, some, strict=True):
-        assert torch.equal(whole[2:], part)
+        assert torch.equal(whole[[0, 2]], part)
 
 
 def test_two_surfaces_are_never_blended():
@@ -83,7 +83,7 @@ def test_two_surfaces_are_never_blended():
 
 def test_an_untrained_network_keeps_what_was_found(scene):
     torch.manual_seed(0)
-    found = refined(Refiner(SMALL), *scene, 1)
+    found = refined(Refiner(SMALL), *scene, [1, 2])
     before = sharp_enlarged(scene[2][1:], PARTS)
     assert found.shape == (2, *PARTS) and not found.requires_grad
     assert ((found / before - 1).abs() < 0.1).float().mean() > 0.9
@@ -95,18 +95,18 @@ def test_sweeps_end_with_it(scene):
     given = []
 
     def refine(
-        pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, first: int
+        pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, asked: list[int]
     ) -> Tensor:
-        given.append((closer, rough, first))
-        told = sharp_enlarged(closer[first:], PARTS).clone()
+        given.append((closer, rough, asked))
+        told = sharp_enlarged(closer[asked], PARTS).clone()
         told[:, :FINER, :FINER] *= 3  # one cell, which no other picture then agrees with
         return told
 
     prior, share = (0.8 * truth, sure().expand_as(truth))
-    alone, _, before = sweep_depths(pictures, views, prior, share, num_fine=2)
-    depth, _, parts = sweep_depths(pictures, views, prior, share, num_fine=2, refine=refine)
-    ((closer, rough, first),) = given
-    assert first == 1 and rough.shape == truth.shape
+    alone, _, before = sweep_depths(pictures, views, prior, share, [1, 2])
+    depth, _, parts = sweep_depths(pictures, views, prior, share, [1, 2], refine=refine)
+    ((closer, rough, asked),) = given
+    assert asked == [1, 2] and rough.shape == truth.shape
     assert torch.equal(torch.where(before > 0, closer[1:], 0.0), before)
     assert parts.shape == (2, *PARTS) and torch.equal(depth[0] > 0, alone[0] > 0)
     assert (alone[1:, 0, 0] > 0).any() and not depth[1:, 0, 0].any()

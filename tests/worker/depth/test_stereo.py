@@ -19,12 +19,13 @@ from worker.depth.stereo import (
     WIDE,
     WORST,
     Look,
-    beside,
+    around,
     best_factor,
     brighter,
     data_cost,
     log_factors,
     mean_of_least,
+    nearest,
     paths,
     sweep_depths,
     swept,
@@ -124,8 +125,8 @@ def test_what_pictures_agree_on_is_told_to_who_guesses_again() -> None:
         told.append(agreed)
         return truth[2:], share[2:]
 
-    alone, *_ = sweep_depths(pictures, views, prior, share, num_fine=2)
-    found, *_ = sweep_depths(pictures, views, prior, share, num_fine=2, guess=guess)
+    alone, *_ = sweep_depths(pictures, views, prior, share, [2, 3])
+    found, *_ = sweep_depths(pictures, views, prior, share, [2, 3], guess)
     (agreed,) = told
     assert agreed.shape == truth[2:].shape and 0.3 < (agreed > 0).float().mean() < 1
     assert apart(agreed[:, :8], truth[2:, :8]).median() < 0.03
@@ -240,15 +241,17 @@ def test_brightness_is_compared_where_both_pictures_see() -> None:
     torch.testing.assert_close(found, tint, rtol=0, atol=0.02)
 
 
-def test_only_the_last_pictures_are_looked_at_closely() -> None:
+def test_only_what_is_asked_for_is_looked_at_closely() -> None:
     views = sideways(0.0, 0.2, 0.4)
     pictures, truth = painted(views)
     share = sure().expand_as(truth)
     every, *_ = sweep_depths(pictures, views, 0.8 * truth, share)
-    some, *_ = sweep_depths(pictures, views, 0.8 * truth, share, num_fine=2)
+    some, _, parts = sweep_depths(pictures, views, 0.8 * truth, share, [0, 2])
     both = (every > 0) & (some > 0)
-    assert apart(some[1:], every[1:])[both[1:][some[1:] > 0]].median() < 0.005
-    assert not torch.equal(every[0][both[0]], some[0][both[0]])
+    for one in (0, 2):
+        assert apart(some[one], every[one])[both[one][some[one] > 0]].median() < 0.005
+    assert not torch.equal(every[1][both[1]], some[1][both[1]])
+    assert torch.equal(pool_depth(parts, GRID) > 0, some[[0, 2]] > 0)
 
 
 def test_of_several_differences_the_least_count() -> None:
@@ -259,7 +262,13 @@ def test_of_several_differences_the_least_count() -> None:
 
 
 def test_the_nearest_in_time_are_looked_at_first() -> None:
-    assert beside(0, 6, 3) == [1, 2, 3]
-    assert beside(3, 6, 3) == [1, 2, 4]
-    assert beside(5, 6, 3) == [2, 3, 4]
-    assert beside(1, 3, 3) == [0, 2]
+    assert nearest(0, 6) == [1, 2, 3]
+    assert nearest(3, 6) == [1, 2, 4]
+    assert nearest(5, 6) == [2, 3, 4]
+    assert nearest(1, 3) == [0, 2]
+
+
+def test_later_on_all_distances_are_looked_at() -> None:
+    assert around(0, 12) == [1, 2, 4, 8]
+    assert around(6, 12) == [2, 4, 5, 7, 8, 10]
+    assert around(1, 2) == [0]
