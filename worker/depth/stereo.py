@@ -15,8 +15,8 @@ what nobody could compare. The second sweep knows better, from that depth: where
 would see something nearer it has no say, what its surface contradicts costs more, and how much
 brighter it is was measured on what both see. So others near and far in time are asked, all that see
 a place count, and pictures as they are, whose edges have no halos; in parts of cells, so that a
-cell at an edge takes its nearer surface. The third one takes small steps around what the second one found, knows part by part what
-hides what, and looks at the pictures in full.
+cell at an edge takes its nearer surface. The third one takes small steps around what the second
+one found, knows part by part what hides what, and looks at the pictures in full.
 
 A cell whose depth the other pictures contradict is given up: better a gap that another picture
 fills than a surface in mid-air. Two depths agree where they show the same spot, so the less the
@@ -166,11 +166,9 @@ def swept(
     """(m, h, w) z-depth by one sweep."""
     logs, count = logs.to(prior.device), len(prior)
     which = list(range(count) if asked is None else asked)
+    others = nearest if known is None else around
     cost = torch.stack([
-        data_cost(
-            features, cameras, prior, one,
-            nearest(one, count) if known is None else around(one, count), logs.exp(), known,
-        )
+        data_cost(features, cameras, prior, one, others(one, count), logs.exp(), known)
         for one in which
     ])  # fmt: skip
     prior, confidence = prior[which], confidence[which]
