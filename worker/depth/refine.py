@@ -19,9 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worker.depth.agreement import MISFIT_SHARE, WORST, comparison
-from worker.depth.stereo import around, witnesses
-from worker.geometry import Cameras, pool_depth, sharp_enlarged
+from worker.depth.stereo import (
+    HIDDEN,
+    MISFIT_SHARE,
+    WORST,
+    around,
+    brighter,
+    farther,
+    sampled,
+    witnesses,
+)
+from worker.geometry import NEAR_M, Cameras, Look, pool_depth, sharp_enlarged
 from worker.layers import Stack, conv, module_dtype
 from worker.placed import FINER
 
@@ -160,17 +168,21 @@ def measured(
     """(NUM_MEASURED k + 1, y, x): how each offer agrees with the others, and how far the camera
     has moved for what was found.
     """
-    compared = comparison(
-        parts, views, one, around(one, len(parts)), depths[0], closer, telling_px=FINER
-    )
+    others = around(one, len(parts))
+    look, here, there = Look(views, one, others), parts[one], parts[others]
+    surfaces = closer[others]
+    there = there + brighter(here, there, look, closer[one], surfaces)
+    parallax = look.parallax_px(depths[0])
+    telling = (parallax / FINER).clamp(max=1)
     planes = []
     for depth in depths:
-        difference, misfit, seen = compared.at(depth)
+        at, z = look.at(depth)
+        apart = farther(surfaces, at, z) * telling
+        seen = (z > NEAR_M) & (at.abs().amax(-1) < 1) & (apart > -HIDDEN)
         count = seen.sum(0).clamp(min=1)
-        planes += [
-            (off * seen).sum(0) / count for off in (difference / WORST, misfit / MISFIT_SHARE)
-        ]
-        planes.append(seen.mean(0))
-    parallax = compared.look.parallax_px(depths[0])
+        difference = (sampled(there, at) - here).abs().mean(1).clamp(max=WORST) / WORST
+        misfit = apart.abs().clamp(max=MISFIT_SHARE) / MISFIT_SHARE
+        planes += [(value * seen).sum(0) / count for value in (difference, misfit)]
+        planes.append(seen.float().mean(0))
     planes.append(parallax.mean(0).clamp(min=0.01).log())
     return torch.stack(planes)

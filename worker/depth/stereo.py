@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.depth.agreement import MISFIT_SHARE, WORST, comparison
 from worker.depth.head import spread_of
 from worker.geometry import NEAR_M, Cameras, Look, enlarged, pool_depth
 from worker.placed import in_quarters
@@ -45,6 +44,7 @@ STRIDES = (1, 2, 4, 8)  # how far off in time are those it is compared with late
 MEAN_PX = 9  # of the square whose mean is taken off
 WIDE, NUM_WIDE = 0.8, 25  # factors lie within exp(-WIDE) and exp(WIDE)
 NARROW, NUM_NARROW = 0.12, 9  # those of the last sweep
+WORST = 0.15  # differences (of 2 in all) count up to here: beyond, something else is seen
 WEIGHT = 240.0  # of a difference
 PRIOR_WEIGHT = 0.2  # of the log of a factor in units of the prior's spread
 MIN_TOLD = 0.05  # share of a picture's cells that must agree with others, to be told
@@ -55,8 +55,11 @@ MIN_SEEN = 0.5  # of a cell's pixels, for another picture to have a say
 TOLERANCE = 0.05  # log of two depths that agree
 TOLERANCE_CELLS = 0.3  # that a spot may be off, where that is more
 NUM_WITNESSES = 2  # others that must agree, of those that look there
+HIDDEN = 0.2  # share that another picture's surface is nearer, from which on it hides a place
 MISFIT = 0.1  # a difference that counts where another picture's surface lies elsewhere
+MISFIT_SHARE = 0.1  # of its depth, from which on it counts in full
 TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they say
+MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightness
 
 
 # (m, h, w) z-depth that m pictures asked for agree on with others, 0 for none -> z-depth and
@@ -205,25 +208,33 @@ def data_cost(
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
 ) -> Tensor:
     """(s, h, w): how much less each factor explains what the others show than the best one."""
-    size, cells = features.shape[-2:], prior.shape[1:]
-    views = cameras.resized(*size)
+    size = features.shape[-2:]
+    look = Look(cameras.resized(*size), one, others)
+    here, there = features[one], features[others]
+    surfaces, telling, margin = None, None, 1
     if known is None:
         depth = F.interpolate(prior[one].log()[None, None], size, mode="bilinear")[0, 0].exp()
-        compared, margin = comparison(features, views, one, others), 1
     else:
         depth = F.interpolate(prior[one][None, None], size)[0, 0]
+        surfaces, margin = known[others], 0
         telling_px = TELLING_CELLS * size[0] / known.shape[1]
-        compared = comparison(features, views, one, others, depth, known, telling_px)
-        margin = 0
+        telling = (look.parallax_px(depth) / telling_px).clamp(max=1)
+        there = there + brighter(here, there, look, known[one], surfaces)
     rows, columns = (
-        means(pixels, count, margin).to(depth) for pixels, count in zip(size, cells, strict=True)
+        means(pixels, cells, margin).to(depth)
+        for pixels, cells in zip(size, prior.shape[1:], strict=True)
     )
     differences, shares = [], []
     for factor in factors:  # one at a time: what is in between stays in the cache
-        difference, misfit, seen = compared.at(depth * factor)
-        off = (difference + MISFIT / MISFIT_SHARE * misfit) * seen
-        shares.append(rows @ seen @ columns.T)
-        differences.append(rows @ off @ columns.T)
+        at, z = look.at(depth * factor)
+        difference = (sampled(there, at) - here).abs_().mean(1).clamp_(max=WORST)
+        seen = (z > NEAR_M) & (at.abs().amax(-1) < 1)
+        if surfaces is not None and telling is not None:
+            apart = farther(surfaces, at, z) * telling
+            seen &= apart > -HIDDEN
+            difference += MISFIT / MISFIT_SHARE * apart.abs().clamp(max=MISFIT_SHARE)
+        shares.append(rows @ seen.float() @ columns.T)
+        differences.append(rows @ (difference * seen) @ columns.T)
     share = torch.stack(shares, dim=1)  # (o, s, h, w)
     each = torch.stack(differences, dim=1)
     each = torch.where(share > MIN_SEEN, each / share.clamp(min=MIN_SEEN), torch.inf)
@@ -238,6 +249,30 @@ def mean_of_least(each: Tensor, share: float) -> Tensor:
     rank = torch.arange(len(each), device=each.device)[:, None, None, None]
     mean = torch.where(rank < num, ordered, 0.0).sum(0) / num.clamp(min=1)
     return torch.where(num > 0, mean, WORST)
+
+
+def brighter(
+    here: Tensor,  # (3, H, W)
+    there: Tensor,  # (o, 3, H, W)
+    look: Look,
+    depth: Tensor,  # (h, w) what is known of here
+    surfaces: Tensor,  # (o, h, w) and of there
+) -> Tensor:
+    """(o, 3, 1, 1): how much brighter this picture is than each other one, where both see it."""
+    at, z = look.at(F.interpolate(depth[None, None], here.shape[-2:])[0, 0])
+    seen = (z > NEAR_M) & (at.abs().amax(-1) < 1) & (farther(surfaces, at, z).abs() < HIDDEN)
+    apart = (here - sampled(there, at)) * seen[:, None]
+    count = seen.sum((1, 2)).clamp(min=MIN_SHARED)
+    return (apart.sum((2, 3)) / count[:, None])[..., None, None]
+
+
+def farther(surfaces: Tensor, at: Tensor, z: Tensor) -> Tensor:
+    """(o, H, W): the share by which what others (o, h, w) know to be there lies behind z."""
+    return sampled(surfaces[:, None], at, "nearest")[:, 0] / z.clamp(min=NEAR_M) - 1
+
+
+def sampled(maps: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:
+    return F.grid_sample(maps, at, mode, padding_mode="border", align_corners=False)
 
 
 def means(num_pixels: int, num_cells: int, margin: int) -> Tensor:

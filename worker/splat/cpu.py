@@ -10,7 +10,11 @@ Axis legend: n points, t cameras, h w the latent grid, c channels.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +25,6 @@ from worker.splat import kernels
 from worker.splat.columns import Array, Blocks, Frames, Rows, Rules, Scene, Stored, Views
 from worker.splat.kernels import NOTHING, SPARE
 from worker.splat.plain import FRONT_RATIO, TWO, Mode
-from worker.splat.threads import each, split
 
 MIN_PAIRS = 48  # blocks seen by views, below which one thread is faster
 MIN_CELLS = 4096  # covered by tokens, likewise
@@ -29,7 +32,10 @@ TOGETHER = 4  # views
 RATIO = np.float32(1 + FRONT_RATIO)
 NO_TOKENS: Stored = (np.empty((0, 0), np.int16), np.empty((0, 0), np.int8), np.empty(0, np.float32))
 
+Items = TypeVar("Items", Array, range)
 Points = tuple[Rows, Blocks, Frames]
+
+_pool: ThreadPoolExecutor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def read(
                     taken[: len(hidden) - SPARE] = shown[some].source.ravel()
 
     if share:
-        each(lambda i: look(i * share, (i + 1) * share, 1), threads)
+        _each(lambda i: look(i * share, (i + 1) * share, 1), threads)
     look(threads * share, t, threads)
     front, *second = (_surface(shown, views.height, views.width) for shown in layers)
     return replace(front, second=second[0]) if second else front
@@ -140,9 +146,9 @@ def _show(
         out = (shown.numbers, winner, source, part, shown.tokens)
         limit: Array = kernels.show(rows, blocks, frames, views, RATIO, hidden, taken, tokens, *out)
         return limit
-    parts = split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
+    parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
     front = np.full((len(parts), num_cells + SPARE), np.inf, np.float32)
-    each(
+    _each(
         lambda i: kernels.nearest_depths(
             rows, blocks, frames, views, parts[i], hidden, taken, front[i]
         ),
@@ -157,7 +163,7 @@ def _show(
         table = (rank[i], distance[i], best[i], place[i])
         kernels.best_points(rows, blocks, frames, views, parts[i], hidden, taken, limit, *table)
 
-    each(choose, len(parts))
+    _each(choose, len(parts))
     kernels.merge(rank, distance, best, place)
     kernels.describe(
         rank[0], best[0], place[0], limit, frames.parts, shown.numbers, winner, source, part
@@ -171,7 +177,7 @@ def _show(
     def spread(i: int) -> None:
         found[i] = kernels.tents(rows, blocks, frames, views, parts[i], limit, rank[0], totals[i])
 
-    each(spread, len(parts))
+    _each(spread, len(parts))
     _blend(tokens, found, totals.sum(axis=0), shown.tokens, threads)
     return limit
 
@@ -200,19 +206,19 @@ def judge(
     views = views_of(cameras)
     arrays = Scene(*(value.numpy() for value in scene))
     threads = torch.get_num_threads()
-    parts = split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
+    parts = _split(visible_pairs(blocks, frames, views), MIN_PAIRS, threads)
     found: list[Array] = [np.empty((0, 2), np.int64)] * len(parts)
 
     def look(i: int) -> None:
         found[i] = kernels.judge(rows, blocks, frames, views, parts[i], arrays, rules)
 
-    each(look, len(parts))
+    _each(look, len(parts))
     return torch.from_numpy(np.concatenate(found))
 
 
 def _nearest(tokens: Stored, winner: Array, shown: Array, threads: int) -> None:
-    parts = split(range(len(winner)), MIN_CELLS, threads)
-    each(lambda i: kernels.gather(tokens, winner, *_ends(parts[i]), shown), len(parts))
+    parts = _split(range(len(winner)), MIN_CELLS, threads)
+    _each(lambda i: kernels.gather(tokens, winner, *_ends(parts[i]), shown), len(parts))
 
 
 def _blend(tokens: Stored, found: list[Array], total: Array, shown: Array, threads: int) -> None:
@@ -223,8 +229,8 @@ def _blend(tokens: Stored, found: list[Array], total: Array, shown: Array, threa
     place, ordered = begin.copy(), np.empty((begin[-1], 2), np.int32)
     for fragments in found:
         kernels.order(fragments, place, ordered)
-    parts = split(range(len(total)), MIN_CELLS, threads)
-    each(
+    parts = _split(range(len(total)), MIN_CELLS, threads)
+    _each(
         lambda i: kernels.blend(tokens, begin, ordered, total, *_ends(parts[i]), shown),
         len(parts),
     )
@@ -232,3 +238,23 @@ def _blend(tokens: Stored, found: list[Array], total: Array, shown: Array, threa
 
 def _ends(part: range) -> tuple[int, int]:
     return part.start, part.stop
+
+
+def _split(items: Items, least: int, threads: int) -> list[Items]:
+    """Contiguous parts, at most one per thread, of at least `least` items."""
+    num = max(1, min(threads, len(items) // least))
+    return [items[len(items) * i // num : len(items) * (i + 1) // num] for i in range(num)]
+
+
+def _each(task: Callable[[int], None], num: int) -> None:
+    """task(0) .. task(num - 1), side by side."""
+    global _pool
+    if num == 1:
+        return task(0)
+    if _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count(), "splat")
+    others = [_pool.submit(task, i) for i in range(1, num)]
+    task(0)
+    for other in others:
+        other.result()
+    return None

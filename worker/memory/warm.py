@@ -1,4 +1,4 @@
-"""Compile what runs on a CPU, or load it from the cache, before the first request needs it."""
+"""Compile what a CPU memory runs, or load it from the cache, before the first request needs it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import time
 
 import torch
 
-from worker.depth.agreement import comparison
-from worker.geometry import Cameras, cat_cameras, intrinsics_from_fov
+from worker.geometry import Cameras, intrinsics_from_fov
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 
 GRID = (4, 6)
 
 
 def warm_up() -> float:
-    """Write and read a small memory of each token format, and compare two pictures; returns the
-    seconds that took.
+    """Write and read a small memory of each token format; returns the seconds that took.
 
     With the cached machine code this is a fraction of a second, without it 10 to 20.
     """
@@ -30,6 +28,4 @@ def warm_up() -> float:
         memory.read(views, "nearest")
         memory.read(views, "soft")
         memory.read(views, "fine")
-    pictures, both = torch.zeros(2, 3, *GRID), cat_cameras([views, views])
-    comparison(pictures, both, 0, [1], depth[0], depth.expand(2, *GRID)).at(depth[0])
     return time.perf_counter() - started
