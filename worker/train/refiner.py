@@ -33,7 +33,7 @@ from worker.train.data import Walks
 from worker.train.latents import LatentWalks, fast_copy
 from worker.train.loop import Progress, Run, RunConfig, step_generator
 
-NUM_FRAMES = 6  # of each walk, as many as are compared at work
+NUM_FRAMES = 6  # of each walk: at work a picture is compared with about as many
 NUM_ASKED = 3  # of them
 NUM_WALKS = 240  # at most, as comparing takes seconds each
 REGULAR_SHARE = 0.67  # of walks whose frames are evenly apart
