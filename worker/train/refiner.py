@@ -2,8 +2,9 @@
 
 Of each walk as many frames as are in use at work are compared once, as they are there: decoded
 pictures, the depth head's guess wrong by a factor. What is told of them is made anew each time they
-are drawn, forth or back or in a mirror, all or fewer of them. The loss is the error that is to be expected of an offer that is taken as likely as
-the network says: it asks for one offer, never for a mean of two surfaces.
+are drawn, forth or back or in a mirror, all or fewer of them. The loss is the error that is to be
+expected of an offer that is taken as likely as the network says: it asks for one offer, never for a
+mean of two surfaces.
 """
 
 from __future__ import annotations
