@@ -1,10 +1,9 @@
 """Where surfaces end: the depth of the parts of cells, chosen among what lies around them.
 
 A sweep compares windows, so a picture's edges come out where windows lie, and what has no texture
-comes out as its neighbours say; along an edge that a camera moves along, every depth looks right.
-The right one is nearly always known near by: every part is offered what was found for the quarters
-of cells around it and some farther off (as PatchMatch passes planes on, Bleyer et al. 2011), and
-what the sweeps began with. How well each offer explains the other pictures is measured
+comes out as its neighbours say. The right depth is nearly always near by: every part is offered
+what was found for the quarters of cells around it (as PatchMatch passes planes on, Bleyer et al.
+2011) and what the sweeps began with. How well each offer explains the other pictures is measured
 at that part alone; a network that has seen many edges weighs this against the picture and says
 which offer to take.
 
@@ -34,11 +33,9 @@ from worker.geometry import NEAR_M, Cameras, Look, pool_depth, sharp_enlarged
 from worker.layers import Stack, conv, module_dtype
 from worker.placed import FINER
 
-NEAR = 2  # parts away that offers come from, in all eight directions
-FAR, FARTHEST = (6, 12), 24  # in four, and sideways, where most cameras tell edges least
+NEAR, FAR = 2, 6  # parts that an offer comes from, in all eight directions and in four
 STEPS = [(v, u) for v in (-NEAR, 0, NEAR) for u in (-NEAR, 0, NEAR) if (v, u) != (0, 0)]
-STEPS += [step for far in FAR for step in ((-far, 0), (far, 0), (0, -far), (0, far))]
-STEPS += [(0, -FARTHEST), (0, FARTHEST)]
+STEPS += [(-FAR, 0), (FAR, 0), (0, -FAR), (0, FAR)]
 NUM_OFFERS = 2 + len(STEPS)  # what was found here comes first, what that was begun with last
 NUM_MEASURED = 3  # of each offer: difference of pictures, of surfaces, share of pictures that see
 NUM_PLANES = NUM_OFFERS * (1 + NUM_MEASURED) + 3
@@ -76,7 +73,7 @@ class Refiner(nn.Module):
             nn.PixelUnshuffle(2), conv(4 * fine, mid, 1), Stack(mid, blocks)
         )
         self.down_coarse = nn.Sequential(
-            nn.PixelUnshuffle(2), conv(4 * mid, coarse, 1), Stack(coarse, 4 * blocks)
+            nn.PixelUnshuffle(2), conv(4 * mid, coarse, 1), Stack(coarse, 2 * blocks)
         )
         self.up_mid = nn.Sequential(conv(coarse, 4 * mid, 1, gain=0.5), nn.PixelShuffle(2))
         self.blocks_mid = Stack(mid, blocks)
@@ -155,9 +152,9 @@ def evidence(
 def offered(closer: Tensor, rough: Tensor, size: tuple[int, int]) -> Tensor:
     """(k, y, x) log z-depth for each part, from (CLOSER h, CLOSER w) and (h, w) z-depth."""
     found, before = (sharp_enlarged(depth[None], size)[0].log() for depth in (closer, rough))
-    around = F.pad(found[None, None], (FARTHEST,) * 4, mode="replicate")[0, 0]
+    around = F.pad(found[None, None], (FAR,) * 4, mode="replicate")[0, 0]
     height, width = size
-    others = [around[FARTHEST + v :, FARTHEST + u :][:height, :width] for v, u in STEPS]
+    others = [around[FAR + v :, FAR + u :][:height, :width] for v, u in STEPS]
     return torch.stack([found, *others, before])
 
 

@@ -1,10 +1,9 @@
 """Stage 3: what tells where surfaces end (worker/depth/refine.py), on what sweeps find.
 
-Of each walk as many frames as are in use at work are compared once, as they are there: decoded
-pictures, the depth head's guess wrong by a factor. What is told of them is made anew each time they
-are drawn, forth or back or in a mirror, all or fewer of them. The loss is the error that is to be
-expected of an offer that is taken as likely as the network says: it asks for one offer, never for a
-mean of two surfaces.
+Of each walk some frames are compared once, as they are at work: decoded pictures, the depth head's
+guess wrong by a factor. What is told of them is made anew each time they are drawn, forth or back
+or in a mirror. The loss is the error that is to be expected of an offer that is taken as likely as
+the network says: it asks for one offer, never for a mean of two surfaces.
 """
 
 from __future__ import annotations
@@ -30,17 +29,14 @@ from worker.photographic import Features
 from worker.pixels import from_uint8, to_uint8
 from worker.placed import FINER, in_quarters
 from worker.precision import autocast
-from worker.revision import revised
 from worker.train.data import Walks
 from worker.train.latents import LatentWalks, fast_copy
 from worker.train.loop import Progress, Run, RunConfig, step_generator
-from worker.world import WINDOW
 
-NUM_FRAMES = WINDOW  # of each walk at most, as at work
-NUM_ASKED = 3  # of them, the newest among them
-NUM_WALKS = 400  # at most, as comparing takes seconds each
-YOUNG_SHARE = 0.33  # of samples with fewer pictures, as at the start of a session
-YOUNGEST = 4
+NUM_FRAMES = 6  # of each walk: at work a picture is compared with about as many
+NUM_ASKED = 3  # of them
+NUM_WALKS = 240  # at most, as comparing takes seconds each
+REGULAR_SHARE = 0.67  # of walks whose frames are evenly apart
 SCALE = 0.1  # standard deviation of the log of the factor that guesses are wrong by
 WORST = 0.3  # log of an error that counts; beyond, worse is no worse
 
@@ -93,8 +89,8 @@ def compared(
     device: str,
 ) -> tuple[Tensor, ...]:
     """One row of `Compared`."""
-    last = walks.cfg.num_frames - 1
-    frames = torch.linspace(0, last, min(last + 1, NUM_FRAMES)).round().long().tolist()
+    generator = step_generator(0, scene)
+    frames = drawn(walks.cfg.num_frames, generator)
     index = torch.tensor([scene]), torch.tensor([frames])
     given, cameras = walks.images(*index)[0].to(device), walks.cameras(*index)[0].to(device)
     tokens = latents.latents[scene, frames].to(device)
@@ -102,8 +98,7 @@ def compared(
     rays, pictures = view_rays(latents.cameras[scene, frames]).to(device), from_uint8(shown)
     look = partial(guess, tokens.float(), rays)
     prior, confidence = look(given, torch.zeros_like(rays[:, 0]))
-    wrong = SCALE * torch.randn((), generator=step_generator(0, scene))
-    prior = prior * torch.exp(wrong).to(device)
+    prior = prior * torch.exp(SCALE * torch.randn((), generator=generator)).to(device)
     every = list(range(len(prior)))
     found = compare(pictures, cameras, prior, confidence, every, partial(look, pictures))
     grid = (FINER * prior.shape[1], FINER * prior.shape[2])
@@ -120,6 +115,15 @@ def guessed(
         return to_depth(*head(tokens, rays, hint, seen(eyes, pictures)))
 
 
+def drawn(num_frames: int, generator: torch.Generator) -> list[int]:
+    """NUM_FRAMES of a walk's frames in order, evenly apart or at random."""
+    if torch.rand((), generator=generator) < REGULAR_SHARE:
+        step = num_frames // NUM_FRAMES
+        first = int(torch.randint(num_frames - step * (NUM_FRAMES - 1), (), generator=generator))
+        return [first + step * i for i in range(NUM_FRAMES)]
+    return sorted(torch.randperm(num_frames, generator=generator)[:NUM_FRAMES].tolist())
+
+
 def batches(walks: Walks, found: Compared, batch_size: int) -> Callable[[torch.Generator], Batch]:
     return partial(make_batch, walks, found, batch_size)
 
@@ -132,37 +136,25 @@ def make_batch(walks: Walks, found: Compared, batch_size: int, generator: torch.
 
 
 def sample(walks: Walks, found: Compared, generator: torch.Generator) -> Batch:
-    """NUM_ASKED frames of one walk. Of the others all are known well, or, as at work, only those
-    that are placed anew.
-    """
+    """NUM_ASKED frames; the others are known roughly, as older ones are at work."""
 
-    def chance(share: float) -> bool:
-        return bool(torch.rand((), generator=generator) < share)
-
-    def some(rows: Tensor, count: int) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=generator)[:count]].sort().values
+    def chance() -> bool:
+        return bool(torch.rand((), generator=generator) < 0.5)
 
     scene = int(torch.randint(len(found.frames), (), generator=generator))
-    order = torch.arange(found.frames.shape[1])
-    order = order.flip(0) if chance(0.5) else order
-    if chance(YOUNG_SHARE):
-        count = int(torch.randint(YOUNGEST, len(order), (), generator=generator))
-        older = some(torch.arange(len(order) - 1), count - 1)
-        order = torch.cat([order[older], order[-1:]])
+    order = torch.arange(NUM_FRAMES)
+    order = order.flip(0) if chance() else order
     cameras = walks.cameras(torch.tensor([scene]), found.frames[scene, order][None])[0]
     pictures = from_uint8(found.pictures[scene, order])
     maps = [one[scene, order].float() for one in (found.closer, found.rough, found.truth)]
-    if chance(0.5):
+    if chance():
         cameras, pictures = cameras.mirrored(), pictures.flip(-1)
         maps = [one.flip(-1) for one in maps]
     closer, rough, truth = maps
-    again = torch.tensor(revised(len(order)))
-    if chance(0.5):
-        well, closer = closer, in_quarters(rough)
-        closer[again] = well[again]
-    asked = [*some(again[:-1], NUM_ASKED - 1).tolist(), len(order) - 1]
-    told = evidence(pictures, cameras, closer, rough, asked)
-    return Batch(as_parts(pictures[asked], told.planes), *told, truth[asked])
+    first = NUM_FRAMES - NUM_ASKED
+    closer = torch.cat([in_quarters(rough[:first]), closer[first:]])
+    told = evidence(pictures, cameras, closer, rough, list(range(first, NUM_FRAMES)))
+    return Batch(as_parts(pictures[first:], told.planes), *told, truth[first:])
 
 
 def refiner_loss(refiner: Refiner, batch: Batch) -> tuple[Tensor, dict[str, float]]:

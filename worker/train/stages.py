@@ -43,7 +43,7 @@ from worker.train.motion import as_seen, train_motion
 from worker.train.mover import NUM_TARGETS, train_mover
 from worker.train.pictures import LICENCES, Pictures
 from worker.train.polish import polish
-from worker.train.refiner import YOUNGEST, Compared, compare_walks, train_refiner
+from worker.train.refiner import NUM_FRAMES, Compared, compare_walks, train_refiner
 from worker.weights import load_module, read_card, save_module
 from worker.world import MOTION_WINDOW
 
@@ -87,7 +87,7 @@ GPU_RECIPE = {
 
 MIN_FRAMES = {  # of a walk, for one sample of a stage
     "codec": NUM_CONTEXT + 1,
-    "refiner": YOUNGEST + 1,
+    "refiner": NUM_FRAMES,
     "motion": MOTION_WINDOW,
     "mover": NUM_TARGETS + 1,
     "decoder": NUM_TARGETS + 1,
