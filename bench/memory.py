@@ -36,7 +36,7 @@ from worker.memory.fusion import Cells, added
 from worker.memory.latent import LatentMemory, LatentMemoryConfig
 from worker.memory.sight import see, seen_by_torch
 from worker.memory.verdicts import Evidence, judge
-from worker.memory.warm import warm_up
+from worker.warm import warm_up
 
 GRID, CHANNELS = (44, 80), 48
 CELLS = GRID[0] * GRID[1]

@@ -19,11 +19,11 @@ from service.tracing import configure_tracing
 from worker.backbones import create_backbone
 from worker.engine import Engine, EngineConfig
 from worker.memory.latent import LatentMemoryConfig
-from worker.memory.warm import warm_up
 from worker.serving.faults import Faults, parse_fault
 from worker.serving.loop import Worker
 from worker.serving.metrics import Metrics
 from worker.serving.runner import Encoding, Runner
+from worker.warm import warm_up
 from worker.weights import WeightsError
 
 LOG = structlog.get_logger()

@@ -107,21 +107,21 @@ class Look:
         there = views[others]
         relative = (there.camera_from_world @ views.world_from_camera[one]).float()
         rays = views[one].rays().float()
-        self._turned = torch.einsum("oij,hwj->ohwi", relative[:, :3, :3], rays)
-        self._moved = relative[:, None, None, :3, 3]
+        self.turned = torch.einsum("oij,hwj->ohwi", relative[:, :3, :3], rays)  # (o, H, W, 3)
+        self.moved = relative[:, None, None, :3, 3]  # (o, 1, 1, 3)
         size = rays.new_tensor([views.width, views.height])
         self._half = size / 2
         lens = there.intrinsics.float()[:, None, None]
-        self._focal, self._centre = 2 * lens[..., :2] / size, 2 * lens[..., 2:] / size - 1
+        self.focal, self.centre = 2 * lens[..., :2] / size, 2 * lens[..., 2:] / size - 1
 
     def at(self, depth: Tensor) -> tuple[Tensor, Tensor]:
         """Of depth (H, W): positions (o, H, W, 2), in [-1, 1] within the pictures, and z (o, H,
         W).
         """
-        points = torch.addcmul(self._moved, self._turned, depth[..., None])
+        points = torch.addcmul(self.moved, self.turned, depth[..., None])
         z = points[..., 2]
         near = 1 / z.clamp(min=NEAR_M)
-        return torch.addcmul(self._centre, points[..., :2] * near[..., None], self._focal), z
+        return torch.addcmul(self.centre, points[..., :2] * near[..., None], self.focal), z
 
     def parallax_px(self, depth: Tensor) -> Tensor:
         """Of depth (H, W): how far each view sees it from its place at infinity, (o, H, W)."""

@@ -19,17 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worker.depth.stereo import (
-    HIDDEN,
-    MISFIT_SHARE,
-    WORST,
-    around,
-    brighter,
-    farther,
-    sampled,
-    witnesses,
-)
-from worker.geometry import NEAR_M, Cameras, Look, pool_depth, sharp_enlarged
+from worker.depth.agreement import MISFIT_SHARE, WORST, comparison
+from worker.depth.beside import side_by_side
+from worker.depth.stereo import around, witnesses
+from worker.geometry import Cameras, pool_depth, sharp_enlarged
 from worker.layers import Stack, conv, module_dtype
 from worker.placed import FINER
 
@@ -139,10 +132,12 @@ def evidence(
     agreeing, looking = witnesses(pool_depth(closer, (h, w)), cameras.resized(h, w))
     seen_by = torch.stack([agreeing, looking], dim=1) / (len(pictures) - 1)
     told = F.interpolate(seen_by[asked], size)
-    found = []
-    for one in asked:
+
+    def told_of(one: int) -> tuple[Tensor, Tensor]:
         offers = offered(closer[one], rough[one], size)
-        found.append((offers, measured(parts, views, closer, one, offers.exp())))
+        return offers, measured(parts, views, closer, one, offers.exp())
+
+    found = side_by_side(told_of, asked)
     offers, planes = (torch.stack(part) for part in zip(*found, strict=True))
     apart = (offers[:, 1:] - offers[:, :1]).clamp(-MAX_LOG, MAX_LOG)
     scale = offers[:, :1] - offers[:, :1].flatten(1).median(1).values[:, None, None, None]
@@ -169,20 +164,9 @@ def measured(
     has moved for what was found.
     """
     others = around(one, len(parts))
-    look, here, there = Look(views, one, others), parts[one], parts[others]
-    surfaces = closer[others]
-    there = there + brighter(here, there, look, closer[one], surfaces)
-    parallax = look.parallax_px(depths[0])
-    telling = (parallax / FINER).clamp(max=1)
-    planes = []
-    for depth in depths:
-        at, z = look.at(depth)
-        apart = farther(surfaces, at, z) * telling
-        seen = (z > NEAR_M) & (at.abs().amax(-1) < 1) & (apart > -HIDDEN)
-        count = seen.sum(0).clamp(min=1)
-        difference = (sampled(there, at) - here).abs().mean(1).clamp(max=WORST) / WORST
-        misfit = apart.abs().clamp(max=MISFIT_SHARE) / MISFIT_SHARE
-        planes += [(value * seen).sum(0) / count for value in (difference, misfit)]
-        planes.append(seen.float().mean(0))
-    planes.append(parallax.mean(0).clamp(min=0.01).log())
-    return torch.stack(planes)
+    compared = comparison(parts, views, one, others, depths[0], closer, telling_px=FINER)
+    planes = compared.over_others(depths)
+    planes[:, 0] /= WORST
+    planes[:, 1] /= MISFIT_SHARE
+    moved = compared.look.parallax_px(depths[0]).mean(0).clamp(min=0.01).log()
+    return torch.cat([planes.flatten(0, 1), moved[None]])

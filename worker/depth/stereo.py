@@ -34,6 +34,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worker.depth.agreement import WORST, comparison, means
+from worker.depth.beside import side_by_side
 from worker.depth.head import spread_of
 from worker.geometry import NEAR_M, Cameras, Look, enlarged, pool_depth
 from worker.placed import in_quarters
@@ -44,7 +46,6 @@ STRIDES = (1, 2, 4, 8)  # how far off in time are those it is compared with late
 MEAN_PX = 9  # of the square whose mean is taken off
 WIDE, NUM_WIDE = 0.8, 25  # factors lie within exp(-WIDE) and exp(WIDE)
 NARROW, NUM_NARROW = 0.12, 9  # those of the last sweep
-WORST = 0.15  # differences (of 2 in all) count up to here: beyond, something else is seen
 WEIGHT = 240.0  # of a difference
 PRIOR_WEIGHT = 0.2  # of the log of a factor in units of the prior's spread
 MIN_TOLD = 0.05  # share of a picture's cells that must agree with others, to be told
@@ -55,11 +56,7 @@ MIN_SEEN = 0.5  # of a cell's pixels, for another picture to have a say
 TOLERANCE = 0.05  # log of two depths that agree
 TOLERANCE_CELLS = 0.3  # that a spot may be off, where that is more
 NUM_WITNESSES = 2  # others that must agree, of those that look there
-HIDDEN = 0.2  # share that another picture's surface is nearer, from which on it hides a place
-MISFIT = 0.1  # a difference that counts where another picture's surface lies elsewhere
-MISFIT_SHARE = 0.1  # of its depth, from which on it counts in full
 TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they say
-MIN_SHARED = 500  # pixels that two pictures both see, to compare their brightness
 
 
 # (m, h, w) z-depth that m pictures asked for agree on with others, 0 for none -> z-depth and
@@ -167,10 +164,11 @@ def swept(
     logs, count = logs.to(prior.device), len(prior)
     which = list(range(count) if asked is None else asked)
     others = nearest if known is None else around
-    cost = torch.stack([
-        data_cost(features, cameras, prior, one, others(one, count), logs.exp(), known)
-        for one in which
-    ])  # fmt: skip
+
+    def cost_of(one: int) -> Tensor:
+        return data_cost(features, cameras, prior, one, others(one, count), logs.exp(), known)
+
+    cost = torch.stack(side_by_side(cost_of, which))
     prior, confidence = prior[which], confidence[which]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
@@ -208,83 +206,31 @@ def data_cost(
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
 ) -> Tensor:
     """(s, h, w): how much less each factor explains what the others show than the best one."""
-    size = features.shape[-2:]
-    look = Look(cameras.resized(*size), one, others)
-    here, there = features[one], features[others]
-    surfaces, telling, margin = None, None, 1
+    size, grid = features.shape[-2:], (prior.shape[1], prior.shape[2])
+    views = cameras.resized(*size)
     if known is None:
         depth = F.interpolate(prior[one].log()[None, None], size, mode="bilinear")[0, 0].exp()
+        compared, margin = comparison(features, views, one, others), 1
     else:
         depth = F.interpolate(prior[one][None, None], size)[0, 0]
-        surfaces, margin = known[others], 0
         telling_px = TELLING_CELLS * size[0] / known.shape[1]
-        telling = (look.parallax_px(depth) / telling_px).clamp(max=1)
-        there = there + brighter(here, there, look, known[one], surfaces)
-    rows, columns = (
-        means(pixels, cells, margin).to(depth)
-        for pixels, cells in zip(size, prior.shape[1:], strict=True)
-    )
-    differences, shares = [], []
-    for factor in factors:  # one at a time: what is in between stays in the cache
-        at, z = look.at(depth * factor)
-        difference = (sampled(there, at) - here).abs_().mean(1).clamp_(max=WORST)
-        seen = (z > NEAR_M) & (at.abs().amax(-1) < 1)
-        if surfaces is not None and telling is not None:
-            apart = farther(surfaces, at, z) * telling
-            seen &= apart > -HIDDEN
-            difference += MISFIT / MISFIT_SHARE * apart.abs().clamp(max=MISFIT_SHARE)
-        shares.append(rows @ seen.float() @ columns.T)
-        differences.append(rows @ (difference * seen) @ columns.T)
-    share = torch.stack(shares, dim=1)  # (o, s, h, w)
-    each = torch.stack(differences, dim=1)
-    each = torch.where(share > MIN_SEEN, each / share.clamp(min=MIN_SEEN), torch.inf)
+        compared = comparison(features, views, one, others, depth, known, telling_px)
+        margin = 0
+    costs, share = compared.over_cells(depth, factors, grid, margin)
+    each = torch.where(share > MIN_SEEN, costs / share.clamp(min=MIN_SEEN), torch.inf)
     cost = mean_of_least(each, 0.5 if known is None else 1.0)
     return WEIGHT * (cost - cost.min(0, keepdim=True).values)
 
 
 def mean_of_least(each: Tensor, share: float) -> Tensor:
     """(s, h, w): the mean over this share, rounded up, of the finite ones among (o, s, h, w)."""
-    ordered = each.sort(dim=0).values
-    num = (share * ordered.isfinite().sum(0)).ceil()
-    rank = torch.arange(len(each), device=each.device)[:, None, None, None]
-    mean = torch.where(rank < num, ordered, 0.0).sum(0) / num.clamp(min=1)
+    finite = each.isfinite()
+    num = (share * finite.sum(0)).ceil()
+    if share < 1:
+        each = each.sort(dim=0).values
+        finite = torch.arange(len(each), device=each.device)[:, None, None, None] < num
+    mean = torch.where(finite, each, 0.0).sum(0) / num.clamp(min=1)
     return torch.where(num > 0, mean, WORST)
-
-
-def brighter(
-    here: Tensor,  # (3, H, W)
-    there: Tensor,  # (o, 3, H, W)
-    look: Look,
-    depth: Tensor,  # (h, w) what is known of here
-    surfaces: Tensor,  # (o, h, w) and of there
-) -> Tensor:
-    """(o, 3, 1, 1): how much brighter this picture is than each other one, where both see it."""
-    at, z = look.at(F.interpolate(depth[None, None], here.shape[-2:])[0, 0])
-    seen = (z > NEAR_M) & (at.abs().amax(-1) < 1) & (farther(surfaces, at, z).abs() < HIDDEN)
-    apart = (here - sampled(there, at)) * seen[:, None]
-    count = seen.sum((1, 2)).clamp(min=MIN_SHARED)
-    return (apart.sum((2, 3)) / count[:, None])[..., None, None]
-
-
-def farther(surfaces: Tensor, at: Tensor, z: Tensor) -> Tensor:
-    """(o, H, W): the share by which what others (o, h, w) know to be there lies behind z."""
-    return sampled(surfaces[:, None], at, "nearest")[:, 0] / z.clamp(min=NEAR_M) - 1
-
-
-def sampled(maps: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:
-    return F.grid_sample(maps, at, mode, padding_mode="border", align_corners=False)
-
-
-def means(num_pixels: int, num_cells: int, margin: int) -> Tensor:
-    """(num_cells, num_pixels): what takes means along one side of a picture over cells and so many
-    pixels around them; beyond the border lies what is on it. A product with it is faster than
-    pooling.
-    """
-    size = num_pixels // num_cells
-    starts = size * torch.arange(num_cells)[:, None] - margin
-    window = (starts + torch.arange(size + 2 * margin)).clamp(0, num_pixels - 1)
-    share = torch.full(window.shape, 1 / window.shape[1])
-    return torch.zeros(num_cells, num_pixels).scatter_add_(1, window, share)
 
 
 def smoothed(cost: Tensor, prior: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ from worker.eval.protocols import BARE, Loop, Walk, drift, imagined, make_loop, 
 from worker.eval.report import assembled, table
 from worker.eval.scoring import Score, mean, score_scene, scored
 from worker.eval.sheet import write_sheet
-from worker.memory.warm import warm_up
 from worker.scenes.paths import LOOP_KINDS, LoopKind
 from worker.scenes.scene import HELD_OUT_SEED
+from worker.warm import warm_up
 
 VERSION = 2  # of what is measured
 METHODS = ("latent", "rgb", "null", "last-frame", "readout", "moved")

@@ -10,6 +10,7 @@ from boxes import camera, room_depth, surface
 from torch import Tensor
 from torch.nn import functional as F
 
+from worker.depth.agreement import WORST, brighter
 from worker.depth.stereo import (
     JUMP_COST,
     NARROW,
@@ -17,11 +18,8 @@ from worker.depth.stereo import (
     NUM_WIDE,
     STEP_COST,
     WIDE,
-    WORST,
-    Look,
     around,
     best_factor,
-    brighter,
     data_cost,
     log_factors,
     mean_of_least,
@@ -32,7 +30,7 @@ from worker.depth.stereo import (
     without_mean,
     witnesses,
 )
-from worker.geometry import Cameras, cat_cameras, pool_depth
+from worker.geometry import Cameras, Look, cat_cameras, pool_depth
 
 GRID = (16, 24)
 BOX = [((0.3, 0.2, 1.6), (0.4, 0.4, 0.2))]
