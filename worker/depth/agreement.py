@@ -60,8 +60,8 @@ class Comparison:
             return self.over_cells_plainly(depth, factors, grid, margin)
         costs, shares = torch.zeros(2, len(self.there), len(factors), *grid)
         rows = means(depth.shape[0], grid[0], margin)
-        told = (one.contiguous().numpy() for one in (costs, shares, depth, factors))
-        kernels.sweep(*told, MISFIT / MISFIT_SHARE, rows.numpy(), margin, self._scene)
+        tried = (depth.contiguous().numpy(), factors.numpy(), MISFIT / MISFIT_SHARE)
+        kernels.sweep(costs.numpy(), shares.numpy(), *tried, rows.numpy(), margin, self._scene)
         return costs, shares
 
     def over_cells_plainly(

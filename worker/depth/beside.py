@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import torch
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def side_by_side(task: Callable[[T], R], items: Sequence[T]) -> list[R]:
