@@ -72,6 +72,6 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt torch
 	@echo "2 of 3: everything else, Triton and SciPy among it ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[worker,eval,inspect,dev]'
-	@echo "3 of 3: compiling the memory's kernels (15 seconds) ..."
+	@echo "3 of 3: compiling kernels (20 seconds) ..."
 	@$(BIN)/python -c 'from worker.warm import warm_up; warm_up()'
 	@touch $@

@@ -18,7 +18,7 @@ def warm_up() -> float:
     """Write and read a small memory of each token format, and compare two pictures; returns the
     seconds that took.
 
-    With the cached machine code this is a fraction of a second, without it 10 to 20.
+    With the cached machine code this is a fraction of a second, without it 15 to 25.
     """
     started = time.perf_counter()
     intrinsics = intrinsics_from_fov(1.0, *GRID)[None]

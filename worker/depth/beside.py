@@ -15,11 +15,15 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
+CPU = torch.device("cpu")
 
-def side_by_side(task: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """What the task makes of each item, on as many threads as torch has in this one."""
+
+def side_by_side(task: Callable[[T], R], items: Sequence[T], device: torch.device = CPU) -> list[R]:
+    """What the task makes of each item, on as many threads as torch has in this one; work on a GPU
+    is handed over in turn.
+    """
     threads = torch.get_num_threads()
-    if threads == 1 or len(items) < 2:
+    if device.type != "cpu" or threads == 1 or len(items) < 2:
         return [task(item) for item in items]
     inference = torch.is_inference_mode_enabled()
 

@@ -137,7 +137,7 @@ def evidence(
         offers = offered(closer[one], rough[one], size)
         return offers, measured(parts, views, closer, one, offers.exp())
 
-    found = side_by_side(told_of, asked)
+    found = side_by_side(told_of, asked, parts.device)
     offers, planes = (torch.stack(part) for part in zip(*found, strict=True))
     apart = (offers[:, 1:] - offers[:, :1]).clamp(-MAX_LOG, MAX_LOG)
     scale = offers[:, :1] - offers[:, :1].flatten(1).median(1).values[:, None, None, None]

@@ -168,7 +168,7 @@ def swept(
     def cost_of(one: int) -> Tensor:
         return data_cost(features, cameras, prior, one, others(one, count), logs.exp(), known)
 
-    cost = torch.stack(side_by_side(cost_of, which))
+    cost = torch.stack(side_by_side(cost_of, which, prior.device))
     prior, confidence = prior[which], confidence[which]
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)

@@ -44,6 +44,11 @@ def test_threads_that_begin_later_have_as_many_as_before(threads: int) -> None:
     assert found == [threads]
 
 
+def test_a_gpu_gets_its_work_in_turn(threads: int) -> None:
+    found = side_by_side(told, range(3), torch.device("cuda"))
+    assert {one[2] for one in found} == {threading.current_thread().name}
+
+
 def test_an_error_is_told(threads: int) -> None:
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda number: 1 // number, [1, 2, 0])

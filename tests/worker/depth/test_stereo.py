@@ -239,6 +239,20 @@ def test_brightness_is_compared_where_both_pictures_see() -> None:
     torch.testing.assert_close(found, tint, rtol=0, atol=0.02)
 
 
+def test_as_many_threads_as_there_are_find_the_same() -> None:
+    views = sideways(0.0, 0.2, 0.4)
+    pictures, truth = painted(views)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(sweep_depths(pictures, views, 0.8 * truth, sure().expand_as(truth)))
+    finally:
+        torch.set_num_threads(before)
+    for alone, together in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=0)
+
+
 def test_only_what_is_asked_for_is_looked_at_closely() -> None:
     views = sideways(0.0, 0.2, 0.4)
     pictures, truth = painted(views)
