@@ -33,6 +33,7 @@ class CodecConfig:
     mover_width: int = 128
     mover_blocks: int = 8
     mover_fine: int = 0  # feature channels of its look at quarters of cells; 0: it doesn't look
+    mover_fine_blocks: int = 0  # residual blocks there, and at parts of cells
 
 
 class Codec(nn.Module):
@@ -66,7 +67,9 @@ class Codec(nn.Module):
             conv(quarter, 48),
             nn.PixelShuffle(4),
         )
-        self.mover = Mover(cfg.channels, cfg.mover_width, cfg.mover_blocks, cfg.mover_fine)
+        self.mover = Mover(
+            cfg.channels, cfg.mover_width, cfg.mover_blocks, cfg.mover_fine, cfg.mover_fine_blocks
+        )
         self.register_buffer("shift", torch.zeros(cfg.channels))
         self.register_buffer("scale", torch.ones(cfg.channels))
 

@@ -39,8 +39,17 @@ NUM_SHIFTS = 3  # of what a part shows: as it is, and times how far it lies off 
 class Mover(nn.Module):
     """(tokens as the memory shows them, and where they lie) -> tokens of the cells."""
 
-    def __init__(self, channels: int, width: int, num_blocks: int, fine_width: int = 0) -> None:
-        """With fine_width > 0 it also looks at a finer readout, which starts as unheard."""
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        num_blocks: int,
+        fine_width: int = 0,
+        fine_blocks: int = 0,
+    ) -> None:
+        """With fine_width > 0 it also looks at a finer readout, which starts as unheard, through
+        fine_blocks residual blocks at each of its two resolutions.
+        """
         super().__init__()
         planes = channels * NUM_PHASES + NUM_PLANES
         self.body = nn.Sequential(
@@ -70,6 +79,8 @@ class Mover(nn.Module):
                 nn.PixelUnshuffle(scale),
                 conv(scale**2 * finest_width, fine_width, gain=0.0),
             )
+            self.fine_blocks = Stack(fine_width, fine_blocks)
+            self.finest_blocks = Stack(finest_width, fine_blocks)
 
     def forward(self, front: Placed, finer: Placed | None) -> Tensor:
         """(n, c, h, w): the re-drawn tokens; what uncovered cells get means nothing."""
@@ -91,7 +102,14 @@ class Mover(nn.Module):
         quarters = [one for layer in layers for one in self.planes_of_quarters(quarters_of(layer))]
         parts = [one for layer in layers for one in self.planes_of_parts(layer)]
         x: Tensor = first(as_input(quarters, layers[0]))
-        x = x + self.finest(as_input(parts, layers[0]))
+        x = self.fine_blocks(x + self.looked_closest(as_input(parts, layers[0])))
+        for layer in rest:
+            x = layer(x)
+        return x
+
+    def looked_closest(self, parts: Tensor) -> Tensor:
+        first, *rest = self.finest
+        x: Tensor = self.finest_blocks(first(parts))
         for layer in rest:
             x = layer(x)
         return x

@@ -11,7 +11,7 @@ import torch
 from worker.codec import Codec
 from worker.mover import phases, quarters_of, shown, shown_at_once, shown_in_turn, tent
 from worker.placed import CLOSER, FINER, NUM_PARTS, Placed, middle_of, part_at
-from worker.train.mover import looking_finer
+from worker.train.mover import FINE_BLOCKS, FINE_WIDTH, looking_finer
 
 FINE = (6 * FINER, 8 * FINER)
 
@@ -56,8 +56,10 @@ def finer(seed: int) -> Placed:
     return replace(in_parts(seed), second=in_parts(seed + 1, 0.1))
 
 
-def fine_codec() -> Codec:
-    codec = looking_finer(tiny.modules()[0]).requires_grad_(False)
+def fine_codec(fine_blocks: int = FINE_BLOCKS) -> Codec:
+    plain = tiny.modules()[0]
+    cfg = replace(plain.cfg, mover_fine=FINE_WIDTH, mover_fine_blocks=fine_blocks)
+    codec = Codec(cfg).requires_grad_(False)
     generator = torch.Generator().manual_seed(3)
     for last in (codec.mover.fine[-1], codec.mover.finest[-1]):
         last.weight += 0.1 * torch.randn(last.weight.shape, generator=generator)
@@ -78,6 +80,10 @@ def test_a_mover_that_begins_to_look_finer_moves_as_before():
     closer = looking_finer(codec)
     assert closer.look == "fine" and looking_finer(closer).cfg == closer.cfg
     torch.testing.assert_close(closer.move(front, finer(2)), codec.move(front))
+    told = fine_codec(fine_blocks=0)
+    looking = looking_finer(told).requires_grad_(False)
+    assert looking.cfg.mover_fine_blocks and not told.cfg.mover_fine_blocks
+    torch.testing.assert_close(looking.move(front, finer(2)), told.move(front, finer(2)))
 
 
 def test_a_second_surface_matters_only_where_there_is_one():

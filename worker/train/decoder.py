@@ -20,7 +20,7 @@ from worker.codec import Codec, psnr
 from worker.photographic import Features, pretrained
 from worker.precision import autocast
 from worker.train import mover
-from worker.train.codec import LATENT_NOISE
+from worker.train.codec import LATENT_NOISE, difference
 from worker.train.footage import Footage
 from worker.train.loop import Progress, Run, RunConfig
 from worker.train.mover import LAST_BLOCKS, NUM_TARGETS, pulled
@@ -70,7 +70,7 @@ def decoder_loss(
     counts[:moved] *= MOVED_WEIGHT
     weight = counts * judged / judged.sum((1, 2), keepdim=True).clamp(min=1)
     looked_at = slice(moved - len(views), moved + len(views))  # of each kind but photographs
-    pull, figures = pulled(decoded, images, weight, look, looked_at, LIKENESS)
+    pull, figures = pulled(decoded, images, weight, look, looked_at, LIKENESS, summed)
     with torch.no_grad():
         quality = psnr(decoded[moved:], own)
         figures["psnr_moved"] = float(psnr(decoded[:moved], shown.images, shown.judged).nanmean())
@@ -78,6 +78,10 @@ def decoder_loss(
     if len(photos):
         figures["psnr_pictures"] = float(quality[len(views) :].mean())
     return (decoded * pull).sum(), figures
+
+
+def summed(decoded: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+    return (difference(decoded, images) * weight).sum()
 
 
 def noisy(codec: Codec, images: Tensor, generator: torch.Generator) -> Tensor:

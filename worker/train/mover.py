@@ -29,7 +29,6 @@ from worker.memory.base import Readout
 from worker.photographic import Features, pretrained
 from worker.placed import Placed
 from worker.precision import autocast
-from worker.train.codec import difference
 from worker.train.critic import apart
 from worker.train.denoiser import pixels_of
 from worker.train.footage import EVERY, Footage, Source, drawn_source
@@ -38,9 +37,10 @@ from worker.train.loop import Progress, Run, RunConfig
 
 NUM_TARGETS = 2  # views of each memory
 MAX_CONTEXT = 8
-FINE_WIDTH = 64  # of a mover that has not looked at finer readouts before
+FINE_WIDTH, FINE_BLOCKS = 64, 2  # of a mover that has not looked (so closely) at finer readouts
 LAST_BLOCKS = (3, 6)  # of the network that looks at pictures: strides 4 and 8
 NUM_LOOKED_AT = 2  # pictures of a batch, for speed
+FLOOR = 2e-4  # squared error of pictures in [-1, 1] that are as good as they need be (43 dB)
 LIKENESS = 1.0  # what they pull as a share of what pixels do
 REGULAR_SHARE = 0.5  # of samples whose context is every EVERY-th frame, else at random
 HEAD_SHARE = 0.1  # memories with the head's own depth
@@ -142,10 +142,20 @@ def mover_loss(codec: Codec, look: Features, batch: Batch) -> tuple[Tensor, dict
         moved = codec.move(batch.front, batch.finer).float()
         decoded = codec.decode(moved).float()
     weight = batch.judged / batch.judged.sum().clamp(min=1)
-    pull, figures = pulled(decoded, batch.images, weight, look, slice(NUM_LOOKED_AT), LIKENESS)
+    some = slice(NUM_LOOKED_AT)
+    pull, figures = pulled(decoded, batch.images, weight, look, some, LIKENESS, log_error)
     with torch.no_grad():
         figures["psnr_moved"] = float(psnr(decoded, batch.images, batch.judged).nanmean())
     return (decoded * pull).sum(), figures
+
+
+def log_error(decoded: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+    """Mean log of pictures' squared errors, which is what their PSNR measures: what is wrong at
+    edges counts more than by its size, and a picture that can't be right no more than any other.
+    """
+    share = weight.sum((1, 2)).clamp(min=1e-12)
+    squared = ((decoded - images).square().mean(1) * weight).sum((1, 2)) / share
+    return ((squared + FLOOR).log() * share).sum()
 
 
 def pulled(
@@ -155,10 +165,11 @@ def pulled(
     look: Features,
     some: slice,  # of the pictures, whose features are compared as well
     likeness: float,  # what these pull as a share of what pixels do
+    distance_of: Callable[[Tensor, Tensor, Tensor], Tensor],  # decoded, images, weight -> a scalar
 ) -> tuple[Tensor, dict[str, float]]:
     """The gradient that decoded pictures should follow, and what it comes from."""
     fake = decoded.detach().requires_grad_()
-    distance = (difference(fake, images) * weight).sum()
+    distance = distance_of(fake, images, weight)
     (pull,) = torch.autograd.grad(distance, fake)
     with autocast(images.device.type):
         seen = look(fake[some].contiguous(memory_format=torch.channels_last))
@@ -171,8 +182,13 @@ def pulled(
 
 
 def looking_finer(codec: Codec) -> Codec:
-    """The same codec with a mover that also looks at a finer readout, and ignores it as yet."""
-    finer = Codec(replace(codec.cfg, mover_fine=codec.cfg.mover_fine or FINE_WIDTH))
+    """The same codec with a mover that also looks (closely) at a finer readout, and ignores as yet
+    what that tells.
+    """
+    fine, blocks = codec.cfg.mover_fine or FINE_WIDTH, codec.cfg.mover_fine_blocks or FINE_BLOCKS
+    finer = Codec(replace(codec.cfg, mover_fine=fine, mover_fine_blocks=blocks))
+    for block in (*finer.mover.fine_blocks, *finer.mover.finest_blocks):
+        torch.nn.init.zeros_(block.second.weight)
     finer.load_state_dict(finer.state_dict() | codec.state_dict())
     return channels_last(finer)
 
