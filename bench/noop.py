@@ -75,15 +75,8 @@ class NoopBackbone:
     ) -> tuple[Tensor, Tensor]:
         return 3 + latents[:, 3].tanh(), torch.full_like(latents[:, 0], 0.9)
 
-    def refine(
-        self,
-        pictures: Tensor,
-        cameras: Cameras,
-        closer: Tensor,
-        rough: Tensor,
-        asked: list[int],
-    ) -> Tensor:
-        return closer[asked]
+    def refine(self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor) -> Tensor:
+        return closer
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         return torch.zeros_like(depth[:, ::2, ::2])

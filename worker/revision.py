@@ -1,9 +1,8 @@
 """Observations without depth, looked at together: what one picture leaves open, later ones tell.
 
-The depth of the latest ones is found anew by comparing them (worker/depth/stereo.py), with a second
-guess by the depth head on the way. An observation's points are placed anew with the next one and
-then with every other one as long as it is in use, in one change of the memory with the newest
-one's: so each was at last compared with those before and those after it.
+The depth of all in use is found anew with each one by comparing them (worker/depth/stereo.py), with
+a second guess by the depth head on the way, and the points of all are placed anew, in one change of
+the memory with the newest one's: so each was at last compared with those before and those after it.
 
 Axis legend: n sights, m of them without measured depth, h w the latent grid.
 """
@@ -21,9 +20,7 @@ from worker.backbones.base import Backbone
 from worker.depth.stereo import sweep_depths
 from worker.geometry import cat_cameras
 from worker.memory.base import Delta, Memory
-from worker.world import WINDOW, Guess, Sight
-
-AGES = (0, 1, *range(2, WINDOW, 2))  # of those placed anew: how many came after
+from worker.world import Guess, Sight
 
 
 class Found(NamedTuple):
@@ -31,7 +28,7 @@ class Found(NamedTuple):
 
     depth: Tensor  # (m, h, w) z-depth in metres, 0 where the pictures contradict each other
     confidence: Tensor  # (m, h, w)
-    closer: Tensor  # (k, h', w') of parts of those revised; of one alone as `depth`
+    closer: Tensor  # (m, h', w') of their cells' parts; of one alone as `depth`
 
 
 def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
@@ -43,14 +40,12 @@ def compared(backbone: Backbone, sights: Sequence[Sight]) -> Found:
         return Found(depth, confidence, depth)
     pictures = torch.cat([sight.picture(backbone) for sight in guessed])
     cameras = cat_cameras([sight.camera for sight in guessed]).to(depth.device)
-    again = revised(len(guessed))
-    latents = torch.cat([guessed[i].latents.float() for i in again])
+    latents = torch.cat([sight.latents.float() for sight in guessed])
 
     def guess(agreed: Tensor) -> tuple[Tensor, Tensor]:
-        return backbone.depth(latents, cameras[again], agreed, pictures[again])
+        return backbone.depth(latents, cameras, agreed, pictures)
 
-    told = (pictures, cameras, depth, confidence)
-    return Found(*sweep_depths(*told, again, guess, backbone.refine))
+    return Found(*sweep_depths(pictures, cameras, depth, confidence, guess, backbone.refine))
 
 
 def place(
@@ -59,14 +54,13 @@ def place(
     moving: Tensor,  # (n, h, w) bool, as can be told by now
     found: Found,  # of those m whose depth is guessed
 ) -> Delta:
-    """Write those revised, oldest first; what all but the last added goes.
+    """Write those without measured depth, oldest first; what all but the last added goes.
 
     The last one, if it is not to be kept for later ones, will never be revised: it only fills what
     is uncovered.
     """
     which = [i for i, sight in enumerate(sights) if sight.guess is not None]
-    again = revised(len(which))
-    some = [sights[which[i]] for i in again]
+    some = [sights[i] for i in which]
     sources = [sight.source for sight in some]
     hidden = torch.cat([guess.hidden for guess in guesses_of(some)])
     if len(sights) > 1 and not sights[-1].is_apart_from(sights[-2]):
@@ -77,16 +71,11 @@ def place(
         found.closer,
         cat_cameras([sight.camera for sight in some]),
         sources,
-        confidence=found.confidence[again],
-        mask=hidden | moving[[which[i] for i in again]],
+        confidence=found.confidence,
+        mask=hidden | moving[which],
         observed=True,
     )
     return after(forgotten, written)
-
-
-def revised(count: int) -> list[int]:
-    """Which of so many guessed ones are placed anew, ascending; the last is the newest."""
-    return sorted(count - 1 - age for age in AGES if age < count)
 
 
 def after(first: Delta, second: Delta) -> Delta:

@@ -59,17 +59,10 @@ class Backbone(Protocol):
         """
         ...
 
-    def refine(
-        self,
-        pictures: Tensor,
-        cameras: Cameras,
-        closer: Tensor,
-        rough: Tensor,
-        asked: list[int],
-    ) -> Tensor:
-        """z-depth (m, h', w') in metres of the parts of cells of the m pictures asked for, 0 for
-        none, given what comparing n >= 2 pictures (n, 3, H, W) found: closer (n, 2 h, 2 w), and
-        rough (n, h, w) as it was begun with. A backbone that knows no better says `closer[asked]`.
+    def refine(self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor) -> Tensor:
+        """z-depth (n, h', w') in metres of the parts of cells, given what comparing n >= 2
+        pictures (n, 3, H, W) found: closer (n, 2 h, 2 w), and rough (n, h, w) as it was begun with.
+        A backbone that knows no better says `closer`.
         """
         ...
 

@@ -88,17 +88,10 @@ class MiniBackbone:
             told = seen(self.eyes, pictures.to(latents.device), self.dtype)
         return to_depth(*self.depth_head(self._cast(latents), rays, hint, told))
 
-    def refine(
-        self,
-        pictures: Tensor,
-        cameras: Cameras,
-        closer: Tensor,
-        rough: Tensor,
-        asked: list[int],
-    ) -> Tensor:
+    def refine(self, pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor) -> Tensor:
         if self.refiner is None:
-            return closer[asked]
-        return refined(self.refiner, pictures, cameras, closer, rough, asked)
+            return closer
+        return refined(self.refiner, pictures, cameras, closer, rough)
 
     def motion(self, pictures: Tensor, depth: Tensor, cameras: Cameras) -> Tensor:
         if self.motion_head is None:

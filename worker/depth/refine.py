@@ -45,10 +45,10 @@ class RefinerConfig:
 
 
 class Evidence(NamedTuple):
-    """What is told of m pictures."""
+    """What is told of n pictures."""
 
-    offers: Tensor  # (m, k, y, x) log z-depth
-    planes: Tensor  # (m, NUM_PLANES, y, x)
+    offers: Tensor  # (n, k, y, x) log z-depth
+    planes: Tensor  # (n, NUM_PLANES, y, x)
 
 
 class Refiner(nn.Module):
@@ -94,12 +94,11 @@ def refined(
     cameras: Cameras,
     closer: Tensor,
     rough: Tensor,
-    asked: list[int],
 ) -> Tensor:
-    """(m, y, x) z-depth in metres, what `evidence` is made of given."""
-    told = evidence(pictures, cameras, closer, rough, asked)
+    """(n, y, x) z-depth in metres, what `evidence` is made of given."""
+    told = evidence(pictures, cameras, closer, rough)
     dtype = module_dtype(refiner)
-    shown = as_parts(pictures[asked], told.planes)
+    shown = as_parts(pictures, told.planes)
     logits, shift = refiner(shown.to(dtype), told.planes.to(dtype))
     return chosen(told.offers, logits, shift)
 
@@ -122,22 +121,21 @@ def evidence(
     cameras: Cameras,  # (n,)
     closer: Tensor,  # (n, CLOSER h, CLOSER w) z-depth in metres, > 0, by a sweep
     rough: Tensor,  # (n, h, w) what the sweeps that found it began with
-    asked: list[int],  # m of the pictures
 ) -> Evidence:
-    """Of the pictures that are asked for."""
+    """Of every picture, compared with those around it."""
     h, w = rough.shape[1:]
     size = (FINER * h, FINER * w)
     parts = F.interpolate(pictures, size, mode="area")
     views = cameras.resized(*size)
     agreeing, looking = witnesses(pool_depth(closer, (h, w)), cameras.resized(h, w))
     seen_by = torch.stack([agreeing, looking], dim=1) / (len(pictures) - 1)
-    told = F.interpolate(seen_by[asked], size)
+    told = F.interpolate(seen_by, size)
 
     def told_of(one: int) -> tuple[Tensor, Tensor]:
         offers = offered(closer[one], rough[one], size)
         return offers, measured(parts, views, closer, one, offers.exp())
 
-    found = side_by_side(told_of, asked, parts.device)
+    found = side_by_side(told_of, range(len(parts)), parts.device)
     offers, planes = (torch.stack(part) for part in zip(*found, strict=True))
     apart = (offers[:, 1:] - offers[:, :1]).clamp(-MAX_LOG, MAX_LOG)
     scale = offers[:, :1] - offers[:, :1].flatten(1).median(1).values[:, None, None, None]

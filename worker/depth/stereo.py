@@ -59,14 +59,13 @@ NUM_WITNESSES = 2  # others that must agree, of those that look there
 TELLING_CELLS = 1.0  # of parallax, from which on these shares mean what they say
 
 
-# (m, h, w) z-depth that m pictures asked for agree on with others, 0 for none -> z-depth and
-# confidence, (m, h, w) each
+# (n, h, w) z-depth that pictures agree on with others, 0 for none -> z-depth and confidence, (n, h,
+# w) each
 GuessAgain = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # pictures (n, 3, H', W'), their cameras, z-depth of quarters (n, CLOSER h, CLOSER w) and of cells
-# (n, h, w) by the sweeps, the m pictures that are asked for -> (m, h', w') of quarters or of
-# smaller parts
-Refine = Callable[[Tensor, Cameras, Tensor, Tensor, list[int]], Tensor]
+# (n, h, w) by the sweeps -> (n, h', w') of quarters or of smaller parts
+Refine = Callable[[Tensor, Cameras, Tensor, Tensor], Tensor]
 
 
 class Swept(NamedTuple):
@@ -74,7 +73,7 @@ class Swept(NamedTuple):
 
     rough: Tensor  # (n, h, w) by the first sweep, and a second guess
     confidence: Tensor  # (n, h, w) of it
-    closer: Tensor  # (n, CLOSER h, CLOSER w) by all three, where that was asked for
+    closer: Tensor  # (n, CLOSER h, CLOSER w) by all three
 
 
 def sweep_depths(
@@ -82,26 +81,21 @@ def sweep_depths(
     cameras: Cameras,  # (n,) of any size
     prior: Tensor,  # (n, h, w) z-depth in metres, > 0
     confidence: Tensor,  # (n, h, w) in [0, 1]: that the prior is right within 25 %
-    asked: list[int] | None = None,  # m pictures whose depth must be good; None = all
-    guess: GuessAgain | None = None,  # guesses these pictures' depth once more
+    guess: GuessAgain | None = None,  # guesses depth once more
     refine: Refine | None = None,  # tells their edges
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z-depth in metres, 0 where the pictures contradict each other, and confidence: (n, h, w); and
-    for those asked for the depth of their cells' parts, (m, h', w'), of quarters or as `refine`
-    tells it.
+    the depth of their cells' parts, (n, h', w'), of quarters or as `refine` tells it.
     """
-    which = list(range(len(prior)) if asked is None else asked)
-    rough, confidence, closer = compare(images, cameras, prior, confidence, which, guess)
-    parts = closer[which]
+    rough, confidence, parts = compare(images, cameras, prior, confidence, guess)
     if refine is not None:
-        parts = refine(images, cameras, closer, rough, which)
+        parts = refine(images, cameras, parts, rough)
     grid = (prior.shape[1], prior.shape[2])
-    depth = rough.clone()
-    depth[which] = pool_depth(parts, grid)
+    depth = pool_depth(parts, grid)
     agreeing, looking = witnesses(depth, cameras.resized(*grid))
     kept = agreeing >= looking.clamp(max=NUM_WITNESSES)
     sure = torch.where(agreeing > 0, 1.0, confidence)
-    parts = parts * enlarged(kept[which], (parts.shape[1], parts.shape[2]))
+    parts = parts * enlarged(kept, (parts.shape[1], parts.shape[2]))
     return torch.where(kept, depth, 0.0), sure, parts
 
 
@@ -110,7 +104,6 @@ def compare(
     cameras: Cameras,
     prior: Tensor,
     confidence: Tensor,
-    asked: list[int],  # the pictures whose depth must be good
     guess: GuessAgain | None,
 ) -> Swept:
     """The sweeps alone; as for `sweep_depths`."""
@@ -120,12 +113,10 @@ def compare(
     small = F.avg_pool2d(pictures, SHRINK)
     rough = swept(without_mean(small), cameras, prior, confidence, wide)
     if guess is not None:
-        rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid), asked)
+        rough, confidence = guessed_again(guess, rough, confidence, cameras.resized(*grid))
     closer, known, trust = in_quarters(rough), rough, in_quarters(confidence)
     for shown, factors in ((small, wide), (pictures, narrow)):
-        closer = closer.clone()
-        closer[asked] = swept(shown, cameras, closer, trust, factors, known, asked)
-        known = closer
+        known = closer = swept(shown, cameras, closer, trust, factors, known)
     return Swept(rough, confidence, closer)
 
 
@@ -134,21 +125,18 @@ def guessed_again(
     depth: Tensor,  # (n, h, w) by the first sweep
     confidence: Tensor,  # (n, h, w)
     views: Cameras,  # (n,) at grid size
-    asked: list[int],  # the pictures that are guessed again
 ) -> tuple[Tensor, Tensor]:
     """Depth (n, h, w), where pictures do not agree guessed anew by who is told where they do, and
     the confidence of the new guess; pictures that agree on next to nothing stay as they are.
     """
     agreeing, _ = witnesses(depth, views)
-    agreed = (agreeing >= NUM_WITNESSES)[asked]
+    agreed = agreeing >= NUM_WITNESSES
     told = (agreed.float().mean((1, 2)) >= MIN_TOLD)[:, None, None]
     if not bool(told.any()):
         return depth, confidence
-    again, its_confidence = guess(torch.where(agreed, depth[asked], 0.0))
-    depth, confidence = depth.clone(), confidence.clone()
-    depth[asked] = torch.where(told & ~agreed, again, depth[asked])
-    confidence[asked] = torch.where(told, its_confidence, confidence[asked])
-    return depth, confidence
+    again, its_confidence = guess(torch.where(agreed, depth, 0.0))
+    depth = torch.where(told & ~agreed, again, depth)
+    return depth, torch.where(told, its_confidence, confidence)
 
 
 def swept(
@@ -158,18 +146,15 @@ def swept(
     confidence: Tensor,  # (n, h, w)
     logs: Tensor,  # (s,) of the factors to try
     known: Tensor | None = None,  # (n, h', w') depth by an earlier sweep
-    asked: list[int] | None = None,  # m pictures whose depth is asked for; None = all
 ) -> Tensor:
-    """(m, h, w) z-depth by one sweep."""
+    """(n, h, w) z-depth by one sweep."""
     logs, count = logs.to(prior.device), len(prior)
-    which = list(range(count) if asked is None else asked)
     others = nearest if known is None else around
 
     def cost_of(one: int) -> Tensor:
         return data_cost(features, cameras, prior, one, others(one, count), logs.exp(), known)
 
-    cost = torch.stack(side_by_side(cost_of, which, prior.device))
-    prior, confidence = prior[which], confidence[which]
+    cost = torch.stack(side_by_side(cost_of, range(count), prior.device))
     bias = logs.abs()[:, None, None] / spread_of(confidence).clamp(min=MIN_SPREAD)[:, None]
     return prior * best_factor(smoothed(cost + PRIOR_WEIGHT * bias, prior), logs)
 

@@ -27,14 +27,13 @@ from worker.geometry import pool_depth
 from worker.layers import channels_last, module_dtype
 from worker.photographic import Features
 from worker.pixels import from_uint8, to_uint8
-from worker.placed import FINER, in_quarters
+from worker.placed import FINER
 from worker.precision import autocast
 from worker.train.data import Walks
 from worker.train.latents import LatentWalks, fast_copy
 from worker.train.loop import Progress, Run, RunConfig, step_generator
 
 NUM_FRAMES = 6  # of each walk: at work a picture is compared with about as many
-NUM_ASKED = 3  # of them
 NUM_WALKS = 240  # at most, as comparing takes seconds each
 REGULAR_SHARE = 0.67  # of walks whose frames are evenly apart
 SCALE = 0.1  # standard deviation of the log of the factor that guesses are wrong by
@@ -99,8 +98,7 @@ def compared(
     look = partial(guess, tokens.float(), rays)
     prior, confidence = look(given, torch.zeros_like(rays[:, 0]))
     prior = prior * torch.exp(SCALE * torch.randn((), generator=generator)).to(device)
-    every = list(range(len(prior)))
-    found = compare(pictures, cameras, prior, confidence, every, partial(look, pictures))
+    found = compare(pictures, cameras, prior, confidence, partial(look, pictures))
     grid = (FINER * prior.shape[1], FINER * prior.shape[2])
     moving, measured = walks.motion_masks(*index)[0], walks.depths(*index)[0]
     truth = pool_depth(measured, grid, moving).half()
@@ -136,7 +134,7 @@ def make_batch(walks: Walks, found: Compared, batch_size: int, generator: torch.
 
 
 def sample(walks: Walks, found: Compared, generator: torch.Generator) -> Batch:
-    """NUM_ASKED frames; the others are known roughly, as older ones are at work."""
+    """One walk's NUM_FRAMES frames."""
 
     def chance() -> bool:
         return bool(torch.rand((), generator=generator) < 0.5)
@@ -151,10 +149,8 @@ def sample(walks: Walks, found: Compared, generator: torch.Generator) -> Batch:
         cameras, pictures = cameras.mirrored(), pictures.flip(-1)
         maps = [one.flip(-1) for one in maps]
     closer, rough, truth = maps
-    first = NUM_FRAMES - NUM_ASKED
-    closer = torch.cat([in_quarters(rough[:first]), closer[first:]])
-    told = evidence(pictures, cameras, closer, rough, list(range(first, NUM_FRAMES)))
-    return Batch(as_parts(pictures[first:], told.planes), *told, truth[first:])
+    told = evidence(pictures, cameras, closer, rough)
+    return Batch(as_parts(pictures, told.planes), *told, truth)
 
 
 def refiner_loss(refiner: Refiner, batch: Batch) -> tuple[Tensor, dict[str, float]]:

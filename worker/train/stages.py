@@ -53,7 +53,7 @@ RECIPE = {
         minutes=74, batch_size=16, learning_rate=2e-3, decay_share=0.5, num_workers=0
     ),
     "refiner": RunConfig(
-        minutes=40, batch_size=2, learning_rate=2e-3, decay_share=0.5, ema_decay=0.99
+        minutes=40, batch_size=1, learning_rate=2e-3, decay_share=0.5, ema_decay=0.99
     ),
     "motion": RunConfig(
         minutes=60,
@@ -77,7 +77,7 @@ RECIPE = {
 GPU_RECIPE = {
     "codec": RunConfig(minutes=4, batch_size=24, learning_rate=2e-3),
     "depth": RunConfig(minutes=3, batch_size=64, learning_rate=2e-3, decay_share=0.5),
-    "refiner": RunConfig(minutes=2, batch_size=8, learning_rate=2e-3, decay_share=0.5),
+    "refiner": RunConfig(minutes=2, batch_size=4, learning_rate=2e-3, decay_share=0.5),
     "motion": RunConfig(minutes=2, batch_size=16, learning_rate=2e-3, decay_share=0.5),
     "mover": RunConfig(minutes=4, batch_size=24, learning_rate=1.5e-3, decay_share=0.5),
     "decoder": RunConfig(minutes=2, batch_size=16, learning_rate=7e-4, decay_share=0.8),

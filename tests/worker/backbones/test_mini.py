@@ -232,14 +232,14 @@ def test_edges_are_told_by_a_network_where_there_is_one(weights):
     h, w = GRID
     views = orbit(2, 8 * h, 8 * w)
     closer, rough = torch.full((2, 2 * h, 2 * w), 2.0), torch.full((2, h, w), 2.0)
-    inputs = tiny.pictures(2, 8 * h, 8 * w), views, closer, rough, [1]
+    inputs = tiny.pictures(2, 8 * h, 8 * w), views, closer, rough
     without = create("cpu", weights)
-    assert torch.equal(without.refine(*inputs), closer[1:])
+    assert torch.equal(without.refine(*inputs), closer)
     refiner = tiny.randomise(Refiner(RefinerConfig(widths=(8, 8, 8))))
     save_module(refiner, weights / "refiner.safetensors", {"stage": "refiner"})
     backbone = create("cpu", weights)
     with torch.inference_mode():
         parts = backbone.refine(*inputs)
-    assert parts.shape == (1, 4 * h, 4 * w) and 0 < float((parts - 2).abs().max()) < 0.2
+    assert parts.shape == (2, 4 * h, 4 * w) and 0 < float((parts - 2).abs().max()) < 0.2
     part = checksum(weights / "refiner.safetensors")[:8]
     assert backbone.weights == without.weights + part

@@ -64,12 +64,11 @@ def test_the_true_depth_explains_the_other_pictures_best(scene):
     assert 0 <= float(difference.min()) and float(difference.max()) <= 1
 
 
-def test_evidence_is_of_the_pictures_asked_for(scene):
-    every, some = evidence(*scene, [0, 1, 2]), evidence(*scene, [0, 2])
-    assert every.planes.shape == (3, NUM_PLANES, *PARTS)
-    assert every.planes.isfinite().all()
-    for whole, part in zip(every, some, strict=True):
-        assert torch.equal(whole[[0, 2]], part)
+def test_evidence_is_of_every_picture(scene):
+    told = evidence(*scene)
+    assert told.offers.shape == (3, NUM_OFFERS, *PARTS)
+    assert told.planes.shape == (3, NUM_PLANES, *PARTS)
+    assert told.planes.isfinite().all()
 
 
 def test_two_surfaces_are_never_blended():
@@ -83,9 +82,9 @@ def test_two_surfaces_are_never_blended():
 
 def test_an_untrained_network_keeps_what_was_found(scene):
     torch.manual_seed(0)
-    found = refined(Refiner(SMALL), *scene, [1, 2])
-    before = sharp_enlarged(scene[2][1:], PARTS)
-    assert found.shape == (2, *PARTS) and not found.requires_grad
+    found = refined(Refiner(SMALL), *scene)
+    before = sharp_enlarged(scene[2], PARTS)
+    assert found.shape == (3, *PARTS) and not found.requires_grad
     assert ((found / before - 1).abs() < 0.1).float().mean() > 0.9
 
 
@@ -94,20 +93,18 @@ def test_sweeps_end_with_it(scene):
     pictures, views, _, truth = scene
     given = []
 
-    def refine(
-        pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor, asked: list[int]
-    ) -> Tensor:
-        given.append((closer, rough, asked))
-        told = sharp_enlarged(closer[asked], PARTS).clone()
-        told[:, :FINER, :FINER] *= 3  # one cell, which no other picture then agrees with
+    def refine(pictures: Tensor, cameras: Cameras, closer: Tensor, rough: Tensor) -> Tensor:
+        given.append((closer, rough))
+        told = sharp_enlarged(closer, PARTS).clone()
+        told[1, :FINER, :FINER] *= 3  # one cell, which no other picture then agrees with
         return told
 
     prior, share = (0.8 * truth, sure().expand_as(truth))
-    alone, _, before = sweep_depths(pictures, views, prior, share, [1, 2])
-    depth, _, parts = sweep_depths(pictures, views, prior, share, [1, 2], refine=refine)
-    ((closer, rough, asked),) = given
-    assert asked == [1, 2] and rough.shape == truth.shape
-    assert torch.equal(torch.where(before > 0, closer[1:], 0.0), before)
-    assert parts.shape == (2, *PARTS) and torch.equal(depth[0] > 0, alone[0] > 0)
-    assert (alone[1:, 0, 0] > 0).any() and not depth[1:, 0, 0].any()
-    assert not parts[:, :FINER, :FINER].any()
+    alone, _, before = sweep_depths(pictures, views, prior, share)
+    depth, _, parts = sweep_depths(pictures, views, prior, share, refine=refine)
+    ((closer, rough),) = given
+    assert rough.shape == truth.shape
+    assert torch.equal(torch.where(before > 0, closer, 0.0), before)
+    assert parts.shape == (3, *PARTS) and torch.equal(depth[0] > 0, alone[0] > 0)
+    assert alone[1, 0, 0] > 0 and not depth[1, 0, 0]
+    assert not parts[1, :FINER, :FINER].any()

@@ -14,7 +14,6 @@ from worker.photographic import pretrained
 from worker.placed import CLOSER, FINER, in_quarters
 from worker.train.loop import RunConfig
 from worker.train.refiner import (
-    NUM_ASKED,
     NUM_FRAMES,
     WORST,
     Batch,
@@ -53,9 +52,9 @@ def test_a_batch_is_of_the_last_frames_of_each_sample(found, walks):
     make = partial(make_batch, walks, found, 3)
     batch, same = (make(torch.Generator().manual_seed(1)) for _ in range(2))
     size = (FINER * 6, FINER * 8)
-    assert batch.pictures.shape == (3 * NUM_ASKED, 12, *size)
-    assert batch.offers.shape == (3 * NUM_ASKED, NUM_OFFERS, *size)
-    assert batch.planes.shape == (3 * NUM_ASKED, NUM_PLANES, *size)
+    assert batch.pictures.shape == (3 * NUM_FRAMES, 12, *size)
+    assert batch.offers.shape == (3 * NUM_FRAMES, NUM_OFFERS, *size)
+    assert batch.planes.shape == (3 * NUM_FRAMES, NUM_PLANES, *size)
     assert all(torch.equal(part, vars(same)[name]) for name, part in vars(batch).items())
 
 
@@ -106,11 +105,11 @@ def test_what_is_not_known_does_not_count():
 
 def test_training_finds_better_offers(coarse, walks, tmp_path):
     cfg = RunConfig(
-        minutes=1e9, num_steps=60, batch_size=2, learning_rate=3e-3, warmup_steps=4, log_every=15
+        minutes=1e9, num_steps=80, batch_size=2, learning_rate=3e-3, warmup_steps=4, log_every=20
     )
     small = RefinerConfig(widths=(8, 8, 8))
     refiner, progress = train_refiner(cfg, walks, coarse, tmp_path, small)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert progress.step == 60 and refiner.cfg == small
+    assert progress.step == 80 and refiner.cfg == small
     assert log[-1]["loss"] < 0.9 * log[0]["loss"]
     assert log[-1]["after_5"] < log[-1]["before_5"]
