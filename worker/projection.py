@@ -30,8 +30,8 @@ BLOCK = 512  # rows of one frame that share bounds and are looked at together
 SLANT_STEPS = 64  # per cell: the resolution of a stored recession
 QUALITY_BITS = 21  # dropped from the float's 31: qualities within a quarter of an octave are equal
 QUALITY_ZERO = 95 << 2  # code 0 is 2^-32
-ASIDE = 128.0  # quality codes that a point loses by the baseline to its frame's eye over its depth
-MOST_ASIDE = 16  # codes; what was observed outranks what was imagined by 40, other things equal
+ASIDE = 192.0  # quality codes that a point loses by the baseline to its frame's eye over its depth
+MOST_ASIDE = 32  # codes; what was observed outranks what was imagined by 40, other things equal
 RELIEF_STEPS = 2048.0  # squared steps of a stored relief that double the depth
 CHUNK = 1 << 17  # point-view pairs projected at once, to stay in the cache
 
