@@ -243,7 +243,7 @@ def test_what_is_shown_was_seen_from_the_nearest_place():
 
 
 def test_a_third_look_from_beside_two_others_is_no_news():
-    _, added = looks_at_a_wall(0.0, 0.07, 0.14)
+    _, added = looks_at_a_wall(0.0, 0.06, 0.12)
     assert added[1] > 0.8 * added[0] and added[2] < 0.2 * added[0]
 
 

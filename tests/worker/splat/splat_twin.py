@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NEAR_M, TIGHT, FILL, MAX_SPAN, FRONT, MIN_TENT = 0.05, 33 / 32, 5 / 4, 4.0, 9 / 8, 1 / 64
-ASIDE, MOST_ASIDE = 192, 32  # quality codes: quarters of an octave
+ASIDE, MOST_ASIDE = 256, 32  # quality codes: quarters of an octave
 
 
 @dataclass
